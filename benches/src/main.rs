@@ -1,0 +1,2 @@
+//! benches: starts small.
+fn main() {}

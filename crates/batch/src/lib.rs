@@ -1,0 +1,12 @@
+//! Windows, chunks of ten and the JSON body: which packets share a message, and what that message looks like on the wire.
+//!
+//! Pure: no I/O, no clock of its own. Time comes in as an argument.
+
+mod body;
+mod cut;
+mod escape;
+mod id;
+
+pub use body::{Body, Sealed};
+pub use cut::{Cut, Cutter};
+pub use id::message_id;

@@ -1,0 +1,102 @@
+//! What could not be delivered, with the reason, for as long as the operator keeps it (LANES.md L14).
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Attempt, Invalid, Timestamp};
+
+/// How much of a response's body a dead letter keeps, in bytes.
+pub const RESPONSE_KEPT: usize = 2048;
+
+/// Why packets became a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The customer's server answered, and not with a 2xx.
+    ErrorResponse,
+    /// It didn't answer, three times.
+    NoResponse,
+    /// Every address of the host is one that Pushline doesn't dial.
+    BlockedAddress,
+    /// No topic pattern matched, or no group wants the device.
+    Unrouted,
+    /// The group has no webhook.
+    NoWebhook,
+    /// It waited longer than `backlog.max_age`, or in more space than `queue.max_bytes`.
+    Expired,
+    /// A foreign record on the topic.
+    Unreadable,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::ErrorResponse, Self::NoResponse, Self::BlockedAddress, Self::Unrouted, Self::NoWebhook, Self::Expired, Self::Unreadable];
+
+    /// As configuration, metrics and lists name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ErrorResponse => "error_response",
+            Self::NoResponse => "no_response",
+            Self::BlockedAddress => "blocked_address",
+            Self::Unrouted => "unrouted",
+            Self::NoWebhook => "no_webhook",
+            Self::Expired => "expired",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Cause {
+    type Err = Invalid;
+
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        Self::ALL.into_iter().find(|cause| cause.name() == name).ok_or_else(|| Invalid::Missing { what: "cause", name: name.to_owned() })
+    }
+}
+
+/// One message that wasn't delivered, or one packet where no message was cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// When it was written.
+    pub time: Timestamp,
+    /// `organisation/name`; only `organisation/` or nothing for a packet that no group wanted.
+    pub group: String,
+    /// The webhook's name, where there was one.
+    pub webhook: Option<String>,
+    /// The message's id, where a message was cut.
+    pub message_id: Option<String>,
+    /// Whether the body was an array.
+    pub array: bool,
+    /// Why.
+    pub cause: Cause,
+    /// The status of the last response.
+    pub status: Option<u16>,
+    /// The first [`RESPONSE_KEPT`] bytes of its body.
+    pub response: Vec<u8>,
+    /// Every attempt.
+    pub attempts: Vec<Attempt>,
+    /// The packets as they came.
+    pub packets: Vec<DeadPacket>,
+}
+
+/// A packet as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadPacket {
+    /// When the PUBLISH was read.
+    pub received_at: Timestamp,
+    /// As published.
+    pub topic: String,
+    /// The device; empty where the topic named none.
+    pub iccid: String,
+    /// The bytes.
+    pub payload: Vec<u8>,
+}

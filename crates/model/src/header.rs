@@ -1,0 +1,110 @@
+//! Custom headers: what a customer may add to each push, in the case they wrote it.
+
+use crate::Invalid;
+
+/// A header's name as it was written, checked to be a token (RFC 9110 §5.6.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderName(String);
+
+impl HeaderName {
+    /// # Errors
+    /// [`Invalid::HeaderName`] when it isn't a token.
+    pub fn new(name: &str) -> Result<Self, Invalid> {
+        match http::HeaderName::from_bytes(name.as_bytes()) {
+            Ok(_) => Ok(Self(name.to_owned())),
+            Err(_) => Err(Invalid::HeaderName { name: name.to_owned(), reason: "a name is letters, digits or any of !#$%&'*+-.^_`|~" }),
+        }
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether two names name one header (RFC 9110 §5.1: without regard to case).
+    #[must_use]
+    pub fn is(&self, other: &str) -> bool {
+        self.0.eq_ignore_ascii_case(other)
+    }
+}
+
+/// A header that the customer adds: any but those that Pushline sets itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomHeader {
+    name: HeaderName,
+    value: String,
+}
+
+/// What Pushline says itself and nobody else may (DESIGN.md, *Egress guard*).
+const RESERVED: [&str; 5] = ["host", "content-length", "content-type", "transfer-encoding", "connection"];
+
+impl CustomHeader {
+    /// # Errors
+    /// [`Invalid::HeaderName`] for a name that is no token or is Pushline's own; [`Invalid::HeaderValue`] for a value with CR, LF, NUL
+    /// or another control character, or with white space at its ends, which a server would cut off (RFC 9110 §5.5).
+    pub fn new(name: &str, value: &str) -> Result<Self, Invalid> {
+        let name = HeaderName::new(name)?;
+        let reason = if RESERVED.iter().any(|reserved| name.is(reserved)) {
+            Some("Pushline sets it itself")
+        } else if name.as_str().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("webhook-")) {
+            Some("webhook-* headers are Pushline's own (Standard Webhooks)")
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return Err(Invalid::HeaderName { name: name.0, reason });
+        }
+        if !is_value(value) {
+            return Err(Invalid::HeaderValue { name: name.0 });
+        }
+        Ok(Self { name, value: value.to_owned() })
+    }
+
+    /// The name, as it was written.
+    #[must_use]
+    pub fn name(&self) -> &HeaderName {
+        &self.name
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+/// RFC 9110 §5.5 field-value, without the obsolete line folding.
+pub(crate) fn is_value(value: &str) -> bool {
+    http::HeaderValue::from_bytes(value.as_bytes()).is_ok() && value.trim_matches([' ', '\t']) == value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documents_header_is_one() {
+        let header = CustomHeader::new("1_Area", "Tokyo").unwrap();
+        assert_eq!((header.name().as_str(), header.value()), ("1_Area", "Tokyo"));
+        assert!(CustomHeader::new("X-Empty", "").is_ok());
+        assert!(CustomHeader::new("X-Stadt", "Köln").is_ok());
+    }
+
+    #[test]
+    fn what_pushline_sets_itself_is_refused_whatever_its_case() {
+        for name in ["Host", "content-LENGTH", "Content-Type", "transfer-encoding", "Connection", "Webhook-Id", "webhook-anything"] {
+            assert!(matches!(CustomHeader::new(name, "x"), Err(Invalid::HeaderName { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_smuggled_into_a_header() {
+        for value in ["a\r\nX: y", "a\nb", "a\0b", "a\u{1b}", " a", "a\t"] {
+            assert!(matches!(CustomHeader::new("X-A", value), Err(Invalid::HeaderValue { .. })), "{value:?}");
+        }
+        for name in ["", "a b", "a:b", "a\r\n", "é"] {
+            assert!(matches!(CustomHeader::new(name, "x"), Err(Invalid::HeaderName { .. })), "{name:?}");
+        }
+    }
+}

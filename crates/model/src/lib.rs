@@ -1,0 +1,102 @@
+//! The words of Pushline, for every other crate: packets, devices, groups, webhooks, messages, outcomes, dead letters,
+//! and the [`Registry`] snapshot. Each noun that can be wrong is checked where it is made and nowhere else.
+//!
+//! No I/O, no clock, no tokio.
+
+mod dead_letter;
+mod group;
+mod header;
+mod iccid;
+mod outcome;
+mod packet;
+mod registry;
+mod secret;
+mod time;
+mod url;
+mod webhook;
+
+pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT};
+pub use group::{GroupId, Organisation};
+pub use header::{CustomHeader, HeaderName};
+pub use iccid::Iccid;
+pub use outcome::{Attempt, NoResponse, Outcome};
+pub use packet::{MessageId, Offset, Packet};
+pub use registry::{Group, Registry, RegistryBuilder, Route};
+pub use secret::Secret;
+pub use time::Timestamp;
+pub use url::Url;
+pub use webhook::{Auth, AuthHeaders, IccidForm, Order, PayloadForm, Send, Webhook};
+
+/// Why a word was refused. The text names what was given and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// An ICCID is 1 to 20 letters or digits (E.118 allows 20 digits).
+    #[error("{0:?} is not an ICCID: 1 to 20 letters or digits")]
+    Iccid(String),
+    /// An organisation is 1 to 8 letters or digits.
+    #[error("{0:?} is not an organisation: 1 to 8 letters or digits")]
+    Organisation(String),
+    /// A group name is 1 to 20 letters, digits, `@$#._-` or spaces.
+    #[error("{0:?} is not a group name: 1 to 20 letters, digits, spaces or any of @$#._-")]
+    GroupName(String),
+    /// A group key is `organisation/name`.
+    #[error("{0:?} is not a group: write it as organisation/name")]
+    GroupKey(String),
+    /// A webhook's address.
+    #[error("{url:?} is not a webhook's URL: {reason}")]
+    Url {
+        /// As it was given.
+        url: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A header's name is a token (RFC 9110 §5.6.2), and not one that Pushline sets itself.
+    #[error("{name:?} can't be a custom header: {reason}")]
+    HeaderName {
+        /// As it was given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A header's value (RFC 9110 §5.5) carries no CR, LF, NUL or other control character. The value isn't shown: it may be a secret.
+    #[error("the value of header {name:?} holds a control character or begins or ends with white space")]
+    HeaderValue {
+        /// The header's name.
+        name: String,
+    },
+    /// A Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes. The secret isn't shown.
+    #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
+    SigningSecret,
+    /// A user name of Basic authentication has no colon (RFC 7617 §2).
+    #[error("a user name for basic authentication can't hold a colon or a control character")]
+    BasicUser,
+    /// Credentials that can't stand in a header. They aren't shown.
+    #[error("a {0} can't be empty or hold control characters")]
+    Credential(&'static str),
+    /// An option of a webhook is out of its range.
+    #[error("{field} can't be {given}: {expected}")]
+    Option {
+        /// The field, as in the configuration.
+        field: &'static str,
+        /// As it was given.
+        given: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// Two things of one name.
+    #[error("{what} {name:?} is there twice")]
+    Twice {
+        /// The kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A name that leads nowhere.
+    #[error("there is no {what} {name:?}")]
+    Missing {
+        /// The kind of thing.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+}

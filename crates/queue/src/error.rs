@@ -1,0 +1,62 @@
+//! What can go wrong with the queue, and what it means for the caller.
+
+use std::{io, path::PathBuf};
+
+use pushline_model::Offset;
+
+/// Why a batch isn't durable and never will be. None of its packets may be acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The queue was closed, or has failed.
+    #[error("the queue takes nothing any more")]
+    Closed,
+    /// A record can't ever be stored: too large for a frame or for the topic.
+    #[error("the queue can't store this: {0}")]
+    Refused(String),
+}
+
+/// Why the queue can't be opened, or can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The operating system said no.
+    #[error("can't {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done, as in "can't write".
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the folder.
+    #[error("{} is in use by another process: two processes can't share one queue; stop the other one or give this one a folder of its own ([queue] dir)", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// Written by a version that this one doesn't know.
+    #[error("{} has format version {found}, this Pushline reads version {known}: start it with the Pushline that wrote it", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+        /// What would be right.
+        known: u32,
+    },
+    /// Bytes that were durable aren't what was written.
+    #[error("{} is corrupt at byte {position}: {what}; records from offset {offset} on were durable, so this isn't a torn tail and nothing was cut. Restore the file from a backup or mend the disk. To go on without them, move the folder away and keep it", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        position: u64,
+        /// The first offset that can't be read.
+        offset: Offset,
+        /// What is wrong.
+        what: String,
+    },
+    /// The queue was closed while something was waiting for it.
+    #[error("the queue was closed")]
+    Closed,
+}

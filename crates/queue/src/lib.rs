@@ -1,0 +1,147 @@
+//! The durable queue: its contract, and the backends that keep it.
+//!
+//! A *log* is a sequence of [`Record`]s with rising offsets. The queue has one log of packets for each partition (a record's
+//! key is its group, so a group's packets lie in one partition in arrival order), a log of dead letters, and a log of strays:
+//! dead letters that no group wanted, kept apart so that a flood of them evicts nobody's (LANES.md L14).
+//!
+//! The contract is the documentation of the traits below. [`conformance`] is the contract as tests; every backend passes it.
+//!
+//! | rule | what it says |
+//! |---|---|
+//! | durability | [`Appended`] resolves `Ok` only when every record of the batch survives the loss of power. |
+//! | order | batches appended one after the other by one caller lie in that order; a batch lies in its own order. |
+//! | visibility | a reader sees a record only once it is durable, and sees every durable record from its position on, in offset order. |
+//! | blocking | [`Append::append`] never waits: the caller holds a lease on a byte budget for what isn't durable yet. |
+//! | cancellation | dropping [`Appended`] takes nothing back; dropping [`Reader::next`]'s future loses nothing. |
+//! | failure | a backend that can't go on resolves [`Queue::failed`]; nothing is acknowledged after that. |
+
+pub mod conformance;
+mod dead_letters;
+mod error;
+mod frame;
+pub mod memory;
+pub mod metrics;
+mod progress;
+mod record;
+
+use std::{
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use pushline_model::Offset;
+use tokio::sync::oneshot;
+
+pub use crate::{
+    dead_letters::{DeadLetters, Filter, Found, Page},
+    error::{AppendError, QueueError},
+    frame::{Frame, FrameBuilder},
+    progress::{LaneProgress, LastPassed, Listed, OpenWindow, Progress, Restart, Saved},
+    record::{Kind, Record},
+};
+
+/// What a process that takes packets in, sends them, or both, sees of the queue.
+pub trait Queue: Append + Send + Sync {
+    /// The partitions of the packets log that this process serves.
+    fn partitions(&self) -> Vec<Arc<dyn Partition>>;
+
+    /// Dead letters of groups.
+    fn dead_letters(&self) -> DeadLetters;
+
+    /// Dead letters that no group wanted (`unrouted`, ingest's `no_webhook`).
+    fn strays(&self) -> DeadLetters;
+
+    /// Resolves when the backend can't go on (embedded: a failed fsync; a corrupt frame met while reading). The process ends then,
+    /// with this message; what was appended and isn't durable was never acknowledged.
+    fn failed(&self) -> BoxFuture<'static, QueueError>;
+
+    /// Makes what was appended durable, refuses what comes later with [`AppendError::Closed`], and lets go of files and locks.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The writing end of a log.
+pub trait Append: Send + Sync {
+    /// Appends a batch. Copies what it is given before it returns, takes one lock for the whole batch, and never waits. An empty
+    /// batch is durable at once.
+    fn append(&self, batch: &[Record<'_>]) -> Appended;
+}
+
+/// The reading end of a log.
+pub trait Read: Send + Sync {
+    /// The oldest offset still kept, and the end: the offset that the next record gets at the least. Everything in between is
+    /// durable. Both only ever rise.
+    fn bounds(&self) -> Range<Offset>;
+
+    /// A reader of its own at an offset. Readers know nothing of each other.
+    fn reader(&self, from: Offset) -> Box<dyn Reader>;
+}
+
+/// One partition of the packets log, for the one task that owns it.
+pub trait Partition: Read {
+    /// Which one, from 0.
+    fn index(&self) -> u32;
+
+    /// What was saved last.
+    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>>;
+
+    /// Saves progress, then the watermark (LANES.md L9), and lets the log forget what lies below the watermark. When it returns
+    /// `Ok`, both are durable. A crash in between leaves the older or the newer, never half of one.
+    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>>;
+}
+
+/// A position in a log.
+pub trait Reader: Send {
+    /// Goes to an offset. Below the log's start it stands for the start.
+    fn seek(&mut self, to: Offset);
+
+    /// The next frame, and moves past it. Waits at the end of the log until there is more. The frame may begin with records below
+    /// the position ([`Frame::records`] takes the offset to begin at); it always holds at least one that isn't.
+    ///
+    /// Cancel safe. Reading never blocks the runtime's threads on a disk.
+    fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>>;
+}
+
+/// Resolves when a batch is durable, or never will be.
+#[derive(Debug)]
+pub struct Appended(oneshot::Receiver<Result<(), AppendError>>);
+
+/// The other end of an [`Appended`], for a backend. Dropped without a word it says [`AppendError::Closed`].
+#[derive(Debug)]
+pub struct Resolver(oneshot::Sender<Result<(), AppendError>>);
+
+// === impl Appended ===
+
+impl Appended {
+    /// A batch under way.
+    #[must_use]
+    pub fn pending() -> (Resolver, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (Resolver(sender), Self(receiver))
+    }
+
+    /// A batch that is decided already.
+    #[must_use]
+    pub fn ready(result: Result<(), AppendError>) -> Self {
+        let (resolver, appended) = Self::pending();
+        resolver.resolve(result);
+        appended
+    }
+}
+
+impl Future for Appended {
+    type Output = Result<(), AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|received| received.unwrap_or(Err(AppendError::Closed)))
+    }
+}
+
+impl Resolver {
+    /// Says how it ended. Nobody listening is fine: the caller went away.
+    pub fn resolve(self, result: Result<(), AppendError>) {
+        drop(self.0.send(result));
+    }
+}

@@ -1,0 +1,174 @@
+//! Progress (LANES.md L9): what has settled, said compactly, and where reading starts again after a restart (L10). Pure.
+
+use pushline_model::{Offset, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What one partition task knows, as it is saved every second.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The next offset of live reading.
+    pub head: Offset,
+    /// The last record passed, remembered, not looked up.
+    pub last: LastPassed,
+    /// The durable end of the log that was known.
+    pub durable_end: Offset,
+    /// Each lane that isn't clean.
+    pub lanes: Vec<LaneProgress>,
+}
+
+/// Names a record, so that a log made anew under the same name is noticed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastPassed {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its time.
+    pub at: Timestamp,
+}
+
+/// A lane that isn't clean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneProgress {
+    /// The group's key.
+    pub group: String,
+    /// The lane's records below this offset are settled or in a listed message.
+    pub next: Offset,
+    /// The open window.
+    pub window: Option<OpenWindow>,
+    /// Messages that haven't settled, in offset order.
+    pub messages: Vec<Listed>,
+}
+
+/// A window that hasn't closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenWindow {
+    /// The `received_at` of the record that opened it.
+    pub opened: Timestamp,
+    /// Whether a message was cut from it: the rest goes as an array then.
+    pub cut_from: bool,
+}
+
+/// A message that was cut and hasn't settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Offset of its first packet.
+    pub first: Offset,
+    /// Offset of its last packet.
+    pub last: Offset,
+    /// How many packets it has.
+    pub count: u32,
+    /// Array or object.
+    pub array: bool,
+    /// Whether it is one replay record.
+    pub replay: bool,
+}
+
+/// What a partition had saved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// `None`: nothing was saved yet, or it can't be read; the watermark decides alone then.
+    pub progress: Option<Progress>,
+    /// Everything below it is settled.
+    pub watermark: Offset,
+}
+
+/// Where a partition task begins (LANES.md L10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    /// The next offset of live reading.
+    pub head: Offset,
+    /// Everything below it is settled.
+    pub watermark: Offset,
+    /// The last record passed, when progress could be used.
+    pub last: Option<LastPassed>,
+    /// Lanes to start behind, with everything let go.
+    pub lanes: Vec<LaneProgress>,
+    /// The log isn't the one that progress speaks of: a topic made anew, a restored backup. Reading starts at the log's start.
+    pub remade: bool,
+}
+
+impl Restart {
+    /// `named`: whether the log holds the record that `saved.progress.last` names, with that time. `start`: the log's start.
+    #[must_use]
+    pub fn new(saved: Saved, start: Offset, named: bool) -> Self {
+        let watermark = saved.watermark.max(start);
+        match saved.progress {
+            None => Self::at(watermark),
+            Some(progress) if named => Self::from_progress(progress, watermark),
+            // The record named was deleted as settled: the watermark says it all.
+            Some(progress) if progress.last.offset < start => Self::at(watermark),
+            Some(_) => Self { remade: true, ..Self::at(start) },
+        }
+    }
+
+    fn at(watermark: Offset) -> Self {
+        Self { head: watermark, watermark, last: None, lanes: Vec::new(), remade: false }
+    }
+
+    fn from_progress(progress: Progress, watermark: Offset) -> Self {
+        let lanes = progress.lanes.into_iter().map(|lane| above(lane, watermark)).collect();
+        Self { head: progress.head.max(watermark), watermark, last: Some(progress.last), lanes, remade: false }
+    }
+}
+
+/// What lies below the watermark is settled, whatever is listed; a lane that lists a message across it is cut anew from there.
+fn above(mut lane: LaneProgress, watermark: Offset) -> LaneProgress {
+    lane.next = lane.next.max(watermark);
+    lane.messages.retain(|message| message.last >= watermark);
+    if lane.messages.iter().any(|message| message.first < watermark) {
+        lane.messages.clear();
+        lane.next = watermark;
+    }
+    lane
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(first: Offset, last: Offset) -> Listed {
+        Listed { first, last, count: 2, array: true, replay: false }
+    }
+
+    fn saved(watermark: Offset, messages: Vec<Listed>) -> Saved {
+        let lane = LaneProgress { group: "o/b".into(), next: 16, window: None, messages };
+        let last = LastPassed { offset: 19, at: Timestamp(7) };
+        Saved { progress: Some(Progress { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark }
+    }
+
+    #[test]
+    fn the_worked_example_starts_where_it_stopped() {
+        let restart = Restart::new(saved(11, vec![listed(11, 12), listed(14, 15)]), 0, true);
+        assert_eq!((restart.head, restart.watermark, restart.remade), (20, 11, false));
+        assert_eq!(restart.lanes[0].messages, [listed(11, 12), listed(14, 15)]);
+    }
+
+    #[test]
+    fn what_is_below_the_watermark_is_settled_whatever_is_listed() {
+        let restart = Restart::new(saved(13, vec![listed(11, 12), listed(14, 15)]), 0, true);
+        assert_eq!(restart.lanes[0].messages, [listed(14, 15)]);
+    }
+
+    #[test]
+    fn a_lane_that_lists_a_message_across_the_watermark_is_cut_anew() {
+        let restart = Restart::new(saved(12, vec![listed(11, 13), listed(14, 15)]), 0, true);
+        assert_eq!((restart.lanes[0].next, restart.lanes[0].messages.len()), (12, 0));
+    }
+
+    #[test]
+    fn without_progress_the_watermark_counts() {
+        let restart = Restart::new(Saved { progress: None, watermark: 5 }, 9, false);
+        assert_eq!((restart.head, restart.watermark, restart.remade), (9, 9, false));
+    }
+
+    #[test]
+    fn a_last_record_that_was_deleted_as_settled_raises_no_alarm() {
+        let restart = Restart::new(saved(11, vec![]), 20, false);
+        assert_eq!((restart.head, restart.remade), (20, false));
+    }
+
+    #[test]
+    fn a_log_made_anew_is_read_from_its_start() {
+        let restart = Restart::new(saved(11, vec![]), 3, false);
+        assert_eq!((restart.head, restart.watermark, restart.remade), (3, 3, true));
+    }
+}

@@ -1,0 +1,52 @@
+//! What lies in a log.
+
+use pushline_model::{Iccid, Packet, Timestamp};
+
+/// One record, borrowed from the caller or from a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The key: `organisation/name` of the group; at most 255 bytes. Empty for a stray.
+    pub group: &'a str,
+    /// A packet's `received_at`; a replay's or dead letter's time of writing.
+    pub at: Timestamp,
+    /// What the payload is.
+    pub kind: Kind<'a>,
+    /// A packet's payload as published; for the other kinds an encoding of their own.
+    pub payload: &'a [u8],
+}
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// A packet from a device.
+    Packet {
+        /// The device.
+        iccid: Iccid,
+        /// As published; at most 65,535 bytes (MQTT 5 §1.5.4).
+        topic: &'a str,
+    },
+    /// A whole message that goes out once more (LANES.md L15).
+    Replay,
+    /// A dead letter (LANES.md L14).
+    DeadLetter,
+    /// Says of an earlier dead letter that it was replayed (LANES.md L15).
+    Replayed,
+}
+
+impl<'a> Record<'a> {
+    /// A packet's record.
+    #[must_use]
+    pub fn packet(group: &'a str, packet: &Packet<'a>) -> Self {
+        let kind = Kind::Packet { iccid: packet.iccid, topic: packet.topic };
+        Self { group, at: packet.received_at, kind, payload: packet.payload }
+    }
+
+    /// The packet, where it is one.
+    #[must_use]
+    pub fn as_packet(&self) -> Option<Packet<'a>> {
+        match self.kind {
+            Kind::Packet { iccid, topic } => Some(Packet { iccid, topic, received_at: self.at, payload: self.payload }),
+            _ => None,
+        }
+    }
+}

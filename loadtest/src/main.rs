@@ -1,0 +1,2 @@
+//! loadtest: starts small.
+fn main() {}

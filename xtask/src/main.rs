@@ -1,0 +1,2 @@
+//! xtask: starts small.
+fn main() {}
