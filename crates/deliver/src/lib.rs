@@ -3,8 +3,10 @@
 mod destination;
 mod egress;
 mod lane;
+mod lanes;
 pub mod metrics;
 mod outcome;
+mod outlets;
 mod partition;
 mod pool;
 mod request;

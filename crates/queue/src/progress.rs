@@ -32,6 +32,8 @@ pub struct LaneProgress {
     pub group: String,
     /// The lane's records below this offset are settled or in a listed message.
     pub next: Offset,
+    /// Packets of it that were passed and haven't settled.
+    pub unsettled: u64,
     /// The open window.
     pub window: Option<OpenWindow>,
     /// Messages that haven't settled, in offset order.
@@ -130,7 +132,7 @@ mod tests {
     }
 
     fn saved(watermark: Offset, messages: Vec<Listed>) -> Saved {
-        let lane = LaneProgress { group: "o/b".into(), next: 16, window: None, messages };
+        let lane = LaneProgress { group: "o/b".into(), next: 16, unsettled: 4, window: None, messages };
         let last = LastPassed { offset: 19, at: Timestamp(7) };
         Saved { progress: Some(Progress { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark }
     }

@@ -1,0 +1,334 @@
+//! A partition's task: the driver around [`Lanes`]. It reads, sends, writes dead letters, keeps time and saves progress; what any
+//! of it means is decided in the pure parts.
+
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use pushline_model::{Attempt, Offset, Outcome, Timestamp};
+use pushline_queue::{AppendError, DeadLetters, Frame, LastPassed, Partition, QueueError, Reader, Restart, Saved};
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Interval, MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tracing::{error, info};
+
+use crate::{
+    destinations::Destinations,
+    lanes::{Consequence, Lanes, MessageKey, Sending, Sweep},
+    metrics::PartitionMetrics,
+    outlets::Outlets,
+    room::Room,
+};
+
+/// A turn of a sweep (LANES.md L4).
+const TURN: usize = 8 << 20;
+
+/// What a partition task needs besides its partition.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) outlets: Arc<Outlets>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) destinations: Arc<Destinations>,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) shutdown_grace: Duration,
+    /// Turns true once: no new attempt, finish what is in flight, save, leave.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// The task. Owns everything of its partition; nothing of it is locked.
+pub(crate) struct Task {
+    around: Surroundings,
+    partition: Arc<dyn Partition>,
+    lanes: Lanes,
+    live: Box<dyn Reader>,
+    turn: Turn,
+    attempts: JoinSet<Ended>,
+    burials: FuturesUnordered<BoxFuture<'static, (MessageKey, Result<(), AppendError>)>>,
+    saving: Option<JoinHandle<Result<(), QueueError>>>,
+    /// Something happened since the last save.
+    changed: bool,
+    woken: Arc<Notify>,
+    metrics: PartitionMetrics,
+}
+
+/// Reading for the sweeps: turns of at most 8 MiB, between live reading.
+struct Turn {
+    reader: Box<dyn Reader>,
+    /// Under way: where it began, and what was read of it.
+    under_way: Option<(Offset, Vec<Frame>)>,
+    bytes: usize,
+    /// Whose turn is next.
+    next: Sweep,
+    /// Somebody may want a turn.
+    wanted: bool,
+    /// Bytes that live reading has to read first, so that sweeps get at most half of the reading while the head is behind the end.
+    owed: usize,
+}
+
+/// An attempt that ended.
+struct Ended {
+    key: MessageKey,
+    outcome: Outcome,
+    attempt: Attempt,
+}
+
+impl Task {
+    /// Starts where the partition's progress says (L10).
+    pub(crate) async fn start(partition: Arc<dyn Partition>, around: Surroundings) -> Result<Self, QueueError> {
+        let saved = partition.load().await?;
+        let named = is_named(&*partition, &saved).await?;
+        let start = partition.bounds().start;
+        let restart = Restart::new(saved, start, named);
+        if restart.remade {
+            error!(partition = partition.index(), start, "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start");
+        }
+        info!(partition = partition.index(), head = restart.head, watermark = restart.watermark, lanes = restart.lanes.len(), "partition started");
+        let live = partition.reader(restart.head);
+        let sweeping = partition.reader(restart.watermark);
+        let woken = around.room.join();
+        let lanes = Lanes::new(partition.index(), Arc::clone(&around.outlets), restart, Instant::now());
+        let metrics = PartitionMetrics::new(partition.index());
+        Ok(Self {
+            around,
+            partition,
+            lanes,
+            live,
+            turn: Turn::new(sweeping),
+            attempts: JoinSet::new(),
+            burials: FuturesUnordered::new(),
+            saving: None,
+            changed: false,
+            woken,
+            metrics,
+        })
+    }
+
+    /// Runs until it is told to stop, or the queue fails.
+    pub(crate) async fn run(mut self) -> Result<(), QueueError> {
+        let mut seconds = every_second();
+        let mut stop = self.around.stop.clone();
+        loop {
+            self.dispatch();
+            let end = self.partition.bounds().end;
+            self.begin_turn();
+            let may_sweep = self.turn.under_way.is_some() && (self.turn.owed == 0 || self.lanes.head() >= end);
+            let tick = self.lanes.next_tick(end);
+            // The order is left to chance on purpose: each branch takes all that is ready, so whichever is always ready (outcomes under
+            // load, the log on a backlog) can't starve the others.
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                Some(ended) = self.attempts.join_next() => self.ended(ended),
+                Some((key, result)) = self.burials.next() => self.buried(key, result)?,
+                () = self.woken.notified() => self.woken(),
+                () = at(tick) => self.lanes.tick(self.partition.bounds().end, Instant::now()),
+                _ = seconds.tick() => self.save(),
+                saved = finished(&mut self.saving) => saved?,
+                frame = self.live.next() => self.live(&frame?),
+                frame = self.turn.reader.next(), if may_sweep => self.swept(frame?),
+            }
+        }
+        self.finish().await
+    }
+
+    fn live(&mut self, frame: &Frame) {
+        self.turn.owed = self.turn.owed.saturating_sub(frame.bytes().len());
+        self.lanes.live(frame, self.partition.bounds().end, Instant::now());
+        self.changed = true;
+    }
+
+    // --- sweeps
+
+    fn begin_turn(&mut self) {
+        if self.turn.under_way.is_some() || !std::mem::take(&mut self.turn.wanted) {
+            return;
+        }
+        let first = self.turn.next;
+        for sweep in [first, first.other()] {
+            if let Some(from) = self.lanes.sweep_from(sweep) {
+                self.turn.begin(sweep, from);
+                return;
+            }
+        }
+    }
+
+    fn swept(&mut self, frame: Frame) {
+        let head = self.lanes.head();
+        if let Some((from, frames)) = self.turn.read(frame, head) {
+            self.lanes.sweep(from, &frames, Instant::now());
+            self.changed = true;
+        }
+    }
+
+    fn woken(&mut self) {
+        self.lanes.woken();
+        self.turn.wanted = true;
+    }
+
+    // --- attempts
+
+    fn dispatch(&mut self) {
+        let (attempts, destinations, metrics) = (&mut self.attempts, &self.around.destinations, &self.metrics);
+        self.lanes.dispatch(|sending| {
+            metrics.sending(&sending);
+            attempts.spawn(attempt(sending, Arc::clone(destinations)));
+        });
+    }
+
+    fn ended(&mut self, first: Result<Ended, tokio::task::JoinError>) {
+        let mut ended = Some(first);
+        while let Some(result) = ended {
+            match result {
+                Ok(ended) => self.outcome(ended),
+                // A bug in the sender: the process ends here, and the message is sent again after the start.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+            ended = self.attempts.try_join_next();
+        }
+        self.changed = true;
+    }
+
+    fn outcome(&mut self, Ended { key, outcome, attempt }: Ended) {
+        self.metrics.ended(&outcome, attempt.took);
+        let (consequence, suspect) = self.lanes.outcome(key, outcome, attempt, fastrand::f64(), Instant::now());
+        self.turn.wanted |= suspect;
+        match consequence {
+            Consequence::Delivered(packets) => self.metrics.delivered(packets),
+            Consequence::Bury(letter) => {
+                self.metrics.buried(letter.cause, letter.packets.len());
+                self.burials.push(self.around.dead_letters.bury(&letter).map(move |result| (key, result)).boxed());
+            }
+            Consequence::Again | Consequence::Discarded => {}
+        }
+    }
+
+    fn buried(&mut self, key: MessageKey, result: Result<(), AppendError>) -> Result<(), QueueError> {
+        match result {
+            Ok(()) => _ = self.lanes.buried(key),
+            Err(AppendError::Closed) => return Err(QueueError::Closed),
+            Err(refused @ AppendError::Refused(_)) => error!(%refused, "a dead letter can't be written: its message stays unsettled"),
+        }
+        self.changed = true;
+        self.turn.wanted = true;
+        Ok(())
+    }
+
+    // --- progress (L9)
+
+    fn save(&mut self) {
+        self.metrics.lanes(&self.lanes);
+        if self.changed && self.saving.is_none() {
+            self.changed = false;
+            self.saving = Some(tokio::spawn(self.saved()));
+        }
+    }
+
+    fn saved(&self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
+        let (partition, watermark) = (Arc::clone(&self.partition), self.lanes.watermark());
+        let progress = self.lanes.progress(partition.bounds().end);
+        async move {
+            match progress {
+                Some(progress) => partition.save(&progress, watermark).await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// What is in flight may end within the grace; suspect webhooks aren't waited for. What doesn't is sent again after the start.
+    async fn finish(mut self) -> Result<(), QueueError> {
+        let grace = self.around.shutdown_grace;
+        if timeout(grace, self.settle_in_flight()).await.is_err() {
+            info!(partition = self.partition.index(), "the grace is over: what is still in flight is sent again after the start");
+        }
+        if let Some(saving) = self.saving.take() {
+            saving.await.unwrap_or(Err(QueueError::Closed))?;
+        }
+        self.saved().await
+    }
+
+    async fn settle_in_flight(&mut self) {
+        while self.lanes.awaited() > 0 {
+            tokio::select! {
+                Some(ended) = self.attempts.join_next() => self.ended(ended),
+                Some((key, result)) = self.burials.next() => if self.buried(key, result).is_err() { return },
+            }
+        }
+    }
+}
+
+impl Turn {
+    fn new(reader: Box<dyn Reader>) -> Self {
+        Self { reader, under_way: None, bytes: 0, next: Sweep::Near, wanted: true, owed: 0 }
+    }
+
+    fn begin(&mut self, sweep: Sweep, from: Offset) {
+        self.reader.seek(from);
+        self.next = sweep.other();
+        self.bytes = 0;
+        self.under_way = Some((from, Vec::new()));
+    }
+
+    /// A frame was read. When it completes the turn, the turn is handed out.
+    fn read(&mut self, frame: Frame, head: Offset) -> Option<(Offset, Vec<Frame>)> {
+        let (_, frames) = self.under_way.as_mut()?;
+        self.bytes += frame.bytes().len();
+        let end = frame.end();
+        frames.push(frame);
+        if self.bytes < TURN && end < head {
+            return None;
+        }
+        self.owed = self.bytes;
+        self.wanted = true;
+        self.under_way.take()
+    }
+}
+
+async fn attempt(sending: Sending, destinations: Arc<Destinations>) -> Ended {
+    let (at, began) = (Timestamp::of(SystemTime::now()), Instant::now());
+    let outcome = destinations.attempt(&sending.webhook, sending.id, sending.body).await;
+    let (status, no_response) = match &outcome {
+        Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
+        Outcome::NoResponse(why) => (None, Some(*why)),
+        Outcome::BlockedAddress { .. } => (None, None),
+    };
+    Ended { key: sending.key, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response } }
+}
+
+/// Whether the log holds the record that progress passed last, at its time (L10).
+async fn is_named(partition: &dyn Partition, saved: &Saved) -> Result<bool, QueueError> {
+    let Some(LastPassed { offset, at }) = saved.progress.as_ref().map(|progress| progress.last) else { return Ok(false) };
+    if !partition.bounds().contains(&offset) {
+        return Ok(false);
+    }
+    let frame = partition.reader(offset).next().await?;
+    Ok(frame.records(offset).next().is_some_and(|(found, record)| found == offset && record.at == at))
+}
+
+async fn finished(saving: &mut Option<JoinHandle<Result<(), QueueError>>>) -> Result<(), QueueError> {
+    match saving {
+        None => pending().await,
+        Some(handle) => {
+            let result = handle.await.unwrap_or(Err(QueueError::Closed));
+            *saving = None;
+            result
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        None => pending().await,
+        Some(instant) => sleep_until(instant.into()).await,
+    }
+}
+
+fn every_second() -> Interval {
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    seconds
+}
