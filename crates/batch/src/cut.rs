@@ -61,7 +61,14 @@ impl Cutter {
     /// Shows the group's next packet. Cuts what it can't join: a window that it lies outside of, a message that it would make too
     /// long. Then the packet is taken, and cuts the message that it makes full. Where it would begin a message, `may_begin` is asked
     /// first; on a no it isn't taken, and `false` is returned.
-    pub fn show(&mut self, webhook: &Webhook, offset: Offset, packet: &Packet<'_>, may_begin: impl FnOnce() -> bool, cuts: &mut Vec<Cut>) -> bool {
+    pub fn show(
+        &mut self,
+        webhook: &Webhook,
+        offset: Offset,
+        packet: &Packet<'_>,
+        may_begin: impl FnOnce() -> bool,
+        cuts: &mut Vec<Cut>,
+    ) -> bool {
         if self.window.is_some_and(|window| packet.received_at.distance(window.opened) >= webhook.window) {
             cuts.extend(self.close(webhook));
         }

@@ -8,5 +8,5 @@ mod escape;
 mod id;
 
 pub use body::{Body, Sealed};
-pub use cut::{Cut, Cutter};
+pub use cut::{Cut, Cutter, Window};
 pub use id::message_id;

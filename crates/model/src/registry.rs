@@ -161,7 +161,8 @@ mod tests {
     fn registry() -> Registry {
         let mut builder = RegistryBuilder::default();
         builder.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
-        let (one, other, bare): (GroupId, GroupId, GroupId) = ("mti/one".parse().unwrap(), "mti/other".parse().unwrap(), "x/bare".parse().unwrap());
+        let (one, other, bare): (GroupId, GroupId, GroupId) =
+            ("mti/one".parse().unwrap(), "mti/other".parse().unwrap(), "x/bare".parse().unwrap());
         builder.group(one.clone(), Some("w"), false).unwrap();
         builder.group(other, Some("w"), true).unwrap();
         builder.group(bare.clone(), None, false).unwrap();

@@ -76,9 +76,7 @@ impl Timestamp {
         }
         let fraction = match rest {
             [b'Z'] => 0,
-            [b'.', digits @ .., b'Z'] if (1..=7).contains(&digits.len()) => {
-                (digits.len()..7).fold(number(digits)?, |value, _| value * 10)
-            }
+            [b'.', digits @ .., b'Z'] if (1..=7).contains(&digits.len()) => (digits.len()..7).fold(number(digits)?, |value, _| value * 10),
             _ => return None,
         };
         Some(Self(((days * 24 + hour) * 3600 + minute * 60 + second) * PER_SECOND + fraction))
@@ -153,7 +151,9 @@ mod tests {
     fn a_short_fraction_is_read_and_nonsense_is_not() {
         assert_eq!(Timestamp::parse("1970-01-01T00:00:01Z"), Some(Timestamp(10_000_000)));
         assert_eq!(Timestamp::parse("1970-01-01T00:00:00.5Z"), Some(Timestamp(5_000_000)));
-        for wrong in ["", "1970-01-01", "2023-02-29T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:00:00.12345678Z", "1970-01-01T00:00:00"] {
+        for wrong in
+            ["", "1970-01-01", "2023-02-29T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:00:00.12345678Z", "1970-01-01T00:00:00"]
+        {
             assert_eq!(Timestamp::parse(wrong), None, "{wrong}");
         }
     }

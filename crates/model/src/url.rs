@@ -78,7 +78,13 @@ impl FromStr for Url {
             return Err(refuse("it names no host"));
         }
         let port = match authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, rest)| rest).split_once(':') {
-            None => if https { 443 } else { 80 },
+            None => {
+                if https {
+                    443
+                } else {
+                    80
+                }
+            }
             Some((_, port)) => match port.parse() {
                 Ok(port) if port > 0 => port,
                 _ => return Err(refuse("a port is a number from 1 to 65535")),
