@@ -25,6 +25,18 @@ impl Iccid {
         Some(Self(packed.to_le_bytes()))
     }
 
+    /// Sixteen bytes that mean the same in every version: as an ICCID lies in a log.
+    #[must_use]
+    pub fn packed(&self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The ICCID that [`Iccid::packed`] gave.
+    #[must_use]
+    pub fn from_packed(packed: [u8; 16]) -> Self {
+        Self(packed)
+    }
+
     /// The text, in a buffer of its own, without allocation.
     #[must_use]
     pub fn text(&self) -> IccidText {

@@ -1,4 +1,131 @@
-//! placeholder, the queue's owner writes it
-use std::sync::Arc;
+//! Dead letters (LANES.md L14): what couldn't be delivered, kept in a log of its own and found again by group, cause and time.
+
+use std::{fmt, sync::Arc};
+
 use pushline_model::{Cause, DeadLetter, Offset, Timestamp};
-use crate::{Append, Read, Appended, QueueError};
+
+use crate::{Append, AppendError, Appended, Kind, QueueError, Read, Record};
+
+/// The first byte of an encoded dead letter; the rest is postcard.
+const VERSION: u8 = 1;
+
+/// A log of dead letters. Cheap to clone.
+#[derive(Clone)]
+pub struct DeadLetters {
+    append: Arc<dyn Append>,
+    read: Arc<dyn Read>,
+}
+
+/// Which ones to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this group, `organisation/name`.
+    pub group: Option<String>,
+    /// With this cause.
+    pub cause: Option<Cause>,
+    /// Written at this time or later.
+    pub since: Option<Timestamp>,
+    /// Written before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// A dead letter and its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its offset in the log of dead letters.
+    pub offset: Offset,
+    /// Itself.
+    pub letter: DeadLetter,
+}
+
+/// Some of those that were asked for, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// At most as many as were asked for.
+    pub found: Vec<Found>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<Offset>,
+}
+
+// === impl DeadLetters ===
+
+impl DeadLetters {
+    /// Dead letters over a log.
+    #[must_use]
+    pub fn new<L: Append + Read + 'static>(log: Arc<L>) -> Self {
+        Self { append: Arc::clone(&log) as Arc<dyn Append>, read: log }
+    }
+
+    /// Writes one. It is kept once this resolves.
+    pub fn bury(&self, letter: &DeadLetter) -> Appended {
+        self.bury_all(std::slice::from_ref(letter))
+    }
+
+    /// Writes several as one batch.
+    pub fn bury_all(&self, letters: &[DeadLetter]) -> Appended {
+        let encoded: Result<Vec<Vec<u8>>, _> = letters.iter().map(encode).collect();
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Appended::ready(Err(AppendError::Refused(error.to_string()))),
+        };
+        let records: Vec<Record<'_>> = letters.iter().zip(&encoded).map(|(letter, payload)| record(letter, payload)).collect();
+        self.append.append(&records)
+    }
+
+    /// Those that the filter names, from an offset on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// What reading the log gives; [`QueueError::Unreadable`] for a record that this version can't read.
+    pub async fn list(&self, filter: &Filter, from: Offset, limit: usize) -> Result<Page, QueueError> {
+        let bounds = self.read.bounds();
+        let mut at = from.max(bounds.start);
+        let mut reader = self.read.reader(at);
+        let mut found = Vec::new();
+        while at < bounds.end {
+            let frame = reader.next().await?;
+            for (offset, record) in frame.records(at) {
+                if found.len() == limit {
+                    return Ok(Page { found, next: Some(offset) });
+                }
+                if record.kind == Kind::DeadLetter && filter.wants_record(&record) {
+                    let letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
+                    found.extend(filter.wants(&letter).then_some(Found { offset, letter }));
+                }
+            }
+            at = frame.end();
+        }
+        Ok(Page { found, next: None })
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").field("bounds", &self.read.bounds()).finish()
+    }
+}
+
+impl Filter {
+    /// What the record itself tells, before it is decoded.
+    fn wants_record(&self, record: &Record<'_>) -> bool {
+        self.group.as_ref().is_none_or(|group| group == record.group)
+            && self.since.is_none_or(|since| record.at >= since)
+            && self.until.is_none_or(|until| record.at < until)
+    }
+
+    fn wants(&self, letter: &DeadLetter) -> bool {
+        self.cause.is_none_or(|cause| letter.cause == cause)
+    }
+}
+
+fn record<'a>(letter: &'a DeadLetter, payload: &'a [u8]) -> Record<'a> {
+    Record { group: &letter.group, at: letter.time, kind: Kind::DeadLetter, payload }
+}
+
+fn encode(letter: &DeadLetter) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_extend(letter, vec![VERSION])
+}
+
+fn decode(bytes: &[u8]) -> Option<DeadLetter> {
+    let (&version, rest) = bytes.split_first()?;
+    (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
+}

@@ -1,6 +1,6 @@
 //! What can go wrong with the queue, and what it means for the caller.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use pushline_model::Offset;
 
@@ -16,7 +16,7 @@ pub enum AppendError {
 }
 
 /// Why the queue can't be opened, or can't go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
     /// The operating system said no.
     #[error("can't {doing} {}: {source}", path.display())]
@@ -26,7 +26,7 @@ pub enum QueueError {
         /// To which file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// Another process has the folder.
     #[error("{} is in use by another process: two processes can't share one queue; stop the other one or give this one a folder of its own ([queue] dir)", path.display())]
@@ -55,6 +55,12 @@ pub enum QueueError {
         offset: Offset,
         /// What is wrong.
         what: String,
+    },
+    /// A record that this version can't read.
+    #[error("the record at offset {offset} can't be read: a later version may have written it")]
+    Unreadable {
+        /// Its offset.
+        offset: Offset,
     },
     /// The queue was closed while something was waiting for it.
     #[error("the queue was closed")]

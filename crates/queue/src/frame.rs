@@ -1,4 +1,4 @@
-//! A frame: records that were written together, as one run of bytes that the disk, the network buffer and the reader share.
+//! A frame: records that were written together, as one run of bytes that the disk, memory and every reader share.
 //!
 //! ```text
 //! header, 32 bytes, little endian:
@@ -9,31 +9,289 @@
 //! ```
 
 use bytes::Bytes;
+use pushline_model::{Iccid, Offset, Timestamp};
 
-/// Records as they lie on the disk and in memory.
+use crate::{AppendError, Kind, Record};
+
+/// A frame holds at most this many bytes of records, or one record.
+pub const FRAME_MAX: usize = 1 << 20;
+
+/// Length of a frame's header.
+pub(crate) const HEADER: usize = 32;
+
+/// Bytes of a record before its group, topic and payload, without a packet's ICCID.
+const RECORD_HEADER: usize = 16;
+const ICCID: usize = 16;
+
+/// Records as they lie on the disk and in memory. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Frame {
     bytes: Bytes,
+    header: Header,
+}
+
+/// What a frame says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) length: u32,
+    pub(crate) crc: u32,
+    pub(crate) base: Offset,
+    pub(crate) durable_end: Offset,
+    pub(crate) count: u32,
+    reserved: u32,
 }
 
 /// Puts records together.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
     bytes: Vec<u8>,
+    count: u32,
 }
 
+// === impl Frame ===
+
 impl Frame {
-    /// The bytes.
+    /// Reads the frame at the beginning of some bytes. `None`: there is no whole and valid one.
+    #[must_use]
+    pub fn parse(bytes: &Bytes) -> Option<Self> {
+        let header = Header::parse(bytes)?;
+        let bytes = bytes.get(..header.frame_len()).map(|whole| bytes.slice_ref(whole))?;
+        let frame = Self { bytes, header };
+        let sound = crc32c::crc32c(&frame.bytes[8..]) == header.crc && frame.is_well_formed();
+        sound.then_some(frame)
+    }
+
+    /// All of it, header included.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
+
+    /// The offset of its first record.
+    #[must_use]
+    pub fn base(&self) -> Offset {
+        self.header.base
+    }
+
+    /// The offset after its last record.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.header.base + Offset::from(self.header.count)
+    }
+
+    /// The end of the log that was durable when it was written.
+    #[must_use]
+    pub fn durable_end(&self) -> Offset {
+        self.header.durable_end
+    }
+
+    /// Its records from an offset on, each with its offset.
+    pub fn records(&self, from: Offset) -> impl Iterator<Item = (Offset, Record<'_>)> {
+        let mut rest = &self.bytes[HEADER..];
+        let all = std::iter::from_fn(move || take_record(&mut rest));
+        (self.header.base..).zip(all).skip_while(move |(offset, _)| *offset < from)
+    }
+
+    /// The time of its last record.
+    pub(crate) fn newest(&self) -> Timestamp {
+        self.records(self.end() - 1).last().map_or(Timestamp::default(), |(_, record)| record.at)
+    }
+
+    fn is_well_formed(&self) -> bool {
+        let mut rest = &self.bytes[HEADER..];
+        let whole = (0..self.header.count).all(|_| take_record(&mut rest).is_some());
+        whole && rest.is_empty() && self.header.count > 0
+    }
 }
 
+impl Header {
+    /// Reads a header; `None` for what can't be one. Says nothing about the records.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.get(..HEADER)?;
+        let header = Self {
+            length: u32::from_le_bytes(take(&mut rest)?),
+            crc: u32::from_le_bytes(take(&mut rest)?),
+            base: u64::from_le_bytes(take(&mut rest)?),
+            durable_end: u64::from_le_bytes(take(&mut rest)?),
+            count: u32::from_le_bytes(take(&mut rest)?),
+            reserved: u32::from_le_bytes(take(&mut rest)?),
+        };
+        let plausible = header.reserved == 0
+            && header.durable_end <= header.base
+            && header.count > 0
+            && u64::from(header.length) >= u64::from(header.count) * RECORD_HEADER as u64;
+        plausible.then_some(header)
+    }
+
+    /// Length of the frame, header included.
+    pub(crate) fn frame_len(&self) -> usize {
+        HEADER + self.length as usize
+    }
+
+    fn write(&self, into: &mut [u8]) {
+        into[0..4].copy_from_slice(&self.length.to_le_bytes());
+        into[4..8].copy_from_slice(&self.crc.to_le_bytes());
+        into[8..16].copy_from_slice(&self.base.to_le_bytes());
+        into[16..24].copy_from_slice(&self.durable_end.to_le_bytes());
+        into[24..28].copy_from_slice(&self.count.to_le_bytes());
+        into[28..32].copy_from_slice(&self.reserved.to_le_bytes());
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*taken)
+}
+
+fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
+    let length = u32::from_le_bytes(take(rest)?) as usize;
+    let (mut record, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    let [kind, group_len] = take(&mut record)?;
+    let topic_len = usize::from(u16::from_le_bytes(take(&mut record)?));
+    let at = Timestamp(u64::from_le_bytes(take(&mut record)?));
+    let iccid = if kind == 0 { Iccid::from_packed(take(&mut record)?) } else { Iccid::from_packed([0; ICCID]) };
+    let (group, record) = record.split_at_checked(usize::from(group_len))?;
+    let (topic, payload) = record.split_at_checked(topic_len)?;
+    let (group, topic) = (std::str::from_utf8(group).ok()?, std::str::from_utf8(topic).ok()?);
+    let kind = match kind {
+        0 => Kind::Packet { iccid, topic },
+        1 => Kind::Replay,
+        2 => Kind::DeadLetter,
+        3 => Kind::Replayed,
+        _ => return None,
+    };
+    Some(Record { group, at, kind, payload })
+}
+
+// === impl FrameBuilder ===
+
 impl FrameBuilder {
-    /// How long it is.
+    /// Whether nothing was pushed.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many records it has.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether a record would make it longer than [`FRAME_MAX`].
+    pub(crate) fn is_full_for(&self, record: &Record<'_>) -> bool {
+        self.count > 0 && self.bytes.len() + encoded_len(record) > HEADER + FRAME_MAX
+    }
+
+    /// Adds a record that [`fits`].
+    pub fn push(&mut self, record: &Record<'_>) {
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER, 0);
+        }
+        let (kind, iccid, topic) = match record.kind {
+            Kind::Packet { iccid, topic } => (0, Some(iccid), topic),
+            Kind::Replay => (1, None, ""),
+            Kind::DeadLetter => (2, None, ""),
+            Kind::Replayed => (3, None, ""),
+        };
+        let length = encoded_len(record) - size_of::<u32>();
+        self.bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        self.bytes.extend_from_slice(&[kind, u8::try_from(record.group.len()).unwrap_or(u8::MAX)]);
+        self.bytes.extend_from_slice(&u16::try_from(topic.len()).unwrap_or(u16::MAX).to_le_bytes());
+        self.bytes.extend_from_slice(&record.at.0.to_le_bytes());
+        iccid.iter().for_each(|iccid| self.bytes.extend_from_slice(&iccid.packed()));
+        self.bytes.extend_from_slice(record.group.as_bytes());
+        self.bytes.extend_from_slice(topic.as_bytes());
+        self.bytes.extend_from_slice(record.payload);
+        self.count += 1;
+    }
+
+    /// The frame. It holds at least one record.
+    #[must_use]
+    pub fn seal(mut self, base: Offset, durable_end: Offset) -> Frame {
+        let length = u32::try_from(self.bytes.len() - HEADER).unwrap_or(u32::MAX);
+        let mut header = Header { length, crc: 0, base, durable_end, count: self.count, reserved: 0 };
+        header.write(&mut self.bytes);
+        header.crc = crc32c::crc32c(&self.bytes[8..]);
+        header.write(&mut self.bytes);
+        Frame { bytes: self.bytes.into(), header }
+    }
+}
+
+fn encoded_len(record: &Record<'_>) -> usize {
+    let kind = match record.kind {
+        Kind::Packet { topic, .. } => ICCID + topic.len(),
+        _ => 0,
+    };
+    RECORD_HEADER + kind + record.group.len() + record.payload.len()
+}
+
+/// Whether a record can stand in a frame at all.
+///
+/// # Errors
+/// [`AppendError::Refused`] for a group or topic that is too long, or a payload beyond 1 GiB.
+pub(crate) fn fits(record: &Record<'_>) -> Result<(), AppendError> {
+    let topic = if let Kind::Packet { topic, .. } = record.kind { topic.len() } else { 0 };
+    if record.group.len() > usize::from(u8::MAX) {
+        return Err(AppendError::Refused(format!("a group of {} bytes, at most 255 fit", record.group.len())));
+    }
+    if topic > usize::from(u16::MAX) {
+        return Err(AppendError::Refused(format!("a topic of {topic} bytes, at most 65,535 fit")));
+    }
+    if record.payload.len() > 1 << 30 {
+        return Err(AppendError::Refused(format!("a payload of {} bytes, at most 1 GiB fits", record.payload.len())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A packet's record for a test: its payload is its number.
+    pub(crate) fn record<'a>(group: &'a str, payload: &'a [u8]) -> Record<'a> {
+        let kind = Kind::Packet { iccid: Iccid::from_bytes(b"897612653856781234").unwrap(), topic: "mti/897612653856781234" };
+        Record { group, at: Timestamp(7), kind, payload }
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_out_of_a_frame_as_they_went_in(
+            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..4u8), 1..20),
+            base in 0u64..1 << 60,
+        ) {
+            let records: Vec<Record<'_>> = payloads.iter().map(|(payload, text, kind)| Record {
+                group: text,
+                at: Timestamp(base),
+                kind: [Kind::Packet { iccid: "12a".parse().unwrap(), topic: text }, Kind::Replay, Kind::DeadLetter, Kind::Replayed][usize::from(*kind)],
+                payload,
+            }).collect();
+            let mut builder = FrameBuilder::default();
+            records.iter().for_each(|record| builder.push(record));
+            let bytes = builder.seal(base, base / 2).bytes().clone();
+            let frame = Frame::parse(&bytes).expect("it is valid");
+            prop_assert_eq!((frame.base(), frame.end(), frame.durable_end()), (base, base + records.len() as u64, base / 2));
+            prop_assert_eq!(frame.records(0).map(|(_, record)| record).collect::<Vec<_>>(), records.clone());
+            prop_assert_eq!(frame.records(base + 1).map(|(offset, _)| offset).next(), (records.len() > 1).then_some(base + 1));
+        }
+
+        #[test]
+        fn a_flipped_bit_anywhere_is_noticed(payload in prop::collection::vec(any::<u8>(), 0..40), bit in any::<prop::sample::Index>()) {
+            let mut builder = FrameBuilder::default();
+            builder.push(&record("o/g", &payload));
+            let mut bytes = builder.seal(5, 5).bytes().to_vec();
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Frame::parse(&bytes.into()).is_none());
+        }
+
+        #[test]
+        fn garbage_is_no_frame(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Frame::parse(&bytes.into()).is_none());
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! key is its group, so a group's packets lie in one partition in arrival order), a log of dead letters, and a log of strays:
 //! dead letters that no group wanted, kept apart so that a flood of them evicts nobody's (LANES.md L14).
 //!
-//! The contract is the documentation of the traits below. [`conformance`] is the contract as tests; every backend passes it.
+//! The contract is the documentation of the traits below. `conformance.rs` is the contract as tests; every backend passes it.
 //!
 //! | rule | what it says |
 //! |---|---|
@@ -15,8 +15,10 @@
 //! | cancellation | dropping [`Appended`] takes nothing back; dropping [`Reader::next`]'s future loses nothing. |
 //! | failure | a backend that can't go on resolves [`Queue::failed`]; nothing is acknowledged after that. |
 
-pub mod conformance;
+#[cfg(test)]
+mod conformance;
 mod dead_letters;
+pub mod embedded;
 mod error;
 mod frame;
 pub mod memory;
@@ -38,7 +40,7 @@ use tokio::sync::oneshot;
 pub use crate::{
     dead_letters::{DeadLetters, Filter, Found, Page},
     error::{AppendError, QueueError},
-    frame::{Frame, FrameBuilder},
+    frame::{FRAME_MAX, Frame, FrameBuilder},
     progress::{LaneProgress, LastPassed, Listed, OpenWindow, Progress, Restart, Saved},
     record::{Kind, Record},
 };
@@ -53,6 +55,9 @@ pub trait Queue: Append + Send + Sync {
 
     /// Dead letters that no group wanted (`unrouted`, ingest's `no_webhook`).
     fn strays(&self) -> DeadLetters;
+
+    /// Whether nothing that is appended becomes durable at the moment, though it may later: the disk is full, the brokers are away.
+    fn is_stalled(&self) -> bool;
 
     /// Resolves when the backend can't go on (embedded: a failed fsync; a corrupt frame met while reading). The process ends then,
     /// with this message; what was appended and isn't durable was never acknowledged.

@@ -1,0 +1,231 @@
+//! The contract as tests. Every backend calls [`all`] with a way to open its queue: a fresh one, then the same one again.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, Timestamp};
+use tokio::time::timeout;
+
+use crate::{AppendError, FRAME_MAX, Filter, LastPassed, Partition, Progress, Queue, Reader, Record, frame::tests::record};
+
+/// Opens a queue. Called again after the one before was closed and dropped, a durable backend shows what was stored.
+pub(crate) type Open<'a> = dyn Fn() -> BoxFuture<'a, Arc<dyn Queue>> + 'a;
+
+/// Every rule. `durable`: whether what was stored is there when the queue is opened again. `fresh` gives a new, empty queue each time it is
+/// called, as a way to open it.
+pub(crate) async fn all<'a>(fresh: &dyn Fn() -> Box<Open<'a>>, durable: bool) {
+    records_are_read_as_they_were_appended_in_order(&*fresh()().await).await;
+    an_empty_batch_is_durable_at_once(&*fresh()().await).await;
+    what_can_never_be_stored_is_refused_whole(&*fresh()().await).await;
+    a_reader_waits_at_the_end_and_may_be_cancelled(&*fresh()().await).await;
+    readers_know_nothing_of_each_other(&*fresh()().await).await;
+    a_large_record_has_a_frame_of_its_own(&*fresh()().await).await;
+    appends_from_many_callers_keep_each_callers_order(fresh()().await).await;
+    dead_letters_are_found_by_group_cause_and_time(&*fresh()().await).await;
+    a_closed_queue_takes_nothing(&*fresh()().await).await;
+    progress_is_what_was_saved_last(&*fresh()().await).await;
+    if durable {
+        everything_is_there_after_it_was_opened_again(&*fresh()).await;
+    }
+}
+
+async fn records_are_read_as_they_were_appended_in_order(queue: &dyn Queue) {
+    append(queue, 0..5).await;
+    append(queue, 5..7).await;
+    let partition = partition(queue);
+    assert_eq!(partition.bounds(), 0..7);
+    for from in 0..7 {
+        assert_eq!(read(&mut *partition.reader(from), from, 7).await, numbers(from..7));
+    }
+}
+
+async fn an_empty_batch_is_durable_at_once(queue: &dyn Queue) {
+    assert_eq!(queue.append(&[]).await, Ok(()));
+    assert_eq!(partition(queue).bounds(), 0..0);
+}
+
+async fn what_can_never_be_stored_is_refused_whole(queue: &dyn Queue) {
+    let long = "g".repeat(256);
+    let result = queue.append(&[record("o/g", b"0"), record(&long, b"1")]).await;
+    assert!(matches!(result, Err(AppendError::Refused(_))), "{result:?}");
+    append(queue, 0..1).await;
+    assert_eq!(partition(queue).bounds(), 0..1);
+}
+
+async fn a_reader_waits_at_the_end_and_may_be_cancelled(queue: &dyn Queue) {
+    let mut reader = partition(queue).reader(0);
+    assert!(timeout(Duration::from_millis(10), reader.next()).await.is_err());
+    append(queue, 0..3).await;
+    assert_eq!(read(&mut *reader, 0, 3).await, numbers(0..3));
+    assert!(timeout(Duration::from_millis(10), reader.next()).await.is_err());
+    append(queue, 3..4).await;
+    assert_eq!(read(&mut *reader, 3, 4).await, numbers(3..4));
+}
+
+async fn readers_know_nothing_of_each_other(queue: &dyn Queue) {
+    append(queue, 0..4).await;
+    let partition = partition(queue);
+    let (mut one, mut other) = (partition.reader(0), partition.reader(2));
+    assert_eq!(read(&mut *one, 0, 4).await, numbers(0..4));
+    assert_eq!(read(&mut *other, 2, 4).await, numbers(2..4));
+    one.seek(1);
+    assert_eq!(read(&mut *one, 1, 4).await, numbers(1..4));
+}
+
+async fn a_large_record_has_a_frame_of_its_own(queue: &dyn Queue) {
+    let large = vec![b'x'; FRAME_MAX + 1];
+    let batch = [record("o/g", b"0"), record("o/g", &large), record("o/g", b"2")];
+    queue.append(&batch).await.unwrap();
+    let mut reader = partition(queue).reader(1);
+    let frame = reader.next().await.unwrap();
+    let (offset, found) = frame.records(1).next().unwrap();
+    assert_eq!((offset, found.payload.len()), (1, large.len()));
+    let all = 3 * FRAME_MAX / 1000;
+    let payload = vec![b'y'; 1000];
+    queue.append(&vec![record("o/g", &payload); all]).await.unwrap();
+    let end = partition(queue).bounds().end;
+    let mut at = 3;
+    reader.seek(at);
+    while at < end {
+        let frame = reader.next().await.unwrap();
+        assert!(frame.bytes().len() <= FRAME_MAX + 64, "{}", frame.bytes().len());
+        at = frame.end();
+    }
+}
+
+async fn appends_from_many_callers_keep_each_callers_order(queue: Arc<dyn Queue>) {
+    let callers: Vec<_> = (0..8)
+        .map(|caller| {
+            let queue = Arc::clone(&queue);
+            tokio::spawn(async move {
+                for number in 0..50 {
+                    let payload = format!("{caller} {number}");
+                    queue.append(&[record("o/g", payload.as_bytes())]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let all = read_text(&mut *partition(&*queue).reader(0), 0, 400).await;
+    for caller in 0..8 {
+        let its: Vec<&String> = all.iter().filter(|text| text.starts_with(&format!("{caller} "))).collect();
+        assert_eq!(its, (0..50).map(|number| format!("{caller} {number}")).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    }
+}
+
+async fn dead_letters_are_found_by_group_cause_and_time(queue: &dyn Queue) {
+    let letters: Vec<DeadLetter> = (0..10).map(letter).collect();
+    for letter in &letters {
+        queue.dead_letters().bury(letter).await.unwrap();
+    }
+    let list = |filter: Filter, from, limit| async move { queue.dead_letters().list(&filter, from, limit).await.unwrap() };
+    let all = list(Filter::default(), 0, 100).await;
+    assert_eq!(all.found.into_iter().map(|found| found.letter).collect::<Vec<_>>(), letters);
+    let page = list(Filter::default(), 0, 4).await;
+    assert_eq!((page.found.len(), page.next), (4, Some(4)));
+    assert_eq!(list(Filter::default(), 4, 6).await.next, None);
+    let times = |page: crate::Page| page.found.iter().map(|found| found.letter.time.0).collect::<Vec<_>>();
+    let group = Filter { group: Some("o/1".into()), ..Filter::default() };
+    assert_eq!(times(list(group, 0, 100).await), [1, 3, 5, 7, 9]);
+    let between = Filter { since: Some(Timestamp(3)), until: Some(Timestamp(5)), ..Filter::default() };
+    assert_eq!(times(list(between, 0, 100).await), [3, 4]);
+    let cause = Filter { cause: Some(Cause::NoResponse), ..Filter::default() };
+    assert_eq!(times(list(cause, 0, 100).await), [0, 3, 6, 9]);
+    assert_eq!(queue.strays().list(&Filter::default(), 0, 100).await.unwrap().found, []);
+}
+
+async fn a_closed_queue_takes_nothing(queue: &dyn Queue) {
+    let before = queue.append(&[record("o/g", b"0")]);
+    queue.close().await;
+    assert_eq!(before.await, Ok(()), "what was appended before is made durable");
+    assert_eq!(queue.append(&[record("o/g", b"1")]).await, Err(AppendError::Closed));
+}
+
+async fn progress_is_what_was_saved_last(queue: &dyn Queue) {
+    append(queue, 0..9).await;
+    let partition = partition(queue);
+    assert_eq!(partition.load().await.unwrap().progress, None);
+    for head in 1..5 {
+        let progress = progress(head);
+        partition.save(&progress, head - 1).await.unwrap();
+        let saved = partition.load().await.unwrap();
+        assert_eq!((saved.progress, saved.watermark), (Some(progress), head - 1));
+    }
+}
+
+async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
+    {
+        let queue = open().await;
+        append(&*queue, 0..5).await;
+        queue.dead_letters().bury(&letter(1)).await.unwrap();
+        queue.strays().bury(&letter(2)).await.unwrap();
+        partition(&*queue).save(&progress(4), 3).await.unwrap();
+        queue.close().await;
+    }
+    for _ in 0..2 {
+        let queue = open().await;
+        let partition = partition(&*queue);
+        assert_eq!(partition.load().await.unwrap().progress, Some(progress(4)));
+        let end = partition.bounds().end;
+        assert_eq!(read(&mut *partition.reader(3), 3, 5).await, numbers(3..5));
+        append(&*queue, end..end + 1).await;
+        assert_eq!(partition.bounds().end, end + 1);
+        assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].letter, letter(1));
+        assert_eq!(queue.strays().list(&Filter::default(), 0, 9).await.unwrap().found[0].letter, letter(2));
+        queue.close().await;
+    }
+}
+
+// --- helpers
+
+pub(crate) async fn append(queue: &dyn Queue, range: std::ops::Range<Offset>) {
+    let payloads = numbers(range);
+    let batch: Vec<Record<'_>> = payloads.iter().map(|payload| record("o/g", payload.as_bytes())).collect();
+    queue.append(&batch).await.unwrap();
+}
+
+pub(crate) fn partition(queue: &dyn Queue) -> Arc<dyn Partition> {
+    queue.partitions().remove(0)
+}
+
+fn numbers(range: std::ops::Range<Offset>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+async fn read(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<String> {
+    read_text(reader, from, to).await
+}
+
+pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<String> {
+    let (mut at, mut found) = (from, Vec::new());
+    while at < to {
+        let frame = timeout(Duration::from_secs(20), reader.next()).await.expect("a record that is durable can be read").unwrap();
+        for (offset, record) in frame.records(at) {
+            assert_eq!(offset, from + found.len() as Offset);
+            found.push(String::from_utf8(record.payload.to_vec()).unwrap());
+        }
+        at = frame.end();
+    }
+    found
+}
+
+pub(crate) fn progress(head: Offset) -> Progress {
+    Progress { head, last: LastPassed { offset: head - 1, at: Timestamp(7) }, durable_end: head, lanes: vec![] }
+}
+
+pub(crate) fn letter(number: u64) -> DeadLetter {
+    DeadLetter {
+        time: Timestamp(number),
+        group: format!("o/{}", number % 2),
+        webhook: Some("w".into()),
+        message_id: None,
+        array: true,
+        cause: if number.is_multiple_of(3) { Cause::NoResponse } else { Cause::ErrorResponse },
+        status: Some(500),
+        response: vec![0, 255],
+        attempts: vec![],
+        packets: vec![DeadPacket { received_at: Timestamp(1), topic: "o/1".into(), iccid: "1".into(), payload: vec![1, 2, 3] }],
+    }
+}

@@ -1,0 +1,262 @@
+//! The embedded queue: a segmented log in a folder, for one process on one machine (DESIGN.md section 3).
+//!
+//! ```text
+//! <dir>/lock                          held for as long as the process has the queue
+//! <dir>/packets/<first offset>.log    segments of 64 MiB: a header, then frames
+//! <dir>/dead-letters/…  <dir>/strays/…   logs of the same kind
+//! <dir>/progress-0  progress-1        alternating
+//! ```
+
+mod committer;
+pub mod fs;
+mod log;
+mod progress_files;
+mod reader;
+mod recovery;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    any::Any,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use pushline_model::Offset;
+use tokio::sync::watch;
+
+use self::{
+    committer::{Bounds, Committer, LastSegment},
+    fs::{FileSystem, OsFileSystem},
+    log::{Log, lock},
+    progress_files::ProgressFiles,
+    recovery::{Known, recover},
+};
+use crate::{Append, Appended, DeadLetters, Partition, Progress, Queue, QueueError, Read, Reader, Record, Saved};
+
+/// How to keep the queue.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder. Created where it is missing.
+    pub dir: PathBuf,
+    /// Bytes that must stay free on the disk: below, appends wait. Dead letters and progress may use the rest.
+    pub min_free: u64,
+    /// How long dead letters are kept.
+    pub keep_dead_letters: Duration,
+    /// Bytes that dead letters may take; strays get a quarter of it.
+    pub dead_letters_max_bytes: u64,
+    /// Bytes of a segment of the packets log.
+    pub segment_bytes: u64,
+}
+
+/// The queue. Dropping it makes durable what was appended, as [`Queue::close`] does.
+#[derive(Debug)]
+pub struct Embedded {
+    partition: Arc<OnePartition>,
+    dead_letters: Arc<Log>,
+    strays: Arc<Log>,
+    committers: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    failure: Arc<Failure>,
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// The packets log with its progress.
+#[derive(Debug)]
+struct OnePartition {
+    log: Arc<Log>,
+    files: Arc<Mutex<ProgressFiles>>,
+    saved: Mutex<Saved>,
+}
+
+/// The first thing that made the queue unable to go on.
+#[derive(Debug, Default)]
+struct Failure(watch::Sender<Option<QueueError>>);
+
+/// How much of a log's end stays in memory for its readers.
+const PACKETS_TAIL: usize = 16 << 20;
+const DEAD_LETTERS_TAIL: usize = 1 << 20;
+
+// === impl Options ===
+
+impl Options {
+    /// The defaults of DESIGN.md, in a folder.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            min_free: 1 << 30,
+            keep_dead_letters: Duration::from_hours(14 * 24),
+            dead_letters_max_bytes: 5 << 30,
+            segment_bytes: 64 << 20,
+        }
+    }
+
+    fn dead_letters(&self, max_bytes: u64) -> Bounds {
+        let segment = (max_bytes / 8).clamp(1 << 20, 64 << 20);
+        Bounds { segment, min_free: 0, keep: Some((self.keep_dead_letters, max_bytes)) }
+    }
+}
+
+// === impl Embedded ===
+
+impl Embedded {
+    /// Opens the queue in a folder, checks every frame of it and cuts a torn tail.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the folder can't be used, another process has it, a later version wrote it, or it is corrupt.
+    pub fn open(options: &Options) -> Result<Self, QueueError> {
+        Self::open_on(&(Arc::new(OsFileSystem) as Arc<dyn FileSystem>), options)
+    }
+
+    /// The same on any file system.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn open_on(fs: &Arc<dyn FileSystem>, options: &Options) -> Result<Self, QueueError> {
+        let dir = &options.dir;
+        fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
+        let path = dir.join("lock");
+        let held = fs.lock(&path).map_err(QueueError::io("lock", &path))?.ok_or(QueueError::Locked { path })?;
+        let (files, saved) = ProgressFiles::open(&**fs, dir)?;
+        let known = saved
+            .progress
+            .as_ref()
+            .map_or_else(Known::default, |progress| Known { durable_end: progress.durable_end, needed_from: saved.watermark });
+        let failure = Arc::new(Failure::default());
+        let mut committers = Vec::new();
+        let mut open = |name, tail, known, bounds| -> Result<Arc<Log>, QueueError> {
+            let log_dir = dir.join(name);
+            let segments = recover(&**fs, &log_dir, known)?;
+            let last = segments.back().map(LastSegment::of).expect("recovery leaves at least one segment");
+            let log = Arc::new(Log::new(name, log_dir, Arc::clone(fs), Arc::clone(&failure), segments, tail));
+            let committer = Committer::new(Arc::clone(&log), bounds, &last);
+            let thread = std::thread::Builder::new().name(format!("commit-{name}")).spawn(move || committer.run());
+            committers.push(thread.map_err(QueueError::io("start a thread for", dir))?);
+            Ok(log)
+        };
+        let packets =
+            open("packets", PACKETS_TAIL, known, Bounds { segment: options.segment_bytes, min_free: options.min_free, keep: None })?;
+        let anywhere = Known { durable_end: 0, needed_from: Offset::MAX };
+        let dead_letters = open("dead-letters", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes))?;
+        let strays = open("strays", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes / 4))?;
+        fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
+        let partition = Arc::new(OnePartition { log: packets, files: Arc::new(Mutex::new(files)), saved: Mutex::new(saved) });
+        Ok(Self { partition, dead_letters, strays, committers: Arc::new(Mutex::new(committers)), failure, _lock: held })
+    }
+
+    fn close_logs(&self) {
+        [&self.partition.log, &self.dead_letters, &self.strays].into_iter().for_each(|log| log.close());
+    }
+}
+
+impl Append for Embedded {
+    fn append(&self, batch: &[Record<'_>]) -> Appended {
+        self.partition.log.append(batch)
+    }
+}
+
+impl Queue for Embedded {
+    fn partitions(&self) -> Vec<Arc<dyn Partition>> {
+        vec![Arc::clone(&self.partition) as Arc<dyn Partition>]
+    }
+
+    fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(Arc::new(Arc::clone(&self.dead_letters)))
+    }
+
+    fn strays(&self) -> DeadLetters {
+        DeadLetters::new(Arc::new(Arc::clone(&self.strays)))
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.partition.log.is_waiting()
+    }
+
+    fn failed(&self) -> BoxFuture<'static, QueueError> {
+        let mut failure = self.failure.0.subscribe();
+        async move {
+            match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+                Ok(Some(error)) => error,
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.close_logs();
+        let committers = std::mem::take(&mut *lock(&self.committers));
+        async move {
+            let joined = tokio::task::spawn_blocking(move || committers.into_iter().for_each(join));
+            joined.await.unwrap_or_default();
+        }
+        .boxed()
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.close_logs();
+        std::mem::take(&mut *lock(&self.committers)).into_iter().for_each(join);
+    }
+}
+
+/// A committer that panicked is a bug: whoever closes the queue hears of it.
+fn join(committer: JoinHandle<()>) {
+    if let Err(panic) = committer.join() {
+        tracing::error!(?panic, "a committer panicked");
+    }
+}
+
+// === impl OnePartition ===
+
+impl Read for OnePartition {
+    fn bounds(&self) -> Range<Offset> {
+        self.log.bounds()
+    }
+
+    fn reader(&self, from: Offset) -> Box<dyn Reader> {
+        self.log.reader(from)
+    }
+}
+
+impl Partition for OnePartition {
+    fn index(&self) -> u32 {
+        0
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
+        std::future::ready(Ok(lock(&self.saved).clone())).boxed()
+    }
+
+    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
+        let (files, log, progress) = (Arc::clone(&self.files), Arc::clone(&self.log), progress.clone());
+        let saved = tokio::task::spawn_blocking(move || {
+            lock(&files).save(&progress, watermark)?;
+            log.forget_below(watermark)?;
+            Ok(Saved { progress: Some(progress), watermark })
+        });
+        async move {
+            *lock(&self.saved) = saved.await.unwrap_or(Err(QueueError::Closed))?;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn note(&self, error: &QueueError) {
+        self.0.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| error.clone());
+            first
+        });
+    }
+}
