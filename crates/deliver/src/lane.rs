@@ -119,7 +119,7 @@ impl Lane {
         let mut lane = Self::new(group, outlet, now);
         lane.cutter = Cutter::resume(window);
         lane.messages = listed.messages.iter().map(message).collect();
-        lane.closes = lane.outlet.as_ref().map(|outlet| now + outlet.webhook.window);
+        lane.closes = lane.outlet.as_ref().filter(|_| window.is_some()).map(|outlet| now + outlet.webhook.window);
         lane.unsettled = listed.unsettled;
         lane.fall_behind(taken, listed.next, head);
         lane
@@ -138,15 +138,24 @@ impl Lane {
         Shown::Refused
     }
 
-    fn take(&mut self, outlet: &Arc<Outlet>, offset: Offset, packet: &Packet<'_>, partition: u32, now: Instant, cuts: &mut Vec<Cut>) -> bool {
+    fn take(
+        &mut self,
+        outlet: &Arc<Outlet>,
+        offset: Offset,
+        packet: &Packet<'_>,
+        partition: u32,
+        now: Instant,
+        cuts: &mut Vec<Cut>,
+    ) -> bool {
         let opened = self.cutter.window().map(|window| window.opened);
         let taken = self.cutter.show(&outlet.webhook, offset, packet, || outlet.share.may_begin(), cuts);
         for cut in cuts.drain(..) {
             self.list(outlet, cut, partition);
         }
         self.lease_unfinished(outlet);
-        if taken && self.cutter.window().map(|window| window.opened) != opened {
-            self.closes = Some(now + outlet.webhook.window);
+        let opens = self.cutter.window().map(|window| window.opened);
+        if opens != opened {
+            self.closes = opens.map(|_| now + outlet.webhook.window);
         }
         taken
     }

@@ -3,13 +3,13 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use pushline_batch::Cut;
 use pushline_model::{Attempt, Cause, DeadLetter, GroupId, MessageId, Offset, Order, Outcome, Timestamp, Webhook};
 use pushline_queue::{Frame, LastPassed, Progress, Record, Restart};
@@ -35,7 +35,7 @@ pub(crate) struct Lanes {
     last: Option<LastPassed>,
     lanes: Slab<Lane>,
     by_group: HashMap<GroupId, LaneKey>,
-    behind: HashSet<LaneKey>,
+    behind: BTreeSet<LaneKey>,
     lines: HashMap<String, Line>,
     /// When time closes the windows of live lanes: by the log's time, and by the monotonic clock. Entries outlive their window and
     /// are dropped when they come up.
@@ -93,6 +93,9 @@ pub(crate) struct Sending {
     pub(crate) webhook: Arc<Webhook>,
     pub(crate) id: MessageId,
     pub(crate) body: Bytes,
+    pub(crate) packets: usize,
+    /// Whether it was never sent before by this process.
+    pub(crate) is_first: bool,
 }
 
 /// What an outcome means.
@@ -121,7 +124,7 @@ impl Lanes {
             last: restart.last,
             lanes: Slab::new(),
             by_group: HashMap::new(),
-            behind: HashSet::new(),
+            behind: BTreeSet::new(),
             lines: HashMap::new(),
             closes_by_log: BinaryHeap::new(),
             closes_by_clock: BinaryHeap::new(),
@@ -180,9 +183,9 @@ impl Lanes {
         if !lane.is_live() {
             return; // a sweep will show it
         }
-        let closes = lane.closes;
+        let window_end = lane.window_end();
         match lane.show(offset, &packet, self.partition, now, &mut self.cuts) {
-            Shown::Taken if lane.closes != closes => self.watch_window(key),
+            Shown::Taken if lane.window_end() != window_end => self.watch_window(key),
             Shown::Taken => {}
             Shown::Refused => {
                 lane.refused_at(offset, self.head);
@@ -274,7 +277,7 @@ impl Lanes {
         let to = frames.last().map_or(from, Frame::end).min(self.head);
         let mut ahead: Vec<(Offset, LaneKey)> = self.sweepable(from, to);
         ahead.sort_unstable_by_key(|&(taken, _)| Reverse(taken));
-        let (mut joined, mut last) = (HashSet::new(), None);
+        let (mut joined, mut last) = (BTreeSet::new(), None);
         for (offset, record) in frames.iter().flat_map(|frame| frame.records(from)).take_while(|(offset, _)| *offset < to) {
             while let Some((_, key)) = ahead.pop_if(|(taken, _)| *taken <= offset) {
                 joined.insert(key);
@@ -362,8 +365,14 @@ impl Lanes {
 
     fn dispatch_again(&mut self, line: &mut Line, send: &mut impl FnMut(Sending)) {
         while let Some(&(lane_key, first)) = line.again.front() {
-            let Some(lane) = self.lanes.get_mut(lane_key) else { _ = line.again.pop_front(); continue };
-            let Some(outlet) = lane.outlet.clone() else { _ = line.again.pop_front(); continue };
+            let Some(lane) = self.lanes.get_mut(lane_key) else {
+                _ = line.again.pop_front();
+                continue;
+            };
+            let Some(outlet) = lane.outlet.clone() else {
+                _ = line.again.pop_front();
+                continue;
+            };
             let Some(message) = lane.message(first).filter(|message| matches!(message.state, State::Pausing(..))) else {
                 line.again.pop_front();
                 continue;
@@ -403,7 +412,14 @@ impl Lanes {
 
     /// An attempt ended. `jitter` from 0 to 1 spreads the delay before the next. Says what that means, and whether the webhook is suspect:
     /// then a sweep may have something to do.
-    pub(crate) fn outcome(&mut self, key: MessageKey, outcome: Outcome, attempt: Attempt, jitter: f64, now: Instant) -> (Consequence, bool) {
+    pub(crate) fn outcome(
+        &mut self,
+        key: MessageKey,
+        outcome: Outcome,
+        attempt: Attempt,
+        jitter: f64,
+        now: Instant,
+    ) -> (Consequence, bool) {
         let outlet = self.lanes.get(key.lane).and_then(|lane| lane.outlet.clone());
         match outlet {
             None => (Consequence::Discarded, false),
@@ -411,7 +427,15 @@ impl Lanes {
         }
     }
 
-    fn ended(&mut self, key: MessageKey, outlet: &Arc<Outlet>, outcome: Outcome, attempt: Attempt, jitter: f64, now: Instant) -> Consequence {
+    fn ended(
+        &mut self,
+        key: MessageKey,
+        outlet: &Arc<Outlet>,
+        outcome: Outcome,
+        attempt: Attempt,
+        jitter: f64,
+        now: Instant,
+    ) -> Consequence {
         let Some(lane) = self.lanes.get_mut(key.lane) else { return Consequence::Discarded };
         let group = lane.group.clone();
         let Some(message) = lane.message(key.first) else { return Consequence::Discarded };
@@ -552,7 +576,8 @@ fn wants(lane: &Lane) -> bool {
 fn send_off(lane: LaneKey, message: &Message, outlet: &Outlet, send: &mut impl FnMut(Sending)) {
     if let Some(parcel) = message.parcel() {
         let key = MessageKey { lane, first: message.listed.first };
-        send(Sending { key, webhook: Arc::clone(&outlet.webhook), id: parcel.id, body: parcel.body.bytes() });
+        let (webhook, is_first) = (Arc::clone(&outlet.webhook), message.attempts.is_empty());
+        send(Sending { key, webhook, id: parcel.id, body: parcel.body.bytes(), packets: parcel.body.count(), is_first });
     }
 }
 

@@ -1,14 +1,54 @@
 //! The queue to the webhooks: partition tasks with their lanes, and the HTTP sender with its outcomes.
+//!
+//! | what | where |
+//! |---|---|
+//! | a lane's state (pure) | `lane.rs` |
+//! | all lanes of a partition (pure) | `lanes.rs` |
+//! | shared room and suspicion | `room.rs` |
+//! | the only `select!` of a partition | `partition.rs` |
+//! | what follows from an outcome (pure) | `outcome.rs` |
+//! | which addresses may be dialled (pure) | `egress.rs` |
+//! | one attempt on one server | `destination.rs` |
 
+mod deliver;
 mod destination;
+mod destinations;
 mod egress;
 mod lane;
 mod lanes;
 pub mod metrics;
+mod network;
 mod outcome;
 mod outlets;
 mod partition;
-mod pool;
 mod request;
 mod room;
 mod signature;
+
+use pushline_queue::QueueError;
+
+pub use crate::{
+    deliver::{Deliver, Options},
+    egress::Egress,
+    network::Network,
+};
+
+/// Why delivering can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// TLS can't be set up.
+    #[error("can't set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A webhook's secret isn't one of Standard Webhooks.
+    #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
+    SigningSecret,
+    /// A webhook's headers can't be put together.
+    #[error("the headers or the path of webhook {webhook:?} can't be written in a request")]
+    Headers {
+        /// Its name.
+        webhook: String,
+    },
+    /// The queue's progress can't be read.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}

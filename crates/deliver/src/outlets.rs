@@ -44,6 +44,11 @@ impl Outlets {
         self.by_webhook.values().filter(|outlet| outlet.share.suspected_after(since)).cloned().collect()
     }
 
+    /// How many webhooks are suspect.
+    pub(crate) fn suspects(&self) -> usize {
+        self.by_webhook.values().filter(|outlet| outlet.share.is_suspect()).count()
+    }
+
     #[cfg(test)]
     pub(crate) fn shares(&self) -> impl Iterator<Item = &Arc<Share>> {
         self.by_webhook.values().map(|outlet| &outlet.share)

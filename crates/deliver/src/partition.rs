@@ -8,14 +8,14 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use pushline_model::{Attempt, Offset, Outcome, Timestamp};
+use pushline_model::{Attempt, Cause, Offset, Outcome, Timestamp};
 use pushline_queue::{AppendError, DeadLetters, Frame, LastPassed, Partition, QueueError, Reader, Restart, Saved};
 use tokio::{
     sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
     time::{Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     destinations::Destinations,
@@ -48,10 +48,12 @@ pub(crate) struct Task {
     live: Box<dyn Reader>,
     turn: Turn,
     attempts: JoinSet<Ended>,
-    burials: FuturesUnordered<BoxFuture<'static, (MessageKey, Result<(), AppendError>)>>,
+    burials: FuturesUnordered<BoxFuture<'static, Burial>>,
     saving: Option<JoinHandle<Result<(), QueueError>>>,
     /// Something happened since the last save.
     changed: bool,
+    /// When progress was saved last; `None`: it couldn't be.
+    saved_at: Option<Instant>,
     woken: Arc<Notify>,
     metrics: PartitionMetrics,
 }
@@ -77,6 +79,13 @@ struct Ended {
     attempt: Attempt,
 }
 
+/// A dead letter that was written, or couldn't be.
+struct Burial {
+    key: MessageKey,
+    cause: Cause,
+    result: Result<(), AppendError>,
+}
+
 impl Task {
     /// Starts where the partition's progress says (L10).
     pub(crate) async fn start(partition: Arc<dyn Partition>, around: Surroundings) -> Result<Self, QueueError> {
@@ -85,14 +94,24 @@ impl Task {
         let start = partition.bounds().start;
         let restart = Restart::new(saved, start, named);
         if restart.remade {
-            error!(partition = partition.index(), start, "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start");
+            error!(
+                partition = partition.index(),
+                start, "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start"
+            );
         }
-        info!(partition = partition.index(), head = restart.head, watermark = restart.watermark, lanes = restart.lanes.len(), "partition started");
+        info!(
+            partition = partition.index(),
+            head = restart.head,
+            watermark = restart.watermark,
+            lanes = restart.lanes.len(),
+            "partition started"
+        );
         let live = partition.reader(restart.head);
         let sweeping = partition.reader(restart.watermark);
         let woken = around.room.join();
         let lanes = Lanes::new(partition.index(), Arc::clone(&around.outlets), restart, Instant::now());
         let metrics = PartitionMetrics::new(partition.index());
+        metrics.started(partition.index(), lanes.unsettled() + partition.bounds().end - lanes.head());
         Ok(Self {
             around,
             partition,
@@ -103,6 +122,7 @@ impl Task {
             burials: FuturesUnordered::new(),
             saving: None,
             changed: false,
+            saved_at: Some(Instant::now()),
             woken,
             metrics,
         })
@@ -123,11 +143,11 @@ impl Task {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
-                Some((key, result)) = self.burials.next() => self.buried(key, result)?,
+                Some(burial) = self.burials.next() => self.buried(burial)?,
                 () = self.woken.notified() => self.woken(),
                 () = at(tick) => self.lanes.tick(self.partition.bounds().end, Instant::now()),
                 _ = seconds.tick() => self.save(),
-                saved = finished(&mut self.saving) => saved?,
+                saved = finished(&mut self.saving) => self.after_save(saved)?,
                 frame = self.live.next() => self.live(&frame?),
                 frame = self.turn.reader.next(), if may_sweep => self.swept(frame?),
             }
@@ -200,16 +220,16 @@ impl Task {
         match consequence {
             Consequence::Delivered(packets) => self.metrics.delivered(packets),
             Consequence::Bury(letter) => {
-                self.metrics.buried(letter.cause, letter.packets.len());
-                self.burials.push(self.around.dead_letters.bury(&letter).map(move |result| (key, result)).boxed());
+                let cause = letter.cause;
+                self.burials.push(self.around.dead_letters.bury(&letter).map(move |result| Burial { key, cause, result }).boxed());
             }
             Consequence::Again | Consequence::Discarded => {}
         }
     }
 
-    fn buried(&mut self, key: MessageKey, result: Result<(), AppendError>) -> Result<(), QueueError> {
+    fn buried(&mut self, Burial { key, cause, result }: Burial) -> Result<(), QueueError> {
         match result {
-            Ok(()) => _ = self.lanes.buried(key),
+            Ok(()) => self.metrics.dead_lettered(cause, self.lanes.buried(key)),
             Err(AppendError::Closed) => return Err(QueueError::Closed),
             Err(refused @ AppendError::Refused(_)) => error!(%refused, "a dead letter can't be written: its message stays unsettled"),
         }
@@ -221,10 +241,29 @@ impl Task {
     // --- progress (L9)
 
     fn save(&mut self) {
-        self.metrics.lanes(&self.lanes);
+        let lag = self.partition.bounds().end - self.lanes.head();
+        self.metrics.lanes(&self.lanes, lag, self.around.outlets.suspects());
         if self.changed && self.saving.is_none() {
             self.changed = false;
             self.saving = Some(tokio::spawn(self.saved()));
+        }
+    }
+
+    /// A full disk heals by itself: until then what has settled meanwhile may be sent again after a crash.
+    fn after_save(&mut self, saved: Result<(), QueueError>) -> Result<(), QueueError> {
+        match saved {
+            Err(error) if error.is_no_space() => {
+                if self.saved_at.take().is_some() {
+                    warn!(partition = self.partition.index(), %error, "progress can't be saved until there is room");
+                }
+                self.changed = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.saved_at = Some(Instant::now());
+                Ok(())
+            }
         }
     }
 
@@ -246,16 +285,18 @@ impl Task {
             info!(partition = self.partition.index(), "the grace is over: what is still in flight is sent again after the start");
         }
         if let Some(saving) = self.saving.take() {
-            saving.await.unwrap_or(Err(QueueError::Closed))?;
+            let saved = saving.await.unwrap_or(Err(QueueError::Closed));
+            self.after_save(saved)?;
         }
-        self.saved().await
+        let saved = self.saved().await;
+        self.after_save(saved)
     }
 
     async fn settle_in_flight(&mut self) {
         while self.lanes.awaited() > 0 {
             tokio::select! {
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
-                Some((key, result)) = self.burials.next() => if self.buried(key, result).is_err() { return },
+                Some(burial) = self.burials.next() => if self.buried(burial).is_err() { return },
             }
         }
     }

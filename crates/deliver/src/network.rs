@@ -1,0 +1,136 @@
+//! Dialling: resolve, ask the egress guard for each address, connect, and TLS where the URL wants it, within ten seconds.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use pushline_model::{NoResponse, Url};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{DeliverError, Egress};
+
+/// Connecting with TLS has a limit of its own (DESIGN.md, *Outcome*).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many headers a response may have; more are a malformed answer.
+const MAX_HEADERS: usize = 256;
+
+/// How much of a response's header section is read before it is a malformed answer, in bytes.
+const MAX_HEADER_BYTES: usize = 128 << 10;
+
+/// How to reach servers: which addresses, and whose certificates to believe.
+pub struct Network {
+    egress: Egress,
+    tls: TlsConnector,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// Every address is one that may not be dialled.
+    Blocked(String),
+    No(NoResponse),
+}
+
+/// Sends requests on one connection.
+pub(crate) type Sender = SendRequest<Full<Bytes>>;
+
+impl Network {
+    /// Believes Mozilla's root certificates.
+    ///
+    /// # Errors
+    /// [`DeliverError::Tls`] when TLS can't be set up.
+    pub fn new(egress: Egress) -> Result<Arc<Self>, DeliverError> {
+        Self::believing(egress, [])
+    }
+
+    /// Believes these root certificates too.
+    ///
+    /// # Errors
+    /// [`DeliverError::Tls`] when one of them is none, or TLS can't be set up.
+    pub fn believing(egress: Egress, more: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<Self>, DeliverError> {
+        let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+        for root in more {
+            roots.add(root)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(Self { egress, tls: Arc::new(config).into() }))
+    }
+
+    /// A new connection to where a URL points.
+    pub(crate) async fn connect(&self, url: &Url) -> Result<Sender, ConnectError> {
+        timeout(CONNECT_TIMEOUT, self.dial(url)).await.unwrap_or(Err(ConnectError::No(NoResponse::Connect)))
+    }
+
+    async fn dial(&self, url: &Url) -> Result<Sender, ConnectError> {
+        let stream = self.tcp(url).await?;
+        if !url.is_https() {
+            return handshake(stream).await;
+        }
+        let no_tls = |_| ConnectError::No(NoResponse::Tls);
+        let name = ServerName::try_from(url.host().to_owned()).map_err(|_| ConnectError::No(NoResponse::Tls))?;
+        handshake(self.tls.connect(name, stream).await.map_err(no_tls)?).await
+    }
+
+    async fn tcp(&self, url: &Url) -> Result<TcpStream, ConnectError> {
+        let addresses = resolve(url).await.ok_or(ConnectError::No(NoResponse::Dns))?;
+        let permitted: Vec<SocketAddr> = addresses.iter().filter(|address| self.egress.permits(address.ip())).copied().collect();
+        if permitted.is_empty() {
+            let addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+            return Err(ConnectError::Blocked(format!("{} may not be dialled: add its range to [egress] allow", addresses.join(", "))));
+        }
+        for address in permitted {
+            if let Ok(stream) = TcpStream::connect(address).await
+                && stream.set_nodelay(true).is_ok()
+            {
+                return Ok(stream);
+            }
+        }
+        Err(ConnectError::No(NoResponse::Connect))
+    }
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
+    }
+}
+
+/// A literal is its own address. `None`: there is no address.
+async fn resolve(url: &Url) -> Option<Vec<SocketAddr>> {
+    if let Ok(literal) = url.host().parse::<IpAddr>() {
+        return Some(vec![SocketAddr::new(literal, url.port())]);
+    }
+    let addresses: Vec<SocketAddr> = lookup_host((url.host(), url.port())).await.ok()?.collect();
+    (!addresses.is_empty()).then_some(addresses)
+}
+
+/// The connection lives in a task of its own, until the sender is dropped or the server closes it.
+async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Sender, ConnectError> {
+    let mut builder = http1::Builder::new();
+    builder.preserve_header_case(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| ConnectError::No(NoResponse::ConnectionLost))?;
+    // How it ends is told to whoever sent a request on it.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}

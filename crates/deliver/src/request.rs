@@ -1,0 +1,169 @@
+//! A webhook's request (DESIGN.md, *Request*; document, *Data Push Format*): what is the same for every message is put together once.
+
+use std::{convert::Infallible, sync::Mutex};
+
+use base64_simd::STANDARD;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header::HeaderName};
+use http_body_util::{Empty, Full};
+use hyper::{Response, service::service_fn};
+use hyper_util::rt::TokioIo;
+use pushline_model::{Auth, AuthHeaders, MessageId, Webhook};
+use tokio::io::{AsyncWriteExt, duplex};
+
+use crate::{DeliverError, signature::SigningKey};
+
+const USER_AGENT: &str = concat!("Pushline/", env!("CARGO_PKG_VERSION"));
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// What all requests of a webhook have in common.
+#[derive(Debug)]
+pub(crate) struct Template {
+    path: Uri,
+    headers: HeaderMap,
+    /// hyper's own note of how the names were written.
+    case: Extensions,
+    key: Option<SigningKey>,
+}
+
+impl Template {
+    pub(crate) fn new(webhook: &Webhook) -> Result<Self, DeliverError> {
+        let headers = headers(webhook);
+        let case = header_case(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
+        let invalid = || DeliverError::Headers { webhook: webhook.name.clone() };
+        let path = webhook.url.path_and_query().parse().map_err(|_| invalid())?;
+        let mut map = HeaderMap::new();
+        for (name, value) in &headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+            let mut value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?;
+            value.set_sensitive(webhook.credential_headers().iter().any(|carrier| name.as_str().eq_ignore_ascii_case(carrier)));
+            map.append(name, value);
+        }
+        let key = webhook.secret.as_ref().map(SigningKey::new).transpose()?;
+        Ok(Self { path, headers: map, case, key })
+    }
+
+    /// One attempt's request. `at`: the wall clock in seconds since 1970.
+    pub(crate) fn request(&self, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
+        let (id, at) = (id.to_string(), at.to_string());
+        let signature = self.key.as_ref().map(|key| key.sign(&id, &at, &body));
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.path.clone();
+        *request.extensions_mut() = self.case.clone();
+        let headers = request.headers_mut();
+        *headers = self.headers.clone();
+        for (name, value) in [(WEBHOOK_ID, Some(id)), (WEBHOOK_TIMESTAMP, Some(at)), (WEBHOOK_SIGNATURE, signature)] {
+            // Letters, digits and base64: always a valid value.
+            value.and_then(|value| HeaderValue::try_from(value).ok()).into_iter().for_each(|value| _ = headers.insert(name.clone(), value));
+        }
+        request
+    }
+}
+
+/// All headers but those of the attempt, as they will be written.
+fn headers(webhook: &Webhook) -> Vec<(String, String)> {
+    let mut own = vec![("Host", webhook.url.authority()), ("Content-Type", "application/json; charset=utf-8")];
+    if !webhook.headers.iter().any(|header| header.name().is("User-Agent")) {
+        own.push(("User-Agent", USER_AGENT));
+    }
+    let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let custom = webhook.headers.iter().map(|header| (header.name().as_str().to_owned(), header.value().to_owned()));
+    own.chain(credentials(webhook)).chain(custom).collect()
+}
+
+/// RFC 7617, RFC 6750, or a header of the customer's choice.
+fn credentials(webhook: &Webhook) -> Vec<(String, String)> {
+    let value = match &webhook.auth {
+        Auth::None => return vec![],
+        Auth::Basic { username, password } => {
+            format!("Basic {}", STANDARD.encode_to_string(format!("{username}:{}", password.reveal())))
+        }
+        Auth::Bearer { token } => format!("Bearer {}", token.reveal()),
+        Auth::ApiKey { header, key } => return vec![(header.as_str().to_owned(), key.reveal().to_owned())],
+    };
+    let names: &[&str] = match webhook.auth_headers {
+        AuthHeaders::Both => &["Authorization", "Authentication"],
+        AuthHeaders::Authorization => &["Authorization"],
+        AuthHeaders::Authentication => &["Authentication"],
+    };
+    names.iter().map(|name| ((*name).to_owned(), value.clone())).collect()
+}
+
+/// hyper writes header names as they were written when it read them. Its note of that is private, but a request that its server side has read
+/// carries one: so one is read from memory.
+fn header_case(headers: &[(String, String)]) -> Option<Extensions> {
+    let mut text = String::from("POST / HTTP/1.1\r\n");
+    for name in headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "Host").chain(["Host", "Content-Length"]) {
+        text.push_str(name);
+        text.push_str(": 0\r\n");
+    }
+    text.push_str("\r\n");
+    let (mut client, server) = duplex(text.len());
+    client.write_all(text.as_bytes()).now_or_never()?.ok()?;
+    let read = Mutex::new(None);
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        *read.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(request.into_parts().0.extensions);
+        async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+    });
+    // The whole request lies in the pipe already: one poll reads it.
+    let mut server_side = hyper::server::conn::http1::Builder::new();
+    let serving = server_side.preserve_header_case(true).max_headers(1000).serve_connection(TokioIo::new(server), service);
+    drop(serving.now_or_never());
+    read.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use pushline_model::{CustomHeader, Secret};
+
+    use super::*;
+
+    fn webhook(auth: Auth) -> Webhook {
+        let mut webhook = Webhook::new("w", "http://a.example:81/push?x=1".parse().unwrap());
+        webhook.auth = auth;
+        webhook
+    }
+
+    fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
+        Template::new(webhook).unwrap().request(MessageId([1; 16]), 1_614_265_330, Bytes::from_static(b"{}"))
+    }
+
+    fn header<'a>(request: &'a Request<Full<Bytes>>, name: &str) -> Option<&'a str> {
+        request.headers().get(name).map(|value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn each_kind_of_auth_stands_where_the_document_and_http_expect_it() {
+        let basic = Auth::Basic { username: "test".into(), password: Secret::new("123456789") };
+        let both = request(&webhook(basic.clone()));
+        // The document's example 1.
+        assert_eq!(header(&both, "Authentication"), Some("Basic dGVzdDoxMjM0NTY3ODk="));
+        assert_eq!(header(&both, "Authorization"), Some("Basic dGVzdDoxMjM0NTY3ODk="));
+        let mut one = webhook(basic);
+        one.auth_headers = AuthHeaders::Authorization;
+        assert_eq!(header(&request(&one), "Authentication"), None);
+        assert_eq!(header(&request(&webhook(Auth::Bearer { token: Secret::new("t") })), "Authorization"), Some("Bearer t"));
+        let name = pushline_model::HeaderName::new("X-API-Key").unwrap();
+        assert_eq!(header(&request(&webhook(Auth::ApiKey { header: name, key: Secret::new("k") })), "x-api-key"), Some("k"));
+        assert_eq!(header(&request(&webhook(Auth::None)), "Authorization"), None);
+    }
+
+    #[test]
+    fn a_request_is_a_post_of_json_to_the_path_with_host_and_ids() {
+        let mut webhook = webhook(Auth::None);
+        webhook.secret = Some(Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
+        webhook.headers = vec![CustomHeader::new("1_Area", "Tokyo").unwrap()];
+        let request = request(&webhook);
+        assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::POST, "/push?x=1"));
+        assert_eq!(header(&request, "host"), Some("a.example:81"));
+        assert_eq!(header(&request, "content-type"), Some("application/json; charset=utf-8"));
+        assert_eq!(header(&request, "1_area"), Some("Tokyo"));
+        assert_eq!(header(&request, "webhook-id"), Some("msg_AQEBAQEBAQEBAQEBAQEBAQ"));
+        assert_eq!(header(&request, "webhook-timestamp"), Some("1614265330"));
+        assert!(header(&request, "webhook-signature").unwrap().starts_with("v1,"));
+    }
+}
