@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use pushline_model::{Cause, Outcome};
+use pushline_queue::metrics::DEAD_LETTERED;
 
 use crate::lanes::{Lanes, Sending};
 
@@ -25,8 +26,6 @@ pub const LANES: &str = "pushline_lanes";
 pub const SUSPECT: &str = "pushline_webhooks_suspect";
 /// Packets that were accepted.
 pub const DELIVERED: &str = "pushline_packets_delivered_total";
-/// Packets that became dead letters, by cause.
-pub const DEAD_LETTERED: &str = "pushline_packets_dead_lettered_total";
 /// Records between the end of the log and the head, by partition.
 pub const LAG: &str = "pushline_queue_lag_records";
 /// Packets that haven't settled, by partition.
@@ -49,7 +48,6 @@ pub fn describe() {
     describe_gauge!(LANES, "Lanes: groups with something unfinished");
     describe_gauge!(SUSPECT, "Webhooks that gave no response last");
     describe_counter!(DELIVERED, "Packets that were accepted");
-    describe_counter!(DEAD_LETTERED, "Packets that became dead letters, by cause");
     describe_gauge!(LAG, "Records between the end of the log and the head");
     describe_gauge!(UNSETTLED, "Packets that haven't settled");
     describe_gauge!(UNSETTLED_AT_START, "Packets that hadn't settled when the process started");

@@ -1,0 +1,149 @@
+//! What one read from a socket brought: records for the queue, dead letters for what nobody wants, and the acknowledgements that all of them
+//! will get together. Pure.
+
+use pushline_model::{Cause, DeadLetter, DeadPacket, GroupId, Packet, Registry, Route, Timestamp};
+use pushline_queue::Record;
+
+use crate::{
+    answers,
+    packets::{Publish, Version},
+    topics::{Named, TopicPattern},
+};
+
+/// Takes packets in, one after the other.
+#[derive(Debug)]
+pub(crate) struct Intake<'a> {
+    registry: &'a Registry,
+    patterns: &'a [TopicPattern],
+    version: Version,
+    /// When the bytes were read.
+    at: Timestamp,
+    pub(crate) records: Vec<Record<'a>>,
+    pub(crate) strays: Vec<DeadLetter>,
+    /// PUBACKs in the order of the PUBLISHes.
+    pub(crate) acks: Vec<u8>,
+    /// PUBLISHes at QoS 0 that were dropped.
+    pub(crate) dropped: u64,
+}
+
+impl<'a> Intake<'a> {
+    pub(crate) fn new(registry: &'a Registry, patterns: &'a [TopicPattern], version: Version, at: Timestamp) -> Self {
+        Self { registry, patterns, version, at, records: Vec::new(), strays: Vec::new(), acks: Vec::new(), dropped: 0 }
+    }
+
+    /// Takes a packet. `has_room`: whether there is room for one that nobody waits to have acknowledged.
+    pub(crate) fn publish(&mut self, publish: &Publish<'a>, has_room: bool) {
+        if publish.id.is_none() && !has_room {
+            self.dropped += 1;
+            return;
+        }
+        let named = self.patterns.iter().find_map(|pattern| pattern.read(publish.topic));
+        let matched = match named.map_or(Route::Unrouted, |named| self.route(&named)) {
+            Route::Group(group, _) => {
+                let iccid = named.map(|named| named.iccid);
+                let packet = |iccid| Packet { iccid, topic: publish.topic, received_at: self.at, payload: publish.payload };
+                self.records.extend(iccid.map(|iccid| Record::packet(group.id.key(), &packet(iccid))));
+                true
+            }
+            Route::NoWebhook(group) => self.stray(publish, named, group.id.key().to_owned(), Cause::NoWebhook),
+            Route::Unrouted => {
+                let org = named.map_or(String::new(), |named| format!("{}/", named.org));
+                self.stray(publish, named, org, Cause::Unrouted)
+            }
+        };
+        publish.id.into_iter().for_each(|id| answers::puback(self.version, id, matched, &mut self.acks));
+    }
+
+    /// A group in the topic overrides the registry's.
+    fn route(&self, named: &Named<'a>) -> Route<'a> {
+        match named.group {
+            None => self.registry.route(named.org, &named.iccid),
+            Some(group) => {
+                let id = named.org.parse().ok().and_then(|org| GroupId::new(&org, group).ok());
+                id.map_or(Route::Unrouted, |id| self.registry.route_to(id.key()))
+            }
+        }
+    }
+
+    /// Nobody wants it: kept apart, and acknowledged, since refusing it would only make the device send it for ever.
+    fn stray(&mut self, publish: &Publish<'a>, named: Option<Named<'a>>, group: String, cause: Cause) -> bool {
+        let packet = DeadPacket {
+            received_at: self.at,
+            topic: publish.topic.to_owned(),
+            iccid: named.map_or(String::new(), |named| named.iccid.to_string()),
+            payload: publish.payload.to_vec(),
+        };
+        self.strays.push(DeadLetter {
+            time: self.at,
+            group,
+            webhook: None,
+            message_id: None,
+            array: false,
+            cause,
+            status: None,
+            response: Vec::new(),
+            attempts: Vec::new(),
+            packets: vec![packet],
+        });
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pushline_model::{RegistryBuilder, Webhook};
+
+    use super::*;
+
+    fn registry() -> Registry {
+        let mut builder = RegistryBuilder::default();
+        builder.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
+        builder.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
+        builder.group("mti/bare".parse().unwrap(), None, false).unwrap();
+        builder.device(&"mti/bare".parse().unwrap(), "2".parse().unwrap()).unwrap();
+        builder.build()
+    }
+
+    fn publish(topic: &str, id: Option<u16>) -> Publish<'_> {
+        Publish { id, topic, payload: b"ABC" }
+    }
+
+    #[test]
+    fn packets_are_routed_and_acknowledged_in_order() {
+        let registry = registry();
+        let patterns = ["{org}/{iccid}".parse().unwrap(), "g/{org}/{group}/{iccid}".parse().unwrap()];
+        let mut intake = Intake::new(&registry, &patterns, Version::V5, Timestamp(7));
+        for (topic, id) in [
+            ("mti/1", Some(1)),
+            ("mti/2", Some(2)),
+            ("x/1", Some(3)),
+            ("nonsense", Some(4)),
+            ("mti/3", None),
+            ("g/mti/line/2", Some(5)),
+            ("g/mti/none/2", None),
+        ] {
+            intake.publish(&publish(topic, id), true);
+        }
+        let groups: Vec<&str> = intake.records.iter().map(|record| record.group).collect();
+        assert_eq!(groups, ["mti/line", "mti/line", "mti/line"]);
+        let strays: Vec<(&str, Cause, &str)> =
+            intake.strays.iter().map(|letter| (letter.group.as_str(), letter.cause, letter.packets[0].iccid.as_str())).collect();
+        assert_eq!(
+            strays,
+            [("mti/bare", Cause::NoWebhook, "2"), ("x/", Cause::Unrouted, "1"), ("", Cause::Unrouted, ""), ("mti/", Cause::Unrouted, "2")]
+        );
+        let acks: &[&[u8]] =
+            &[b"\x40\x02\x00\x01", b"\x40\x03\x00\x02\x10", b"\x40\x03\x00\x03\x10", b"\x40\x03\x00\x04\x10", b"\x40\x02\x00\x05"];
+        assert_eq!(intake.acks, acks.concat());
+    }
+
+    #[test]
+    fn qos_0_is_dropped_and_counted_when_there_is_no_room_and_qos_1_is_not() {
+        let registry = registry();
+        let patterns = ["{org}/{iccid}".parse().unwrap()];
+        let mut intake = Intake::new(&registry, &patterns, Version::V3, Timestamp(7));
+        intake.publish(&publish("mti/1", None), false);
+        intake.publish(&publish("mti/1", Some(1)), false);
+        assert_eq!((intake.dropped, intake.records.len()), (1, 1));
+    }
+}

@@ -1,0 +1,138 @@
+//! The listener that devices connect to.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use metrics::gauge;
+use pushline_model::Registry;
+use pushline_queue::Queue;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    IngestError, TopicPattern,
+    budget::Budget,
+    connection::{Connection, Shared},
+    metrics as names,
+    sessions::Sessions,
+};
+
+/// How to listen.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where.
+    pub address: SocketAddr,
+    /// Which topics are wanted; the first that matches counts.
+    pub topics: Vec<TopicPattern>,
+    /// The largest payload, in bytes.
+    pub max_packet_bytes: usize,
+    /// Bytes that may be read and not yet durable; beyond, sockets aren't read.
+    pub unacknowledged_bytes: usize,
+}
+
+/// A socket that listens.
+pub struct Listener {
+    socket: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// After an error of `accept` (too many open files) it is tried again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long connections may take to end at a shutdown.
+const FAREWELL: Duration = Duration::from_secs(6);
+
+impl Options {
+    /// The defaults of DESIGN.md.
+    #[must_use]
+    pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
+        Self { address, topics, max_packet_bytes: 256 << 10, unacknowledged_bytes: 64 << 20 }
+    }
+}
+
+impl Listener {
+    /// Binds the address. `stop` turns true once: nothing is taken in any more, what was is acknowledged.
+    ///
+    /// # Errors
+    /// [`IngestError::Bind`].
+    pub async fn bind(
+        options: Options,
+        queue: Arc<dyn Queue>,
+        registry: Arc<ArcSwap<Registry>>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, IngestError> {
+        let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
+        let strays = queue.strays();
+        let budget = Budget::new(options.unacknowledged_bytes);
+        let (topics, max_payload) = (options.topics, options.max_packet_bytes);
+        let shared = Shared { queue, strays, registry, topics, max_payload, budget, sessions: Arc::new(Sessions::default()), stop };
+        Ok(Self { socket, shared: Arc::new(shared) })
+    }
+
+    /// The address that is bound: where port 0 was asked for, the one that was free.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves clients until it is told to stop; then waits until each has its last acknowledgements.
+    pub async fn run(self) {
+        let mut stop = self.shared.stop.clone();
+        let mut connections = JoinSet::new();
+        let mut fails = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                Some(ended) = connections.join_next() => {
+                    resume_panic(ended);
+                    continue;
+                }
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
+                Ok(stream) => {
+                    if std::mem::take(&mut fails) {
+                        info!("connections are accepted again");
+                    }
+                    let shared = Arc::clone(&self.shared);
+                    connections.spawn(async move {
+                        let open = gauge!(names::CONNECTIONS);
+                        open.increment(1.0);
+                        Connection::new(stream, shared).run().await;
+                        open.decrement(1.0);
+                    });
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut fails, true) {
+                        warn!(%error, "can't accept connections");
+                    }
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+        drop(self.socket);
+        let all = async {
+            while let Some(ended) = connections.join_next().await {
+                resume_panic(ended)
+            }
+        };
+        if timeout(FAREWELL, all).await.is_err() {
+            info!("some connections didn't end in time: what they weren't acknowledged they send again");
+        }
+    }
+}
+
+fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
