@@ -33,6 +33,12 @@ pub use crate::{
     network::Network,
 };
 
+/// Whether a text is a signing secret of Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes.
+#[must_use]
+pub fn is_signing_secret(secret: &pushline_model::Secret) -> bool {
+    signature::SigningKey::new(secret).is_ok()
+}
+
 /// Why delivering can't begin.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {

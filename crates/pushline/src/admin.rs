@@ -1,0 +1,137 @@
+//! The admin address: metrics, health, dead letters.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use pushline_queue::Queue;
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+    time::interval,
+};
+
+use crate::dead_letters;
+
+/// Buckets of everything that is measured in seconds, from a fast disk to the document's 90 s.
+const SECONDS: [f64; 16] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0];
+
+/// Buckets of packets in a message.
+const PACKETS: [f64; 6] = [1.0, 2.0, 5.0, 9.0, 10.0, 100.0];
+
+/// A server of the admin address.
+pub(crate) struct Admin {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+}
+
+/// What is asked for.
+#[derive(Clone)]
+struct Answers {
+    metrics: PrometheusHandle,
+    queue: Arc<dyn Queue>,
+}
+
+/// Metrics of the whole process go to one recorder.
+pub(crate) fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_message_packets".into()), &PACKETS)?;
+    let handle = builder.install_recorder().context("can't install the metrics recorder")?;
+    pushline_queue::metrics::describe();
+    pushline_ingest::metrics::describe();
+    pushline_deliver::metrics::describe();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+impl Admin {
+    /// Listens and answers until it is stopped.
+    pub(crate) async fn start(address: SocketAddr, metrics: PrometheusHandle, queue: Arc<dyn Queue>) -> anyhow::Result<Self> {
+        let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
+        let address = socket.local_addr()?;
+        let kept = metrics.clone();
+        let upkeep = tokio::spawn(async move {
+            let mut seconds = interval(Duration::from_secs(5));
+            loop {
+                seconds.tick().await;
+                kept.run_upkeep();
+            }
+        });
+        let answers = Answers { metrics, queue };
+        let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                // A connection that can't be accepted is the client's loss; the next may be.
+                let Ok((stream, _)) = socket.accept().await else { continue };
+                while connections.try_join_next().is_some() {}
+                let answers = answers.clone();
+                let service = service_fn(move |request| {
+                    let answers = answers.clone();
+                    async move { Ok::<_, Infallible>(answers.answer(&request).await) }
+                });
+                connections.spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await) });
+            }
+        });
+        Ok(Self { address, serving, upkeep })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn stop(&self) {
+        self.serving.abort();
+        self.upkeep.abort();
+    }
+}
+
+impl Answers {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
+            (&Method::GET, "/healthz") => text(StatusCode::OK, "alive\n"),
+            (&Method::GET, "/readyz") => self.readiness(),
+            (&Method::GET, path @ ("/dead-letters" | "/strays")) => {
+                let log = if path == "/strays" { self.queue.strays() } else { self.queue.dead_letters() };
+                dead_letters::answer(&log, request.uri().query().unwrap_or_default()).await
+            }
+            (_, "/metrics" | "/healthz" | "/readyz" | "/dead-letters" | "/strays") => text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /dead-letters and /strays\n"),
+        }
+    }
+
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        if self.queue.is_stalled() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the disk is full: nothing is acknowledged until there is room\n");
+        }
+        text(StatusCode::OK, "ready\n")
+    }
+}
+
+/// A response of plain text.
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

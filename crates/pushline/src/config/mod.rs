@@ -1,0 +1,187 @@
+//! The configuration: one TOML file, with overrides from the environment. A mistake is refused before anything starts, with its file, line and
+//! field, and what would be right.
+
+mod document;
+mod show;
+#[cfg(test)]
+mod tests;
+mod units;
+mod webhooks;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use pushline_deliver::Egress;
+use pushline_ingest::TopicPattern;
+use pushline_model::Registry;
+
+pub(crate) use self::document::ConfigError;
+use self::document::{PREFIX, Parsed, Section, Size};
+
+/// All of it, valid.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) queue: Queue,
+    pub(crate) backlog_max_age: Duration,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) listener: Listener,
+    pub(crate) admin: SocketAddr,
+    pub(crate) egress_allow: Vec<ipnet::IpNet>,
+    pub(crate) registry: Registry,
+}
+
+/// `[queue]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Queue {
+    pub(crate) dir: PathBuf,
+    pub(crate) max_bytes: u64,
+    pub(crate) min_free: u64,
+}
+
+/// `[dead_letters]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeadLetters {
+    pub(crate) keep: Duration,
+    pub(crate) max_bytes: u64,
+}
+
+/// `[mqtt.listener]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+    pub(crate) topics: Vec<TopicPattern>,
+    pub(crate) max_packet_bytes: u64,
+}
+
+impl Config {
+    /// Reads a file, and the environment of this process.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("can't read the configuration {}", path.display()))?;
+        let variables = std::env::vars().filter(|(name, _)| name.starts_with(PREFIX));
+        Ok(Self::parse(path, &text, variables)?)
+    }
+
+    fn parse(path: &Path, text: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut root = document::parse(&path.display().to_string(), text, variables)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let config = Self {
+            queue: queue(&mut root, folder)?,
+            backlog_max_age: backlog(&mut root)?,
+            dead_letters: dead_letters(&mut root)?,
+            listener: mqtt(&mut root)?,
+            admin: admin(&mut root)?,
+            egress_allow: egress(&mut root)?,
+            registry: webhooks::registry(&mut root, folder)?,
+        };
+        root.finish()?;
+        Ok(config)
+    }
+
+    pub(crate) fn egress(&self) -> Egress {
+        Egress::new(self.egress_allow.clone())
+    }
+}
+
+/// A folder that isn't absolute lies beside the configuration file.
+fn queue(root: &mut Section, folder: &Path) -> Result<Queue, ConfigError> {
+    let Some(mut section) = root.section("queue")? else {
+        return Ok(Queue { dir: folder.join("pushline-data"), max_bytes: 10 << 30, min_free: 1 << 30 });
+    };
+    let kind = section.or("kind", "embedded".to_owned())?;
+    if kind != "embedded" {
+        return Err(section.error("kind", format!("{kind:?} isn't known to this version, expected \"embedded\"")));
+    }
+    let dir = folder.join(section.or("dir", PathBuf::from("pushline-data"))?);
+    let max_bytes = section.or("max_bytes", Size(10 << 30))?.0;
+    if max_bytes < 256 << 20 {
+        return Err(section.error("max_bytes", "a backlog needs at least 256MiB: four segments of the log"));
+    }
+    let min_free = section.or("min_free", Size(1 << 30))?.0;
+    section.finish()?;
+    Ok(Queue { dir, max_bytes, min_free })
+}
+
+fn backlog(root: &mut Section) -> Result<Duration, ConfigError> {
+    let default = Duration::from_hours(72);
+    let Some(mut section) = root.section("backlog")? else { return Ok(default) };
+    let max_age = section.or("max_age", default)?;
+    if max_age < Duration::from_mins(1) {
+        return Err(section.error("max_age", "at least 1m: packets that wait longer become dead letters"));
+    }
+    section.finish()?;
+    Ok(max_age)
+}
+
+fn dead_letters(root: &mut Section) -> Result<DeadLetters, ConfigError> {
+    let default = DeadLetters { keep: Duration::from_hours(14 * 24), max_bytes: 5 << 30 };
+    let Some(mut section) = root.section("dead_letters")? else { return Ok(default) };
+    let keep = section.or("keep", default.keep)?;
+    let max_bytes = section.or("max_bytes", Size(default.max_bytes))?.0;
+    if max_bytes < 16 << 20 {
+        return Err(section.error("max_bytes", "at least 16MiB"));
+    }
+    section.finish()?;
+    Ok(DeadLetters { keep, max_bytes })
+}
+
+fn mqtt(root: &mut Section) -> Result<Listener, ConfigError> {
+    let Some(mut mqtt) = root.section("mqtt")? else { return listener(None) };
+    let section = mqtt.section("listener")?;
+    if let Some(broker) = mqtt.sections("brokers")?.first() {
+        return Err(broker.error_here("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [mqtt.listener]"));
+    }
+    mqtt.finish()?;
+    listener(section)
+}
+
+fn listener(section: Option<Section>) -> Result<Listener, ConfigError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
+    let Some(mut section) = section else {
+        let topics = "{org}/{iccid}".parse().into_iter().collect();
+        return Ok(Listener { address, topics, max_packet_bytes: 256 << 10 });
+    };
+    let address = section.or("address", address)?;
+    let topics = section.list::<Parsed<TopicPattern>>("topics")?;
+    let topics: Vec<TopicPattern> = topics.map_or_else(|| "{org}/{iccid}".parse().into_iter().collect(), |topics| topics.into_iter().map(|Parsed(topic)| topic).collect());
+    if topics.is_empty() {
+        return Err(section.error("topics", "it is empty: without a pattern every packet is unrouted; expected [\"{org}/{iccid}\"]"));
+    }
+    let max_packet_bytes = section.or("max_packet_bytes", Size(256 << 10))?.0;
+    if !(1..=128 << 20).contains(&max_packet_bytes) {
+        return Err(section.error("max_packet_bytes", "1 to 128MiB"));
+    }
+    section.finish()?;
+    Ok(Listener { address, topics, max_packet_bytes })
+}
+
+fn admin(root: &mut Section) -> Result<SocketAddr, ConfigError> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9090));
+    let Some(mut section) = root.section("admin")? else { return Ok(default) };
+    let address = section.or("address", default)?;
+    section.finish()?;
+    Ok(address)
+}
+
+fn egress(root: &mut Section) -> Result<Vec<ipnet::IpNet>, ConfigError> {
+    let Some(mut section) = root.section("egress")? else { return Ok(Vec::new()) };
+    let allow = section.list::<Range>("allow")?.unwrap_or_default();
+    section.finish()?;
+    Ok(allow.into_iter().map(|Range(range)| range).collect())
+}
+
+/// A range of addresses; a single address is a range of one.
+struct Range(ipnet::IpNet);
+
+impl document::Field for Range {
+    const EXPECTED: &'static str = "a range such as \"10.0.0.0/8\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let single = || text.parse().ok().map(|address: std::net::IpAddr| ipnet::IpNet::from(address));
+        let range = text.parse().ok().or_else(single);
+        range.map(Self).ok_or_else(|| format!("{text:?} is no range of addresses, such as \"10.0.0.0/8\" or \"::1\""))
+    }
+}

@@ -1,0 +1,72 @@
+//! The effective configuration, for people: every default filled in, secrets hidden.
+
+use std::fmt;
+
+use pushline_model::{Auth, Webhook};
+
+use super::{
+    Config,
+    document::Words,
+    units::{duration, size},
+};
+
+const HIDDEN: &str = "\"***\"";
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { queue, backlog_max_age, dead_letters, listener, admin, egress_allow, registry } = self;
+        writeln!(f, "[queue]\nkind = \"embedded\"\ndir = {:?}", queue.dir)?;
+        writeln!(f, "max_bytes = {:?}\nmin_free = {:?}\n", size(queue.max_bytes), size(queue.min_free))?;
+        writeln!(f, "[backlog]\nmax_age = {:?}\n", duration(*backlog_max_age))?;
+        writeln!(f, "[dead_letters]\nkeep = {:?}\nmax_bytes = {:?}\n", duration(dead_letters.keep), size(dead_letters.max_bytes))?;
+        let topics = list(listener.topics.iter().map(|topic| format!("{:?}", topic.to_string())));
+        writeln!(f, "[mqtt.listener]\naddress = \"{}\"\ntopics = {topics}", listener.address)?;
+        writeln!(f, "max_packet_bytes = {:?}\n", size(listener.max_packet_bytes))?;
+        writeln!(f, "[admin]\naddress = \"{admin}\"\n")?;
+        writeln!(f, "[egress]\nallow = {}", list(egress_allow.iter().map(|range| format!("\"{range}\""))))?;
+        for webhook in registry.webhooks() {
+            show_webhook(f, webhook)?;
+        }
+        for group in registry.groups() {
+            writeln!(f, "\n[[groups]]\norg = {:?}\nname = {:?}", group.id.org(), group.id.name())?;
+            group.webhook.iter().try_for_each(|webhook| writeln!(f, "webhook = {:?}", webhook.name))?;
+        }
+        writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())
+    }
+}
+
+fn show_webhook(f: &mut fmt::Formatter<'_>, webhook: &Webhook) -> fmt::Result {
+    writeln!(f, "\n[[webhooks]]\nname = {:?}", webhook.name)?;
+    if !webhook.description.is_empty() {
+        writeln!(f, "description = {:?}", webhook.description)?;
+    }
+    writeln!(f, "url = {:?}", webhook.url.as_str())?;
+    match &webhook.auth {
+        Auth::None => writeln!(f, "auth = {{ kind = \"none\" }}")?,
+        Auth::Basic { username, .. } => writeln!(f, "auth = {{ kind = \"basic\", username = {username:?}, password = {HIDDEN} }}")?,
+        Auth::Bearer { .. } => writeln!(f, "auth = {{ kind = \"bearer\", token = {HIDDEN} }}")?,
+        Auth::ApiKey { header, .. } => writeln!(f, "auth = {{ kind = \"api_key\", header = {:?}, key = {HIDDEN} }}", header.as_str())?,
+    }
+    writeln!(f, "auth_headers = {:?}", word(webhook.auth_headers))?;
+    let headers = webhook.headers.iter().map(|header| format!("{:?} = {:?}", header.name().as_str(), header.value()));
+    writeln!(f, "headers = {{ {} }}", headers.collect::<Vec<_>>().join(", "))?;
+    writeln!(f, "send = {:?}\niccid = {:?}\npayload = {:?}", word(webhook.send), word(webhook.iccid), word(webhook.payload))?;
+    writeln!(f, "timeout = {:?}\nretries = {}", duration(webhook.timeout), webhook.retries)?;
+    writeln!(f, "retry_delays = {}", list(webhook.retry_delays.iter().map(|delay| format!("{:?}", duration(*delay)))))?;
+    writeln!(f, "retry_on_status = {}", list(webhook.retry_on_status.iter().map(u16::to_string)))?;
+    writeln!(f, "window = {:?}\nmax_packets = {}", duration(webhook.window), webhook.max_packets)?;
+    writeln!(f, "max_body_bytes = {:?}", size(webhook.max_body_bytes as u64))?;
+    writeln!(f, "concurrency = {}\norder = {:?}\nalways_array = {}", webhook.concurrency, word(webhook.order), webhook.always_array)?;
+    if webhook.secret.is_some() {
+        writeln!(f, "secret = {HIDDEN}")?;
+    }
+    Ok(())
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+fn word<T: Words + PartialEq>(value: T) -> &'static str {
+    T::WORDS.iter().find(|(_, other)| *other == value).map_or("", |(word, _)| word)
+}

@@ -1,0 +1,145 @@
+//! Each mistake is told with its place, its field and the remedy.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/p.toml"), text, [])
+}
+
+fn mistake(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+const WEBHOOK: &str = "[[webhooks]]\nname = \"w\"\nurl = \"http://a.example/\"\n";
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.queue.dir, Path::new("/etc/pushline-data"));
+    assert_eq!(config.listener.address.to_string(), "127.0.0.1:1883");
+    assert_eq!(config.backlog_max_age, Duration::from_hours(72));
+}
+
+#[test]
+fn the_example_of_the_design_is_read() {
+    let config = parse(
+        r#"
+        [queue]
+        kind = "embedded"
+        dir = "/data"
+        max_bytes = "1GiB"
+        [backlog]
+        max_age = "72h"
+        [mqtt.listener]
+        address = "127.0.0.1:1884"
+        topics = ["{org}/{iccid}", "g/{org}/{group}/{iccid}/#"]
+        max_packet_bytes = 262144
+        [egress]
+        allow = ["127.0.0.0/8", "::1"]
+        [[webhooks]]
+        name = "tokyo-server"
+        description = "the plant in Tokyo"
+        url = "https://example.com/push"
+        auth = { kind = "basic", username = "test", password = "123456789" }
+        headers = { "1_Area" = "Tokyo" }
+        send = "iccid"
+        timeout = "90s"
+        retries = 2
+        retry_delays = ["1s", "5s"]
+        window = "1s"
+        max_packets = 10
+        concurrency = 16
+        order = "arrival"
+        always_array = false
+        payload = "text"
+        [[groups]]
+        org = "mti"
+        name = "tokyo-line-1"
+        webhook = "tokyo-server"
+        default = true
+        devices = ["897612653856781234"]
+        "#,
+    )
+    .unwrap();
+    assert_eq!((config.registry.webhooks().len(), config.registry.groups().len(), config.registry.devices()), (1, 1, 1));
+    assert_eq!(config.queue.max_bytes, 1 << 30);
+    let shown = config.to_string();
+    assert!(!shown.contains("123456789\"") && shown.contains("password = \"***\""), "{shown}");
+    parse(&shown).expect("what is shown can be read again");
+}
+
+#[test]
+fn a_mistake_is_told_with_file_line_field_and_remedy() {
+    for (text, expected) in [
+        ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known to this version, expected \"embedded\""),
+        ("[queue]\nmax_bytes = \"10GB\"", "/etc/p.toml:2: queue.max_bytes: \"10GB\": a size is"),
+        ("\n[queue]\nmaxbytes = 1", "/etc/p.toml:3: queue.maxbytes: there is no such field; did you mean max_bytes?"),
+        ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: queue,"),
+        ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),
+        ("[admin]\naddress = 1", "/etc/p.toml:2: admin.address: it is a number, expected an address"),
+        ("[mqtt.listener]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]", "/etc/p.toml:4: mqtt.listener.topics: \"{org}\" is not a topic pattern: it needs {iccid}"),
+        ("[egress]\nallow = [\"10.0.0.0\", \"x\"]", "/etc/p.toml:2: egress.allow: \"x\" is no range"),
+        ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
+        ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
+        ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers[0]: this version"),
+        ("[queue\n", "/etc/p.toml:1: "),
+        ("a = 1\nb = = 2", "/etc/p.toml:2: "),
+    ] {
+        let error = mistake(text);
+        assert!(error.starts_with(expected), "{error}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
+    for (more, expected) in [
+        ("timeout = \"0s\"", ":4: webhooks[0].timeout: timeout can't be"),
+        ("auth = { kind = \"digest\" }", ":4: webhooks[0].auth.kind: \"digest\""),
+        ("auth = { kind = \"basic\", username = \"u\" }", ":4: webhooks[0].auth.password: it is missing: password"),
+        ("auth = { kind = \"basic\", username = \"a:b\", password = \"p\" }", ":4: webhooks[0].auth: a user name"),
+        ("auth = { kind = \"bearer\", token_file = \"/none\" }", ":4: webhooks[0].auth.token_file: can't read /none"),
+        ("headers = { \"Content-Type\" = \"x\" }", ":4: webhooks[0].headers: \"Content-Type\" can't be a custom header"),
+        ("headers = { x = \"a\\nb\" }", ":4: webhooks[0].headers: the value of header"),
+        ("send = \"imei\"", ":4: webhooks[0].send: \"imei\" isn't known here, expected \"iccid\" or \"topic\""),
+        ("secret = \"abc\"", ":4: webhooks[0].secret: a signing secret"),
+        ("retry_on_status = [200]", ":4: webhooks[0].retry_on_status: retry_on_status can't be 200"),
+        ("always_array = \"yes\"", ":4: webhooks[0].always_array: it is a text, expected true or false"),
+        ("[[webhooks]]\nname = \"w\"\nurl = \"http://b.example\"", ":5: webhooks[1].name: webhook \"w\" is there twice"),
+        ("[[groups]]\norg = \"mti\"\nname = \"a\"\nwebhook = \"v\"", ":7: groups[0].webhook: there is no webhook \"v\""),
+        ("[[groups]]\norg = \"organisation\"\nname = \"a\"", ":5: groups[0].org: \"organisation\" is not an organisation"),
+        ("[[groups]]\norg = \"mti\"\nname = \"a/b\"", ":6: groups[0].name: \"a/b\" is not a group name"),
+        ("[[groups]]\norg = \"mti\"\nname = \"a\"\n[[groups]]\norg = \"mti\"\nname = \"a\"", ":9: groups[1].name: group \"mti/a\" is there twice"),
+        ("[[groups]]\norg = \"mti\"\nname = \"a\"\ndevices = [\n\"1\",\n\"2-3\"]", ":9: groups[0].devices: \"2-3\" is not an ICCID"),
+    ] {
+        let error = mistake(&format!("{WEBHOOK}{more}"));
+        assert!(error.starts_with(&format!("/etc/p.toml{expected}")), "{error}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_what_is_no_list() {
+    let with = |name: &str, value: &str| Config::parse(Path::new("p.toml"), "[queue]\ndir = \"a\"", [(name.to_owned(), value.to_owned())]);
+    assert_eq!(with("PUSHLINE_QUEUE__DIR", "b").unwrap().queue.dir, Path::new("b"));
+    assert_eq!(with("PUSHLINE_QUEUE__MIN_FREE", "5").unwrap().queue.min_free, 5);
+    assert_eq!(with("PUSHLINE_MQTT__LISTENER__ADDRESS", "[::1]:5").unwrap().listener.address.port(), 5);
+    assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "10.0.0.0/8, ::1").unwrap().egress_allow.len(), 2);
+    let error = |name, value| with(name, value).unwrap_err().to_string();
+    assert!(error("PUSHLINE_QUEUE__KIND", "x").starts_with("environment variable PUSHLINE_QUEUE__KIND: queue.kind: "));
+    assert!(error("PUSHLINE_QUEUE__COLOUR", "x").starts_with("environment variable PUSHLINE_QUEUE__COLOUR: queue.colour: there is no such field"));
+}
+
+#[test]
+fn a_secret_file_loses_one_newline() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "s3cret\n\n").unwrap();
+    std::fs::write(dir.path().join("devices"), "# all of them\n1\n\n2\n").unwrap();
+    let text = format!("{WEBHOOK}auth = {{ kind = \"bearer\", token_file = \"token\" }}\n[[groups]]\norg = \"o\"\nname = \"g\"\ndevices_file = \"devices\"");
+    // The rest of it can't stand in a header.
+    let error = Config::parse(&dir.path().join("p.toml"), &text, []).unwrap_err().to_string();
+    assert!(error.contains("a token can't be empty or hold control characters"), "{error}");
+    std::fs::write(dir.path().join("token"), "s3cret\n").unwrap();
+    assert_eq!(Config::parse(&dir.path().join("p.toml"), &text, []).unwrap().registry.devices(), 2);
+    std::fs::write(dir.path().join("devices"), "1\n1\n").unwrap();
+    let error = Config::parse(&dir.path().join("p.toml"), &text, []).unwrap_err().to_string();
+    assert!(error.contains("devices:2: a device of o/g: device \"o/1\" is there twice"), "{error}");
+}

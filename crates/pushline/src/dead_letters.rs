@@ -1,0 +1,240 @@
+//! `pushline dead-letters list`, and the admin address's side of it. Between them: one JSON object a packet and line, and a header that says
+//! where the next page begins.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::{Request, Response, StatusCode, client::conn::http1, header::HeaderValue};
+use hyper_util::rt::TokioIo;
+use pushline_model::{Cause, DeadLetter, Timestamp};
+use pushline_queue::{DeadLetters, Filter, Found};
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use crate::admin::text;
+
+/// Messages in a page, if not told otherwise.
+const PAGE: usize = 100;
+
+/// The header that carries the offset of the next page.
+const NEXT: &str = "pushline-next";
+
+/// Which ones, and how.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The admin address of the running process
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    admin: SocketAddr,
+    /// Of this group: organisation/name
+    #[arg(long)]
+    group: Option<String>,
+    /// With this cause: error_response, no_response, blocked_address, unrouted, no_webhook, expired, unreadable
+    #[arg(long)]
+    cause: Option<Cause>,
+    /// Written at this time (2026-01-31T00:00:00Z) or later
+    #[arg(long, value_name = "TIME", value_parser = timestamp)]
+    since: Option<Timestamp>,
+    /// Written before this time
+    #[arg(long, value_name = "TIME", value_parser = timestamp)]
+    until: Option<Timestamp>,
+    /// One JSON object a packet and line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A packet of a dead letter, as `--json` prints it.
+#[derive(Debug, Serialize, serde::Deserialize)]
+struct Line {
+    time: String,
+    org: String,
+    group: String,
+    webhook: Option<String>,
+    message_id: Option<String>,
+    index: usize,
+    cause: String,
+    status: Option<u16>,
+    response: String,
+    attempts: Vec<AttemptLine>,
+    iccid: String,
+    topic: String,
+    received_at: String,
+    /// Base64 (RFC 4648 §4).
+    payload: String,
+}
+
+#[derive(Debug, Serialize, serde::Deserialize)]
+struct AttemptLine {
+    time: String,
+    seconds: f64,
+    status: Option<u16>,
+    no_response: Option<String>,
+}
+
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| format!("{text:?} is no time such as 2026-01-31T00:00:00Z"))
+}
+
+// === the admin address's side ===
+
+/// Answers `GET /dead-letters?group=…&cause=…&since=…&until=…&from=…&limit=…`.
+pub(crate) async fn answer(log: &DeadLetters, query: &str) -> Response<Full<Bytes>> {
+    let (filter, from, limit) = match read_query(query) {
+        Ok(asked) => asked,
+        Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+    };
+    let page = match log.list(&filter, from, limit).await {
+        Ok(page) => page,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    };
+    let mut body = Vec::new();
+    for Found { letter, .. } in &page.found {
+        for line in lines(letter) {
+            if let Err(error) = serde_json::to_writer(&mut body, &line) {
+                return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+            }
+            body.push(b'\n');
+        }
+    }
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().extend(page.next.map(|next| (hyper::header::HeaderName::from_static(NEXT), HeaderValue::from(next))));
+    response
+}
+
+fn read_query(query: &str) -> Result<(Filter, u64, usize), String> {
+    let (mut filter, mut from, mut limit) = (Filter::default(), 0, PAGE);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
+        let value = percent_decoded(value).ok_or_else(|| format!("{value:?} isn't percent-encoded UTF-8"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{name}={value} is no whole number"));
+        match name {
+            "group" => filter.group = Some(value),
+            "cause" => filter.cause = Some(value.parse().map_err(|invalid: pushline_model::Invalid| invalid.to_string())?),
+            "since" => filter.since = Some(timestamp(&value)?),
+            "until" => filter.until = Some(timestamp(&value)?),
+            "from" => from = number()?,
+            "limit" => limit = usize::try_from(number()?).unwrap_or(usize::MAX).clamp(1, 1000),
+            _ => return Err(format!("{name:?} isn't known: group, cause, since, until, from, limit")),
+        }
+    }
+    Ok((filter, from, limit))
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            rest = after;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn percent_encoded(text: &str) -> String {
+    let byte = |byte: u8| if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(byte).collect()
+}
+
+fn lines(letter: &DeadLetter) -> impl Iterator<Item = Line> {
+    let (org, group) = letter.group.split_once('/').unwrap_or((&letter.group, ""));
+    letter.packets.iter().enumerate().map(move |(index, packet)| Line {
+        time: letter.time.to_string(),
+        org: org.to_owned(),
+        group: group.to_owned(),
+        webhook: letter.webhook.clone(),
+        message_id: letter.message_id.clone(),
+        index,
+        cause: letter.cause.to_string(),
+        status: letter.status,
+        response: String::from_utf8_lossy(&letter.response).into_owned(),
+        attempts: letter.attempts.iter().map(attempt).collect(),
+        iccid: packet.iccid.clone(),
+        topic: packet.topic.clone(),
+        received_at: packet.received_at.to_string(),
+        payload: base64_simd::STANDARD.encode_to_string(&packet.payload),
+    })
+}
+
+fn attempt(attempt: &pushline_model::Attempt) -> AttemptLine {
+    AttemptLine {
+        time: attempt.at.to_string(),
+        seconds: attempt.took.as_secs_f64(),
+        status: attempt.status,
+        no_response: attempt.no_response.map(|why| why.to_string()),
+    }
+}
+
+// === the command ===
+
+/// Lists dead letters, then strays, page by page.
+pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
+    for log in ["/dead-letters", "/strays"] {
+        let mut from = Some(0);
+        while let Some(offset) = from {
+            let (page, next) = get(options, log, offset).await?;
+            for line in page.lines() {
+                if options.json { println!("{line}") } else { print_line(&serde_json::from_str(line).context("the process answered something else")?) }
+            }
+            from = next;
+        }
+    }
+    Ok(())
+}
+
+async fn get(options: &List, log: &str, from: u64) -> anyhow::Result<(String, Option<u64>)> {
+    let filters = [
+        ("group", options.group.clone()),
+        ("cause", options.cause.map(|cause| cause.to_string())),
+        ("since", options.since.map(|time| time.to_string())),
+        ("until", options.until.map(|time| time.to_string())),
+        ("from", Some(from.to_string())),
+    ];
+    let query: Vec<String> = filters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(&value?)))).collect();
+    let admin = options.admin;
+    let stream = TcpStream::connect(admin).await.with_context(|| format!("can't reach a running Pushline at {admin} (--admin)"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(format!("{log}?{}", query.join("&"))).header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let (status, next) = (response.status(), response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok()));
+    let body = String::from_utf8(response.into_body().collect().await?.to_bytes().into())?;
+    connection.abort();
+    if status != StatusCode::OK {
+        bail!("{admin} answered {status}: {}", body.trim());
+    }
+    Ok((body, next))
+}
+
+fn print_line(line: &Line) {
+    let group = if line.group.is_empty() { &line.topic } else { &format!("{}/{}", line.org, line.group) };
+    let payload = base64_simd::STANDARD.decode_to_vec(&line.payload).unwrap_or_default();
+    let status = line.status.map_or(String::new(), |status| format!(" {status}"));
+    let tries = match line.attempts.len() {
+        0 => String::new(),
+        1 => " after 1 attempt".to_owned(),
+        many => format!(" after {many} attempts"),
+    };
+    println!("{}  {group}  {}{status}{tries}  {} received {}  {:?}", line.time, line.cause, line.iccid, line.received_at, String::from_utf8_lossy(&payload));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_as_it_was_written() {
+        let group = "mti/line 1 & more%";
+        let (filter, from, limit) = read_query(&format!("group={}&cause=expired&from=7&limit=5", percent_encoded(group))).unwrap();
+        assert_eq!((filter.group.as_deref(), filter.cause, from, limit), (Some(group), Some(Cause::Expired), 7, 5));
+        for wrong in ["group", "colour=red", "cause=boredom", "since=yesterday", "from=x", "group=%4"] {
+            assert!(read_query(wrong).is_err(), "{wrong}");
+        }
+    }
+}

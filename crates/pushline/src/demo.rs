@@ -1,0 +1,2 @@
+//! `pushline demo`.
+pub(crate) async fn demo() -> anyhow::Result<()> { Ok(()) }

@@ -1,0 +1,26 @@
+//! `pushline receive`: a sample webhook receiver that prints what it gets.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use pushline_sample::{Behaviour, Push, Receiver};
+
+use crate::Receive;
+
+/// Listens until it is interrupted.
+pub(crate) async fn receive(options: &Receive) -> anyhow::Result<()> {
+    let Receive { listen, status, delay, hang, every } = *options;
+    let behaviour = Behaviour { status, delay: Duration::from_millis(delay), hang, every };
+    let receiver = Receiver::start(listen, behaviour, |push| print(&push)).await.with_context(|| format!("can't listen on {listen} (--listen)"))?;
+    println!("listening on http://{}", receiver.address());
+    tokio::signal::ctrl_c().await.context("can't listen for Ctrl-C")
+}
+
+fn print(push: &Push) {
+    let answer = push.status.map_or("no answer".to_owned(), |status| status.to_string());
+    println!("{} POST {} {} -> {answer}", push.number, push.path, push.header("webhook-id"));
+    for (name, value) in &push.headers {
+        println!("  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    }
+    println!("  {}", String::from_utf8_lossy(&push.body));
+}
