@@ -138,7 +138,9 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 fn percent_encoded(text: &str) -> String {
-    let byte = |byte: u8| if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let byte = |byte: u8| {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
     text.bytes().map(byte).collect()
 }
 
@@ -180,7 +182,11 @@ pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
         while let Some(offset) = from {
             let (page, next) = get(options, log, offset).await?;
             for line in page.lines() {
-                if options.json { println!("{line}") } else { print_line(&serde_json::from_str(line).context("the process answered something else")?) }
+                if options.json {
+                    println!("{line}")
+                } else {
+                    print_line(&serde_json::from_str(line).context("the process answered something else")?)
+                }
             }
             from = next;
         }
@@ -221,7 +227,14 @@ fn print_line(line: &Line) {
         1 => " after 1 attempt".to_owned(),
         many => format!(" after {many} attempts"),
     };
-    println!("{}  {group}  {}{status}{tries}  {} received {}  {:?}", line.time, line.cause, line.iccid, line.received_at, String::from_utf8_lossy(&payload));
+    println!(
+        "{}  {group}  {}{status}{tries}  {} received {}  {:?}",
+        line.time,
+        line.cause,
+        line.iccid,
+        line.received_at,
+        String::from_utf8_lossy(&payload)
+    );
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use crate::Receive;
 pub(crate) async fn receive(options: &Receive) -> anyhow::Result<()> {
     let Receive { listen, status, delay, hang, every } = *options;
     let behaviour = Behaviour { status, delay: Duration::from_millis(delay), hang, every };
-    let receiver = Receiver::start(listen, behaviour, |push| print(&push)).await.with_context(|| format!("can't listen on {listen} (--listen)"))?;
+    let receiver =
+        Receiver::start(listen, behaviour, |push| print(&push)).await.with_context(|| format!("can't listen on {listen} (--listen)"))?;
     println!("listening on http://{}", receiver.address());
     tokio::signal::ctrl_c().await.context("can't listen for Ctrl-C")
 }

@@ -31,8 +31,6 @@ pub(crate) struct Running {
     stop_listener: watch::Sender<bool>,
     /// Where devices connect.
     pub(crate) mqtt: SocketAddr,
-    /// Where metrics, health and dead letters are.
-    pub(crate) admin_address: SocketAddr,
 }
 
 /// Runs until a signal, or until something fails for good.
@@ -71,10 +69,14 @@ impl Running {
         let listener = Listener::bind(ingest, Arc::clone(&queue), Arc::new(ArcSwap::from(registry)), stopped).await?;
         let mqtt = listener.local_addr()?;
         let admin = Admin::start(config.admin, metrics, Arc::clone(&queue)).await?;
-        let admin_address = admin.address();
         let listener = tokio::spawn(listener.run());
-        info!(%mqtt, admin = %admin_address, "ready");
-        Ok(Self { queue, deliver, listener, admin, stop_listener, mqtt, admin_address })
+        info!(%mqtt, admin = %admin.address(), "ready");
+        Ok(Self { queue, deliver, listener, admin, stop_listener, mqtt })
+    }
+
+    /// The queue, to look at.
+    pub(crate) fn queue(&self) -> &dyn Queue {
+        &*self.queue
     }
 
     /// Resolves when it can't go on.

@@ -94,7 +94,9 @@ fn entry(span: std::ops::Range<usize>, value: &Spanned<DeValue<'_>>, line: &impl
     let list = |item: &Spanned<DeValue<'_>>| entry(item.span(), item, line);
     let node = match value.get_ref() {
         DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).map_or(Value::Other("a huge number"), Value::Integer),
+        DeValue::Integer(integer) => {
+            i64::from_str_radix(integer.as_str(), integer.radix()).map_or(Value::Other("a huge number"), Value::Integer)
+        }
         DeValue::Boolean(boolean) => Value::Bool(*boolean),
         DeValue::Array(items) => Value::List(items.iter().map(list).collect()),
         DeValue::Table(fields) => Value::Table(table(fields, line)),
@@ -150,7 +152,9 @@ impl Section {
                 let item = |item: &str| Entry { value: Value::Variable(item.trim().to_owned()), place: entry.place.clone() };
                 text.split(',').map(item).collect()
             }
-            other => return Err(self.error_at(entry.place, name, format!("it is {}, expected a list: [{}, …]", other.kind(), T::EXPECTED))),
+            other => {
+                return Err(self.error_at(entry.place, name, format!("it is {}, expected a list: [{}, …]", other.kind(), T::EXPECTED)));
+            }
         };
         let item = |item: Entry| read(&item.value).map_err(|problem| self.error_at(item.place, name, problem));
         items.into_iter().map(item).collect::<Result<_, _>>().map(Some)
@@ -160,7 +164,11 @@ impl Section {
     pub(crate) fn texts(&mut self, name: &'static str) -> Result<Vec<(String, String, Place)>, ConfigError> {
         let Some(entry) = self.take(name) else { return Ok(Vec::new()) };
         let Value::Table(fields) = entry.value else {
-            return Err(self.error_at(entry.place, name, format!("it is {}, expected a table: {{ name = \"value\" }}", entry.value.kind())));
+            return Err(self.error_at(
+                entry.place,
+                name,
+                format!("it is {}, expected a table: {{ name = \"value\" }}", entry.value.kind()),
+            ));
         };
         let text = |(key, entry): (String, Entry)| match read::<String>(&entry.value) {
             Ok(text) => Ok((key, text, entry.place)),
@@ -188,7 +196,9 @@ impl Section {
         };
         let section = |(place, item): (usize, Entry)| match item.value {
             Value::Table(fields) => Ok(Self::new(format!("{path}[{place}]"), item.place, fields)),
-            other => Err(ConfigError { place: item.place, field: path.clone(), problem: format!("it is {}, expected a table", other.kind()) }),
+            other => {
+                Err(ConfigError { place: item.place, field: path.clone(), problem: format!("it is {}, expected a table", other.kind()) })
+            }
         };
         items.into_iter().enumerate().map(section).collect()
     }

@@ -65,7 +65,8 @@ impl Config {
         Ok(Self::parse(path, &text, variables)?)
     }
 
-    fn parse(path: &Path, text: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    /// Reads a text as if it stood in a file.
+    pub(crate) fn parse(path: &Path, text: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut root = document::parse(&path.display().to_string(), text, variables)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let config = Self {
@@ -132,7 +133,9 @@ fn mqtt(root: &mut Section) -> Result<Listener, ConfigError> {
     let Some(mut mqtt) = root.section("mqtt")? else { return listener(None) };
     let section = mqtt.section("listener")?;
     if let Some(broker) = mqtt.sections("brokers")?.first() {
-        return Err(broker.error_here("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [mqtt.listener]"));
+        return Err(
+            broker.error_here("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [mqtt.listener]")
+        );
     }
     mqtt.finish()?;
     listener(section)
@@ -146,7 +149,8 @@ fn listener(section: Option<Section>) -> Result<Listener, ConfigError> {
     };
     let address = section.or("address", address)?;
     let topics = section.list::<Parsed<TopicPattern>>("topics")?;
-    let topics: Vec<TopicPattern> = topics.map_or_else(|| "{org}/{iccid}".parse().into_iter().collect(), |topics| topics.into_iter().map(|Parsed(topic)| topic).collect());
+    let topics: Vec<TopicPattern> = topics
+        .map_or_else(|| "{org}/{iccid}".parse().into_iter().collect(), |topics| topics.into_iter().map(|Parsed(topic)| topic).collect());
     if topics.is_empty() {
         return Err(section.error("topics", "it is empty: without a pattern every packet is unrouted; expected [\"{org}/{iccid}\"]"));
     }

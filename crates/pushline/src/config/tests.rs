@@ -77,7 +77,10 @@ fn a_mistake_is_told_with_file_line_field_and_remedy() {
         ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: queue,"),
         ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),
         ("[admin]\naddress = 1", "/etc/p.toml:2: admin.address: it is a number, expected an address"),
-        ("[mqtt.listener]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]", "/etc/p.toml:4: mqtt.listener.topics: \"{org}\" is not a topic pattern: it needs {iccid}"),
+        (
+            "[mqtt.listener]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]",
+            "/etc/p.toml:4: mqtt.listener.topics: \"{org}\" is not a topic pattern: it needs {iccid}",
+        ),
         ("[egress]\nallow = [\"10.0.0.0\", \"x\"]", "/etc/p.toml:2: egress.allow: \"x\" is no range"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
         ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
@@ -108,7 +111,10 @@ fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
         ("[[groups]]\norg = \"mti\"\nname = \"a\"\nwebhook = \"v\"", ":7: groups[0].webhook: there is no webhook \"v\""),
         ("[[groups]]\norg = \"organisation\"\nname = \"a\"", ":5: groups[0].org: \"organisation\" is not an organisation"),
         ("[[groups]]\norg = \"mti\"\nname = \"a/b\"", ":6: groups[0].name: \"a/b\" is not a group name"),
-        ("[[groups]]\norg = \"mti\"\nname = \"a\"\n[[groups]]\norg = \"mti\"\nname = \"a\"", ":9: groups[1].name: group \"mti/a\" is there twice"),
+        (
+            "[[groups]]\norg = \"mti\"\nname = \"a\"\n[[groups]]\norg = \"mti\"\nname = \"a\"",
+            ":9: groups[1].name: group \"mti/a\" is there twice",
+        ),
         ("[[groups]]\norg = \"mti\"\nname = \"a\"\ndevices = [\n\"1\",\n\"2-3\"]", ":9: groups[0].devices: \"2-3\" is not an ICCID"),
     ] {
         let error = mistake(&format!("{WEBHOOK}{more}"));
@@ -125,7 +131,10 @@ fn the_environment_overrides_what_is_no_list() {
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "10.0.0.0/8, ::1").unwrap().egress_allow.len(), 2);
     let error = |name, value| with(name, value).unwrap_err().to_string();
     assert!(error("PUSHLINE_QUEUE__KIND", "x").starts_with("environment variable PUSHLINE_QUEUE__KIND: queue.kind: "));
-    assert!(error("PUSHLINE_QUEUE__COLOUR", "x").starts_with("environment variable PUSHLINE_QUEUE__COLOUR: queue.colour: there is no such field"));
+    assert!(
+        error("PUSHLINE_QUEUE__COLOUR", "x")
+            .starts_with("environment variable PUSHLINE_QUEUE__COLOUR: queue.colour: there is no such field")
+    );
 }
 
 #[test]
@@ -133,7 +142,9 @@ fn a_secret_file_loses_one_newline() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("token"), "s3cret\n\n").unwrap();
     std::fs::write(dir.path().join("devices"), "# all of them\n1\n\n2\n").unwrap();
-    let text = format!("{WEBHOOK}auth = {{ kind = \"bearer\", token_file = \"token\" }}\n[[groups]]\norg = \"o\"\nname = \"g\"\ndevices_file = \"devices\"");
+    let text = format!(
+        "{WEBHOOK}auth = {{ kind = \"bearer\", token_file = \"token\" }}\n[[groups]]\norg = \"o\"\nname = \"g\"\ndevices_file = \"devices\""
+    );
     // The rest of it can't stand in a header.
     let error = Config::parse(&dir.path().join("p.toml"), &text, []).unwrap_err().to_string();
     assert!(error.contains("a token can't be empty or hold control characters"), "{error}");

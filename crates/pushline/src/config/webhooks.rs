@@ -3,8 +3,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use pushline_model::{
-    Auth, AuthHeaders, CustomHeader, GroupId, HeaderName, Iccid, IccidForm, Invalid, Order, Organisation, PayloadForm, Registry, RegistryBuilder, Secret,
-    Send, Url, Webhook,
+    Auth, AuthHeaders, CustomHeader, GroupId, HeaderName, Iccid, IccidForm, Invalid, Order, Organisation, PayloadForm, Registry,
+    RegistryBuilder, Secret, Send, Url, Webhook,
 };
 
 use super::document::{ConfigError, OneOf, Parsed, Place, Section, Size, Words};
@@ -87,13 +87,15 @@ fn webhook(section: &mut Section, folder: &Path) -> Result<Webhook, ConfigError>
 
 fn statuses(section: &mut Section) -> Result<Vec<u16>, ConfigError> {
     let statuses = section.list::<u32>("retry_on_status")?.unwrap_or_default();
-    let status = |status: u32| u16::try_from(status).map_err(|_| section.error("retry_on_status", format!("{status} is no status: 300 to 599")));
+    let status =
+        |status: u32| u16::try_from(status).map_err(|_| section.error("retry_on_status", format!("{status} is no status: 300 to 599")));
     statuses.into_iter().map(status).collect()
 }
 
 fn headers(section: &mut Section) -> Result<Vec<CustomHeader>, ConfigError> {
     let texts = section.texts("headers")?;
-    let header = |(name, value, _): (String, String, Place)| CustomHeader::new(&name, &value).map_err(|invalid| section.error("headers", invalid));
+    let header =
+        |(name, value, _): (String, String, Place)| CustomHeader::new(&name, &value).map_err(|invalid| section.error("headers", invalid));
     texts.into_iter().map(header).collect()
 }
 
@@ -102,14 +104,18 @@ fn auth(webhook: &mut Section, folder: &Path) -> Result<Auth, ConfigError> {
     let kind: String = section.require("kind")?;
     let auth = match kind.as_str() {
         "none" => Auth::None,
-        "basic" => Auth::Basic { username: section.require("username")?, password: secret(&mut section, "password", "password_file", folder)? },
+        "basic" => {
+            Auth::Basic { username: section.require("username")?, password: secret(&mut section, "password", "password_file", folder)? }
+        }
         "bearer" => Auth::Bearer { token: secret(&mut section, "token", "token_file", folder)? },
         "api_key" => {
             let header = section.or("header", "X-API-Key".to_owned())?;
             let header = HeaderName::new(&header).map_err(|invalid| section.error("header", invalid))?;
             Auth::ApiKey { header, key: secret(&mut section, "key", "key_file", folder)? }
         }
-        _ => return Err(section.error("kind", format!("{kind:?} isn't known here, expected \"none\", \"basic\", \"bearer\" or \"api_key\""))),
+        _ => {
+            return Err(section.error("kind", format!("{kind:?} isn't known here, expected \"none\", \"basic\", \"bearer\" or \"api_key\"")));
+        }
     };
     section.finish()?;
     Ok(auth)
@@ -117,7 +123,8 @@ fn auth(webhook: &mut Section, folder: &Path) -> Result<Auth, ConfigError> {
 
 /// A secret stands in the file or in a file of its own.
 fn secret(section: &mut Section, name: &'static str, file: &'static str, folder: &Path) -> Result<Secret, ConfigError> {
-    optional_secret(section, name, file, folder)?.ok_or_else(|| section.error(name, format!("it is missing: {name} = \"…\", or {file} = \"path\"")))
+    optional_secret(section, name, file, folder)?
+        .ok_or_else(|| section.error(name, format!("it is missing: {name} = \"…\", or {file} = \"path\"")))
 }
 
 fn optional_secret(section: &mut Section, name: &'static str, file: &'static str, folder: &Path) -> Result<Option<Secret>, ConfigError> {
@@ -164,7 +171,8 @@ fn group(section: &mut Section, folder: &Path, builder: &mut RegistryBuilder) ->
 
 /// One ICCID a line; empty lines and those that begin with `#` are passed over.
 fn devices_file(section: &Section, path: &Path, group: &GroupId, builder: &mut RegistryBuilder) -> Result<(), ConfigError> {
-    let text = fs::read_to_string(path).map_err(|error| section.error("devices_file", format!("can't read {}: {error}", path.display())))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| section.error("devices_file", format!("can't read {}: {error}", path.display())))?;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
