@@ -37,6 +37,9 @@ pub const OLDEST_UNSETTLED: &str = "pushline_queue_oldest_unsettled_seconds";
 /// Seconds since progress was saved, by partition.
 pub const PROGRESS_AGE: &str = "pushline_progress_age_seconds";
 
+/// How often progress was saved, by partition.
+pub const PROGRESS_SAVES: &str = "pushline_progress_saves_total";
+
 /// Tells the recorder what they are.
 pub fn describe() {
     describe_histogram!(MESSAGE_PACKETS, "Packets in a message");
@@ -52,6 +55,7 @@ pub fn describe() {
     describe_gauge!(UNSETTLED, "Packets that haven't settled");
     describe_gauge!(UNSETTLED_AT_START, "Packets that hadn't settled when the process started");
     describe_gauge!(OLDEST_UNSETTLED, Unit::Seconds, "Age of the oldest packet that hasn't settled");
+    describe_counter!(PROGRESS_SAVES, "How often progress was saved");
     describe_gauge!(PROGRESS_AGE, Unit::Seconds, "Seconds since progress was saved");
 }
 
@@ -66,7 +70,8 @@ pub(crate) struct PartitionMetrics {
     live: Gauge,
     behind: Gauge,
     oldest: Gauge,
-    pub(crate) progress_age: Gauge,
+    progress_age: Gauge,
+    progress_saves: Counter,
 }
 
 const OUTCOMES: [&str; 4] = ["accepted", "error_response", "no_response", "blocked_address"];
@@ -88,6 +93,7 @@ impl PartitionMetrics {
             behind: lanes("behind"),
             oldest: of(OLDEST_UNSETTLED),
             progress_age: of(PROGRESS_AGE),
+            progress_saves: counter!(PROGRESS_SAVES, "partition" => partition.clone()),
         }
     }
 
@@ -134,6 +140,15 @@ impl PartitionMetrics {
         self.lag.set(approximately(lag));
         self.unsettled.set(approximately(lanes.unsettled() + lag));
         gauge!(SUSPECT).set(approximately(suspect as u64));
+    }
+
+    pub(crate) fn saved(&self) {
+        self.progress_saves.increment(1);
+    }
+
+    /// `None`: everything is saved.
+    pub(crate) fn progress_age(&self, age: Option<Duration>) {
+        self.progress_age.set(age.unwrap_or_default().as_secs_f64());
     }
 
     pub(crate) fn oldest_unsettled(&self, age: Duration) {

@@ -52,8 +52,9 @@ pub(crate) struct Task {
     saving: Option<JoinHandle<Result<(), QueueError>>>,
     /// Something happened since the last save.
     changed: bool,
-    /// When progress was saved last; `None`: it couldn't be.
-    saved_at: Option<Instant>,
+    saved_at: Instant,
+    /// The last save found the disk full.
+    no_space: bool,
     woken: Arc<Notify>,
     metrics: PartitionMetrics,
 }
@@ -111,7 +112,9 @@ impl Task {
         let woken = around.room.join();
         let lanes = Lanes::new(partition.index(), Arc::clone(&around.outlets), restart, Instant::now());
         let metrics = PartitionMetrics::new(partition.index());
-        metrics.started(partition.index(), lanes.unsettled() + partition.bounds().end - lanes.head());
+        let lag = partition.bounds().end - lanes.head();
+        metrics.started(partition.index(), lanes.unsettled() + lag);
+        metrics.lanes(&lanes, lag, 0);
         Ok(Self {
             around,
             partition,
@@ -122,7 +125,8 @@ impl Task {
             burials: FuturesUnordered::new(),
             saving: None,
             changed: false,
-            saved_at: Some(Instant::now()),
+            saved_at: Instant::now(),
+            no_space: false,
             woken,
             metrics,
         })
@@ -243,6 +247,7 @@ impl Task {
     fn save(&mut self) {
         let lag = self.partition.bounds().end - self.lanes.head();
         self.metrics.lanes(&self.lanes, lag, self.around.outlets.suspects());
+        self.metrics.progress_age(self.changed.then(|| self.saved_at.elapsed()));
         if self.changed && self.saving.is_none() {
             self.changed = false;
             self.saving = Some(tokio::spawn(self.saved()));
@@ -253,7 +258,7 @@ impl Task {
     fn after_save(&mut self, saved: Result<(), QueueError>) -> Result<(), QueueError> {
         match saved {
             Err(error) if error.is_no_space() => {
-                if self.saved_at.take().is_some() {
+                if !std::mem::replace(&mut self.no_space, true) {
                     warn!(partition = self.partition.index(), %error, "progress can't be saved until there is room");
                 }
                 self.changed = true;
@@ -261,7 +266,11 @@ impl Task {
             }
             Err(error) => Err(error),
             Ok(()) => {
-                self.saved_at = Some(Instant::now());
+                if std::mem::take(&mut self.no_space) {
+                    info!(partition = self.partition.index(), "progress is saved again");
+                }
+                self.saved_at = Instant::now();
+                self.metrics.saved();
                 Ok(())
             }
         }

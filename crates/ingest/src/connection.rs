@@ -130,6 +130,9 @@ impl Connection {
     /// Waits for CONNECT. A refusal is answered here, in the version that the client speaks.
     async fn connect(&mut self) -> Result<Connect, End> {
         let connect = loop {
+            if !packets::begins_like_connect(&self.buffer) {
+                return Err(Refusal::Malformed.into());
+            }
             if let Some(raw) = packets::next(&self.buffer, packets::packet_limit(self.shared.max_payload))? {
                 let (connect, length) = (raw.connect(), raw.len());
                 self.buffer.advance(length);

@@ -2,7 +2,7 @@
 //! through the codec. Pure.
 
 use bytes::BytesMut;
-use rmqtt_codec::{v3, v5, version::ProtocolVersion, version::VersionCodec};
+use rmqtt_codec::{error::DecodeError, v3, v5, version::ProtocolVersion, version::VersionCodec};
 use tokio_util::codec::Decoder;
 
 use crate::Refusal;
@@ -79,6 +79,11 @@ pub(crate) fn next(buffer: &[u8], limit: usize) -> Result<Option<Raw<'_>>, Refus
     }
     let (start, end) = (1 + header, 1 + header + length);
     Ok(buffer.get(..end).map(|bytes| Raw { first, bytes, body: &bytes[start..] }))
+}
+
+/// Whether a first packet begins like a CONNECT. What doesn't isn't waited for.
+pub(crate) fn begins_like_connect(buffer: &[u8]) -> bool {
+    buffer.first().is_none_or(|first| *first == CONNECT << 4)
 }
 
 /// MQTT 5 §1.5.5: seven bits a byte, four bytes at most. Returns the value and how many bytes it took.
@@ -205,13 +210,18 @@ impl<'a> Raw<'a> {
 
     fn decode_v3(&self) -> Result<v3::Packet, Refusal> {
         let decoded = v3::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.ok().flatten().map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+        decoded.map_err(refusal)?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
     }
 
     fn decode_v5(&self) -> Result<v5::Packet, Refusal> {
         let decoded = v5::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.ok().flatten().map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+        decoded.map_err(refusal)?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
     }
+}
+
+fn refusal(error: DecodeError) -> Refusal {
+    // MQTT 3.1.1 §3.1.3.1: an empty client id that asks for a session.
+    if matches!(error, DecodeError::InvalidClientId) { Refusal::ClientId } else { Refusal::Malformed }
 }
 
 fn split_u16(bytes: &[u8]) -> Option<(u16, &[u8])> {

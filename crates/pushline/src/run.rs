@@ -59,7 +59,8 @@ impl Running {
         let egress = config.egress();
         let queue = open_queue(&config).await?;
         let registry = Arc::new(config.registry);
-        let deliver = Deliver::start(pushline_deliver::Options::new(egress), &queue, Arc::clone(&registry)).await?;
+        let options = pushline_deliver::Options { shutdown_grace: config.shutdown_grace, ..pushline_deliver::Options::new(egress) };
+        let deliver = Deliver::start(options, &queue, Arc::clone(&registry)).await?;
 
         let (stop_listener, stopped) = watch::channel(false);
         let ingest = pushline_ingest::Options {

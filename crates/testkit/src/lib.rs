@@ -1,1 +1,23 @@
-//! testkit
+//! What tests and load tests share: the real process, receivers that keep what they get, a hostile one, and the ledger that says whether every
+//! acknowledged packet arrived or is a dead letter. Never a dependency of the product.
+
+mod hostile;
+mod http;
+mod inbox;
+mod ledger;
+mod mosquitto;
+mod process;
+
+pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
+
+pub use crate::{
+    hostile::{Hostile, HostileReceiver},
+    http::get,
+    inbox::{Inbox, payloads},
+    ledger::Ledger,
+    mosquitto::mosquitto_pub,
+    process::{DeadLetterLine, Pushline, folder},
+};
+
+/// How long a test waits for what must come.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) admin: SocketAddr,
     pub(crate) egress_allow: Vec<ipnet::IpNet>,
     pub(crate) registry: Registry,
+    /// How long a shutdown waits for what is in flight.
+    pub(crate) shutdown_grace: Duration,
 }
 
 /// `[queue]`.
@@ -77,6 +79,7 @@ impl Config {
             admin: admin(&mut root)?,
             egress_allow: egress(&mut root)?,
             registry: webhooks::registry(&mut root, folder)?,
+            shutdown_grace: root.or("shutdown_grace", Duration::from_secs(10))?,
         };
         root.finish()?;
         Ok(config)

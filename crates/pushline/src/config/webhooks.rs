@@ -114,7 +114,9 @@ fn auth(webhook: &mut Section, folder: &Path) -> Result<Auth, ConfigError> {
             Auth::ApiKey { header, key: secret(&mut section, "key", "key_file", folder)? }
         }
         _ => {
-            return Err(section.error("kind", format!("{kind:?} isn't known here, expected \"none\", \"basic\", \"bearer\" or \"api_key\"")));
+            return Err(
+                section.error("kind", format!("{kind:?} isn't known here, expected \"none\", \"basic\", \"bearer\" or \"api_key\""))
+            );
         }
     };
     section.finish()?;

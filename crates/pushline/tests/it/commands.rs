@@ -1,0 +1,92 @@
+//! The command line: what a newcomer types first.
+
+use std::{path::Path, process::Output};
+
+use pushline_testkit::{Gateway, Pushline, folder, get};
+use tokio::process::Command;
+
+use crate::{BINARY, packets, start_with_inbox};
+
+async fn pushline(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn the_example_configuration_is_accepted() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pushline.example.toml");
+    let output = pushline(&["check", "--config", example.to_str().unwrap()]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    assert!(shown.contains("tokyo-server") && !shown.contains("123456789\""), "{shown}");
+}
+
+#[tokio::test]
+async fn a_mistake_is_refused_before_anything_starts() {
+    let dir = folder();
+    std::fs::write(dir.path().join("pushline.toml"), "[queue]\nkidn = \"embedded\"\n").unwrap();
+    let (ended_well, log) = Pushline::end_of(BINARY, dir.path()).await;
+    assert!(!ended_well && log.contains("pushline.toml:2: queue.kidn: there is no such field; did you mean kind?"), "{log}");
+    assert!(!dir.path().join("pushline-data").exists());
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_folder_is_refused() {
+    let dir = folder();
+    let (_first, _inbox) = start_with_inbox(dir.path(), "").await;
+    let (ended_well, log) = Pushline::end_of(BINARY, dir.path()).await;
+    assert!(!ended_well && log.contains("in use by another process"), "{log}");
+}
+
+#[tokio::test]
+async fn help_tells_a_newcomer_what_there_is() {
+    let help = text(&pushline(&["--help"]).await.stdout);
+    for command in ["demo", "run", "check", "receive", "dead-letters"] {
+        assert!(help.contains(&format!("\n  {command}")), "{help}");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_ends_with_a_ledger_that_adds_up() {
+    let output = pushline(&["demo"]).await;
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(shown.contains("Nothing is missing."), "{shown}");
+    assert!(shown.contains("array of 10") && shown.contains("sent again") && shown.contains("a dead letter"), "{shown}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_for_people_and_for_programs() {
+    let dir = folder();
+    let (pushline_process, _inbox) = start_with_inbox(dir.path(), "").await;
+    let mut gateway = Gateway::connect(pushline_process.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("nobody/1", ["stray"])).await.unwrap();
+    let admin = pushline_process.admin.to_string();
+    let shown = text(&pushline(&["dead-letters", "list", "--admin", &admin]).await.stdout);
+    assert!(shown.contains("unrouted") && shown.contains("\"stray\""), "{shown}");
+    let line = text(&pushline(&["dead-letters", "list", "--json", "--cause", "unrouted", "--admin", &admin]).await.stdout);
+    let value: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+    assert_eq!(
+        (value["cause"].as_str(), value["payload"].as_str(), value["iccid"].as_str()),
+        (Some("unrouted"), Some("c3RyYXk="), Some("1"))
+    );
+    assert_eq!(text(&pushline(&["dead-letters", "list", "--cause", "expired", "--admin", &admin]).await.stdout), "");
+    let wrong = pushline(&["dead-letters", "list", "--cause", "boredom"]).await;
+    assert!(!wrong.status.success() && text(&wrong.stderr).contains("boredom"));
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_told() {
+    let dir = folder();
+    let (pushline_process, _inbox) = start_with_inbox(dir.path(), "").await;
+    assert_eq!(get(pushline_process.admin, "/healthz").await.unwrap(), (200, "alive\n".to_owned()));
+    assert_eq!(get(pushline_process.admin, "/readyz").await.unwrap(), (200, "ready\n".to_owned()));
+    assert_eq!(get(pushline_process.admin, "/nothing").await.unwrap().0, 404);
+    let (_, metrics) = get(pushline_process.admin, "/metrics").await.unwrap();
+    for name in ["pushline_queue_lag_records", "pushline_packets_delivered_total", "pushline_lanes"] {
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} in\n{metrics}");
+    }
+}

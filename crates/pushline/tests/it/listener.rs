@@ -1,0 +1,152 @@
+//! The listener on raw sockets: what clients get that send what they shouldn't, in the protocol's own words.
+
+use std::{net::SocketAddr, time::Duration};
+
+use pushline_testkit::{Gateway, folder, mosquitto_pub};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{packets, start_with_inbox};
+
+const CONNECT_V3: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01d";
+const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d";
+
+/// What the server says to these bytes until it closes the connection, or says nothing for a while.
+async fn talk(server: SocketAddr, bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    loop {
+        match timeout(Duration::from_millis(700), stream.read_buf(&mut answer)).await {
+            Ok(Ok(0) | Err(_)) => return (answer, true),
+            Ok(Ok(_)) => {}
+            Err(_) => return (answer, false),
+        }
+    }
+}
+
+/// What follows the CONNACK.
+fn after_connack(answer: &[u8]) -> &[u8] {
+    assert_eq!((answer[0], answer[3]), (0x20, 0), "{answer:x?}");
+    &answer[2 + usize::from(answer[1])..]
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_with_the_protocols_own_reason() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    for (what, bytes, reason) in [
+        ("malformed", &b"\x30\x05\x00\x09o/1"[..], 0x81),
+        ("a second CONNECT", CONNECT_V5, 0x82),
+        ("QoS 2", b"\x34\x0b\x00\x05mti/1\x00\x07\x00A", 0x9b),
+        ("a wildcard in a topic name", b"\x30\x08\x00\x05mti/+\x00", 0x90),
+        ("a topic alias", b"\x30\x0b\x00\x05mti/1\x03\x23\x00\x01", 0x94),
+        ("too large", b"\x30\xff\xff\xff\x7f", 0x95),
+    ] {
+        let (answer, closed) = talk(pushline.mqtt, &[CONNECT_V5, bytes].concat()).await;
+        assert_eq!((after_connack(&answer), closed), (&[0xe0, 2, reason, 0][..], true), "{what}");
+        let (answer, closed) = talk(pushline.mqtt, &[CONNECT_V3, bytes].concat()).await;
+        if what != "a topic alias" {
+            assert_eq!((after_connack(&answer), closed), (&[][..], true), "{what}: MQTT 3.1.1 is just closed");
+        }
+    }
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x00\x00", b"\xff\xff\xff\xff\xff\xff", b"\x30\x00"] {
+        let (answer, closed) = talk(pushline.mqtt, garbage).await;
+        assert_eq!((answer.as_slice(), closed), (&[][..], true), "{garbage:x?}");
+    }
+    let (answer, closed) = talk(pushline.mqtt, b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01d").await;
+    assert_eq!((answer.as_slice(), closed), (&[0x20, 2, 0, 1][..], true), "an unknown version");
+    assert!(pushline.metric("pushline_ingest_packets_total", "refused_malformed").await >= 2.0);
+}
+
+#[tokio::test]
+async fn connack_says_what_mqtt_5_clients_cannot_have() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let (answer, _) = talk(pushline.mqtt, CONNECT_V5).await;
+    let properties = &answer[5..];
+    for (name, property) in [("Maximum QoS 1", &[0x24, 1][..]), ("no wildcards", &[0x28, 0]), ("no shared subscriptions", &[0x2a, 0])] {
+        assert!(properties.windows(property.len()).any(|window| window == property), "{name}: {properties:x?}");
+    }
+    assert_eq!(answer[2], 0, "no session is present");
+    // An empty client id is given one; MQTT 3.1.1 without a clean session is refused.
+    let (answer, _) = talk(pushline.mqtt, b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00").await;
+    assert!(answer.windows(9).any(|window| window == b"pushline-"));
+    let (answer, closed) = talk(pushline.mqtt, b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00").await;
+    assert_eq!((answer.as_slice(), closed), (&[0x20, 2, 0, 2][..], true));
+}
+
+#[tokio::test]
+async fn subscribe_is_refused_and_ping_is_answered_as_each_version_provides() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let v3 = [CONNECT_V3, b"\x82\x06\x00\x07\x00\x01a\x01", b"\xa2\x05\x00\x08\x00\x01a", b"\xc0\x00"].concat();
+    let (answer, closed) = talk(pushline.mqtt, &v3).await;
+    assert_eq!((after_connack(&answer), closed), (&b"\x90\x03\x00\x07\x80\xb0\x02\x00\x08\xd0\x00"[..], false));
+    let v5 = [CONNECT_V5, b"\x82\x07\x00\x07\x00\x00\x01a\x01", b"\xa2\x06\x00\x08\x00\x00\x01a", b"\xc0\x00"].concat();
+    let (answer, closed) = talk(pushline.mqtt, &v5).await;
+    assert_eq!((after_connack(&answer), closed), (&b"\x90\x04\x00\x07\x00\x87\xb0\x04\x00\x08\x00\x11\xd0\x00"[..], false));
+}
+
+#[tokio::test]
+async fn a_second_connection_of_a_client_id_takes_the_session_over() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let mut first = TcpStream::connect(pushline.mqtt).await.unwrap();
+    first.write_all(CONNECT_V5).await.unwrap();
+    let mut connack = [0; 2];
+    first.read_exact(&mut connack).await.unwrap();
+    let (answer, closed) = talk(pushline.mqtt, CONNECT_V5).await;
+    assert_eq!((after_connack(&answer), closed), (&[][..], false));
+    let mut rest = Vec::new();
+    first.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest[usize::from(connack[1])..], [0xe0, 2, 0x8e, 0]);
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_for_one_and_a_half_keep_alives_is_closed() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let mut stream = TcpStream::connect(pushline.mqtt).await.unwrap();
+    // Keep-alive of one second.
+    stream.write_all(b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x01\x00\x00\x01k").await.unwrap();
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(after_connack(&answer), [0xe0, 2, 0x8d, 0]);
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_kept_and_acknowledged() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let publish = b"\x32\x0d\x00\x08nobody/1\x00\x07\x00";
+    let (answer, _) = talk(pushline.mqtt, &[CONNECT_V5, publish].concat()).await;
+    assert_eq!(after_connack(&answer), [0x40, 3, 0, 7, 0x10]);
+    assert!(mosquitto_pub(pushline.mqtt, &["-q", "1", "-t", "no/pattern/here", "-m", "x"]).await.0);
+    let strays = pushline.dead_letters("strays").await;
+    assert_eq!(strays.iter().map(|letter| letter.cause.as_str()).collect::<Vec<_>>(), ["unrouted", "unrouted"]);
+}
+
+#[tokio::test]
+async fn qos_0_is_pushed_too_and_thousands_in_flight_are_acknowledged_in_order() {
+    let dir = folder();
+    let (pushline, mut inbox) = start_with_inbox(dir.path(), "").await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish_unacknowledged("mti/1", b"zero").await.unwrap();
+    assert_eq!(pushline_testkit::payloads(&inbox.next().await), ["zero"]);
+    // The gateway takes an acknowledgement out of order for a mistake: it counts them by their order alone, so read the ids raw.
+    let mut bytes = CONNECT_V3.to_vec();
+    for id in 1..=2000u16 {
+        bytes.extend(b"\x32\x0a\x00\x05mti/1");
+        bytes.extend(id.to_be_bytes());
+        bytes.push(b'x');
+    }
+    let (answer, _) = talk(pushline.mqtt, &bytes).await;
+    let ids: Vec<u16> = after_connack(&answer).chunks(4).map(|ack| u16::from_be_bytes([ack[2], ack[3]])).collect();
+    assert_eq!(ids, (1..=2000).collect::<Vec<u16>>());
+    gateway.publish(&packets("mti/1", (0..5000).map(|number| number.to_string()))).await.unwrap();
+    inbox.packets(7000).await;
+}

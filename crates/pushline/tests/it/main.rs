@@ -1,0 +1,41 @@
+//! The real process with real clients, real sockets and real servers: what the README promises.
+
+mod commands;
+mod conservation;
+mod crashes;
+mod document;
+mod hostile;
+mod listener;
+mod windows;
+
+use std::path::Path;
+
+use pushline_testkit::{Inbox, Pushline};
+
+/// The binary that this test was built with.
+const BINARY: &str = env!("CARGO_BIN_EXE_pushline");
+
+/// Starts it with a webhook `w` and a default group of organisation `mti` that pushes there. `options` are fields of the webhook.
+async fn start(dir: &Path, url: &str, options: &str) -> Pushline {
+    let webhook = webhook("w", url, options);
+    Pushline::start(BINARY, dir, &Pushline::configuration(&format!("{webhook}{}", group("mti", "line", "w")))).await
+}
+
+/// The same, with a receiver of its own.
+async fn start_with_inbox(dir: &Path, options: &str) -> (Pushline, Inbox) {
+    let inbox = Inbox::start().await;
+    (start(dir, &inbox.url(), options).await, inbox)
+}
+
+fn webhook(name: &str, url: &str, options: &str) -> String {
+    format!("[[webhooks]]\nname = \"{name}\"\nurl = \"{url}\"\n{options}\n")
+}
+
+fn group(org: &str, name: &str, webhook: &str) -> String {
+    format!("[[groups]]\norg = \"{org}\"\nname = \"{name}\"\nwebhook = \"{webhook}\"\ndefault = true\n")
+}
+
+/// Packets of one device.
+fn packets<P: Into<Vec<u8>>>(topic: &str, payloads: impl IntoIterator<Item = P>) -> Vec<(String, Vec<u8>)> {
+    payloads.into_iter().map(|payload| (topic.to_owned(), payload.into())).collect()
+}

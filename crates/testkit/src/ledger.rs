@@ -1,0 +1,95 @@
+//! The ledger: which packets were acknowledged, which arrived, which are dead letters. It holds the promise against what happened.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use pushline_sample::Push;
+
+use crate::payloads;
+
+/// Packets are known by their payloads, which a test makes unique.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    acknowledged: BTreeSet<String>,
+    arrived: BTreeSet<String>,
+    dead: BTreeSet<String>,
+    /// Each `webhook-id` with the body that it came with first.
+    messages: HashMap<String, Vec<u8>>,
+    /// Packets that came in more than one message.
+    twice: BTreeSet<String>,
+    /// Ids that came with two bodies.
+    altered: Vec<String>,
+}
+
+impl Ledger {
+    /// A device has its acknowledgement.
+    pub fn acknowledged(&self, payloads: impl IntoIterator<Item = String>) {
+        self.book().acknowledged.extend(payloads);
+    }
+
+    /// A push was accepted. A repeated `webhook-id` is dropped, as Standard Webhooks tells a receiver to; the same id with another body is noted.
+    pub fn arrived(&self, push: &Push) {
+        let mut book = self.book();
+        let id = push.header("webhook-id").to_owned();
+        if let Some(before) = book.messages.get(&id) {
+            if *before != push.body {
+                book.altered.push(id);
+            }
+            return;
+        }
+        book.messages.insert(id, push.body.to_vec());
+        for payload in payloads(push) {
+            if !book.arrived.insert(payload.clone()) {
+                book.twice.insert(payload);
+            }
+        }
+    }
+
+    /// Dead letters were found.
+    pub fn dead(&self, payloads: impl IntoIterator<Item = String>) {
+        self.book().dead.extend(payloads);
+    }
+
+    /// Packets that were acknowledged and neither arrived nor are dead letters.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let book = self.book();
+        book.acknowledged.iter().filter(|packet| !book.arrived.contains(*packet) && !book.dead.contains(*packet)).cloned().collect()
+    }
+
+    /// How many were acknowledged.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.book().acknowledged.len()
+    }
+
+    /// Packets that came in two messages: allowed only around a crash.
+    #[must_use]
+    pub fn twice(&self) -> usize {
+        self.book().twice.len()
+    }
+
+    /// # Panics
+    /// When anything is missing, or an id came with two bodies.
+    pub fn check(&self) {
+        let missing = self.missing();
+        let book = self.book();
+        assert!(
+            missing.is_empty(),
+            "{} of {} acknowledged packets are missing, such as {:?}",
+            missing.len(),
+            book.acknowledged.len(),
+            &missing[..missing.len().min(5)]
+        );
+        assert!(book.altered.is_empty(), "ids that came with two bodies: {:?}", book.altered);
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

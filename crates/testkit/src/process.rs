@@ -1,0 +1,272 @@
+//! The real process, as a user runs it.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{PATIENCE, get};
+
+/// A running `pushline run`. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Pushline {
+    child: Child,
+    /// Where devices connect.
+    pub mqtt: SocketAddr,
+    /// Metrics, health, dead letters.
+    pub admin: SocketAddr,
+    log: PathBuf,
+}
+
+/// One packet of a dead letter, as the admin address tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterLine {
+    /// Such as `error_response`.
+    pub cause: String,
+    /// The message's id.
+    pub message_id: Option<String>,
+    /// The status, where one arrived.
+    pub status: Option<u64>,
+    /// How many attempts were made.
+    pub attempts: usize,
+    /// The response's first 2 KiB.
+    pub response: String,
+    /// Base64.
+    pub payload: String,
+}
+
+impl Pushline {
+    /// A configuration on free ports with its data beside it; to be completed with webhooks and groups.
+    #[must_use]
+    pub fn configuration(more: &str) -> String {
+        format!(
+            "shutdown_grace = \"10s\"\n[queue]\nmin_free = \"1MiB\"\n[mqtt.listener]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [egress]\nallow = [\"127.0.0.0/8\"]\n{more}"
+        )
+    }
+
+    /// Writes the configuration into a folder, starts the binary and waits until it is ready.
+    ///
+    /// # Panics
+    /// With its log, when it doesn't become ready.
+    pub async fn start(binary: &str, dir: &Path, configuration: &str) -> Self {
+        std::fs::write(dir.join("pushline.toml"), configuration).expect("the folder is writable");
+        Self::start_again(binary, dir).await
+    }
+
+    /// Starts the binary in a folder that has its configuration.
+    ///
+    /// # Panics
+    /// With its log, when it doesn't become ready.
+    pub async fn start_again(binary: &str, dir: &Path) -> Self {
+        let log = dir.join("pushline.log");
+        let child = Self::spawn(binary, dir, &log).expect("the binary can be started");
+        let mut this = Self { child, mqtt: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into(), log };
+        let ready = timeout(PATIENCE, this.ready()).await.unwrap_or(None);
+        (this.mqtt, this.admin) = ready.unwrap_or_else(|| panic!("it isn't ready:\n{}", this.log()));
+        this
+    }
+
+    fn spawn(binary: &str, dir: &Path, log: &Path) -> io::Result<Child> {
+        let log = File::create(log)?;
+        let mut command = Command::new(binary);
+        command.args(["run", "--config"]).arg(dir.join("pushline.toml")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.kill_on_drop(true).spawn()
+    }
+
+    /// Runs until the process ends by itself; its log then.
+    ///
+    /// # Panics
+    /// When it doesn't end.
+    pub async fn end_of(binary: &str, dir: &Path) -> (bool, String) {
+        let log = dir.join("pushline.log");
+        let mut child = Self::spawn(binary, dir, &log).expect("the binary can be started");
+        let status = timeout(PATIENCE, child.wait()).await.expect("it ends").expect("it can be waited for");
+        (status.success(), read(&log))
+    }
+
+    async fn ready(&mut self) -> Option<(SocketAddr, SocketAddr)> {
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| line.contains(" ready ")) {
+                let field = |name: &str| line.split(name).nth(1)?.split_whitespace().next()?.parse().ok();
+                return field("mqtt=").zip(field("admin="));
+            }
+            if self.child.try_wait().ok().flatten().is_some() {
+                return None;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// When it can't be killed.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("a child can be killed");
+    }
+
+    /// SIGTERM, and waits until it has ended. Returns its log.
+    ///
+    /// # Panics
+    /// When it doesn't end well.
+    pub async fn terminate(mut self) -> String {
+        self.signal(Signal::TERM);
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("it can be waited for");
+        assert!(status.success(), "{status}:\n{}", self.log());
+        self.log()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process has an id");
+        kill_process(pid, signal).expect("a child can be signalled");
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Waits until it ends by itself; whether it ended well, and its log.
+    ///
+    /// # Panics
+    /// When it doesn't end.
+    pub async fn ended(mut self) -> (bool, String) {
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("it can be waited for");
+        (status.success(), self.log())
+    }
+
+    /// A metric, summed over its labels that contain a text; 0 where there is none.
+    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let all = self.metrics().await;
+        all.iter().filter(|(key, _)| key.split('{').next() == Some(name) && key.contains(labels)).map(|(_, value)| value).sum()
+    }
+
+    /// All metrics, name and labels to value.
+    ///
+    /// # Panics
+    /// When the admin address doesn't answer.
+    pub async fn metrics(&self) -> HashMap<String, f64> {
+        let (status, text) = get(self.admin, "/metrics").await.expect("the admin address answers");
+        assert_eq!(status, 200);
+        let line = |line: &str| line.rsplit_once(' ').and_then(|(key, value)| Some((key.to_owned(), value.parse().ok()?)));
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(line).collect()
+    }
+
+    /// Waits until a metric has a value.
+    ///
+    /// # Panics
+    /// When it never has.
+    pub async fn until_metric(&self, name: &str, labels: &str, wanted: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(name, labels).await;
+            if wanted(value) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name}{{{labels}}} stays {value}:\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until everything that came in has settled.
+    ///
+    /// # Panics
+    /// When it never has.
+    pub async fn until_quiet(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let all = self.metrics().await;
+            let sum =
+                |name: &str| -> f64 { all.iter().filter(|(key, _)| key.split('{').next() == Some(name)).map(|(_, value)| value).sum() };
+            let packets =
+                |result: &str| all.get(&format!("pushline_ingest_packets_total{{source=\"listener\",result=\"{result}\"}}")).copied();
+            let came_in: f64 = ["appended", "unrouted", "no_webhook"].into_iter().filter_map(packets).sum();
+            let open = sum("pushline_queue_unsettled_packets_at_start") + came_in
+                - sum("pushline_packets_delivered_total")
+                - sum("pushline_packets_dead_lettered_total");
+            if open == 0.0 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{open} packets never settle:\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The dead letters of a log, `dead-letters` or `strays`, packet by packet.
+    ///
+    /// # Panics
+    /// When the admin address doesn't answer with JSON lines.
+    pub async fn dead_letters(&self, log: &str) -> Vec<DeadLetterLine> {
+        let mut lines = Vec::new();
+        let (mut from, mut more) = (0, true);
+        while more {
+            let (status, text) = get(self.admin, &format!("/{log}?limit=1000&from={from}")).await.expect("the admin address answers");
+            assert_eq!(status, 200, "{text}");
+            let page: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+            // One dead letter has one offset, whatever it holds.
+            more = page.iter().filter(|line| line["index"] == 0).count() == 1000;
+            from += 1000;
+            lines.extend(page.iter().map(DeadLetterLine::read));
+        }
+        lines
+    }
+}
+
+impl DeadLetterLine {
+    fn read(line: &Value) -> Self {
+        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        Self {
+            cause: text("cause"),
+            message_id: line["message_id"].as_str().map(str::to_owned),
+            status: line["status"].as_u64(),
+            attempts: line["attempts"].as_array().map_or(0, Vec::len),
+            response: text("response"),
+            payload: text("payload"),
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    let mut text = String::new();
+    File::open(path).and_then(|mut file| file.read_to_string(&mut text)).map_or_else(|error| error.to_string(), |_| text)
+}
+
+/// A folder that is gone with the test.
+#[must_use]
+pub fn folder() -> TempDir {
+    TempDir::new().expect("a temporary folder can be created")
+}
