@@ -134,8 +134,8 @@ mod tests {
         fn escaping_is_the_naive_one_and_serde_json_reads_it_back(text in text()) {
             let escaped = escaped(&text);
             prop_assert_eq!(&escaped, &naive(&text));
-            prop_assert_eq!(serde_json::from_str::<String>(&format!("\"{escaped}\"")).unwrap(), text.clone());
-            prop_assert_eq!(unescape(escaped.as_bytes()), text.into_bytes());
+            prop_assert_eq!(serde_json::from_str::<String>(&format!("\"{escaped}\"")).unwrap(), &*text);
+            prop_assert_eq!(unescape(escaped.as_bytes()), text.as_bytes());
         }
     }
 }

@@ -29,8 +29,6 @@ pub(crate) struct Lane {
     messages: VecDeque<Message>,
     /// When time closes the window at the end of the log (L6).
     pub(crate) closes: Option<Instant>,
-    /// Since when it has had no outlet (L13).
-    pub(crate) unknown_since: Option<Instant>,
     /// Packets that were passed and haven't settled.
     pub(crate) unsettled: u64,
     /// How many messages wait for an attempt.
@@ -68,7 +66,7 @@ pub(crate) enum State {
     /// An attempt is under way.
     InFlight(Parcel, Slot),
     /// Between two attempts, until then.
-    Pausing(Parcel, Pause, Instant),
+    Pausing { parcel: Parcel, until: Instant, _pause: Pause },
     /// Its dead letter is being written.
     Dying(Parcel),
 }
@@ -94,8 +92,7 @@ pub(crate) enum Shown {
 
 impl Lane {
     /// A lane that is born live, by its first record.
-    pub(crate) fn new(group: GroupId, outlet: Option<Arc<Outlet>>, now: Instant) -> Self {
-        let unknown_since = outlet.is_none().then_some(now);
+    pub(crate) fn new(group: GroupId, outlet: Option<Arc<Outlet>>) -> Self {
         Self {
             group,
             outlet,
@@ -104,7 +101,6 @@ impl Lane {
             lease: None,
             messages: VecDeque::new(),
             closes: None,
-            unknown_since,
             unsettled: 0,
             waiting: 0,
             in_line: false,
@@ -116,7 +112,7 @@ impl Lane {
         let window = listed.window.map(|open| Window { opened: open.opened, cut_from: open.cut_from });
         let message = |listed: &Listed| Message { listed: *listed, attempts: Vec::new(), state: State::Gone };
         let taken = listed.messages.first().map_or(listed.next, |first| first.first.min(listed.next));
-        let mut lane = Self::new(group, outlet, now);
+        let mut lane = Self::new(group, outlet);
         lane.cutter = Cutter::resume(window);
         lane.messages = listed.messages.iter().map(message).collect();
         lane.closes = lane.outlet.as_ref().filter(|_| window.is_some()).map(|outlet| now + outlet.webhook.window);
@@ -363,7 +359,7 @@ impl Message {
     /// Takes off with the parcel that it has; without one it stays where it is.
     pub(crate) fn fly(&mut self, slot: Slot) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Waiting(parcel) | State::Pausing(parcel, ..) => State::InFlight(parcel, slot),
+            State::Waiting(parcel) | State::Pausing { parcel, .. } => State::InFlight(parcel, slot),
             other => other,
         };
     }
@@ -371,13 +367,13 @@ impl Message {
     /// What is sent; `None` unless it is under way or ready to be.
     pub(crate) fn parcel(&self) -> Option<&Parcel> {
         match &self.state {
-            State::Waiting(parcel) | State::InFlight(parcel, _) | State::Pausing(parcel, ..) | State::Dying(parcel) => Some(parcel),
+            State::Waiting(parcel) | State::InFlight(parcel, _) | State::Pausing { parcel, .. } | State::Dying(parcel) => Some(parcel),
             State::Gone | State::Rebuilding(..) => None,
         }
     }
 
     pub(crate) fn is_under_way(&self) -> bool {
-        matches!(self.state, State::InFlight(..) | State::Pausing(..) | State::Dying(_))
+        matches!(self.state, State::InFlight(..) | State::Pausing { .. } | State::Dying(_))
     }
 }
 

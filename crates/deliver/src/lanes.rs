@@ -176,7 +176,7 @@ impl Lanes {
 
     fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) {
         let Some(packet) = record.as_packet() else { return };
-        let Some(key) = self.lane_of(record.group, now) else { return };
+        let Some(key) = self.lane_of(record.group) else { return };
         self.unsettled += 1;
         let lane = &mut self.lanes[key];
         lane.unsettled += 1;
@@ -195,12 +195,12 @@ impl Lanes {
         self.line_up(key);
     }
 
-    fn lane_of(&mut self, group: &str, now: Instant) -> Option<LaneKey> {
+    fn lane_of(&mut self, group: &str) -> Option<LaneKey> {
         if let Some(&key) = self.by_group.get(group) {
             return Some(key);
         }
         let group: GroupId = group.parse().ok()?;
-        let lane = Lane::new(group.clone(), self.outlets.of(&group), now);
+        let lane = Lane::new(group.clone(), self.outlets.of(&group));
         let key = self.lanes.insert(lane);
         self.by_group.insert(group, key);
         Some(key)
@@ -373,7 +373,7 @@ impl Lanes {
                 _ = line.again.pop_front();
                 continue;
             };
-            let Some(message) = lane.message(first).filter(|message| matches!(message.state, State::Pausing(..))) else {
+            let Some(message) = lane.message(first).filter(|message| matches!(message.state, State::Pausing { .. })) else {
                 line.again.pop_front();
                 continue;
             };
@@ -474,7 +474,7 @@ impl Lanes {
 
     fn pause(&mut self, key: MessageKey, parcel: Parcel, outlet: &Outlet, until: Instant) {
         if let Some(message) = self.lanes[key.lane].message(key.first) {
-            message.state = State::Pausing(parcel, outlet.share.pause(), until);
+            message.state = State::Pausing { parcel, until, _pause: outlet.share.pause() };
             self.pauses.push(Reverse((until, key.lane, key.first)));
         }
     }
@@ -482,7 +482,7 @@ impl Lanes {
     fn end_pause(&mut self, lane: LaneKey, first: Offset, at: Instant) {
         let Some(found) = self.lanes.get_mut(lane) else { return };
         let Some(outlet) = found.outlet.clone() else { return };
-        let is_due = |message: &&mut Message| matches!(message.state, State::Pausing(_, _, until) if until == at);
+        let is_due = |message: &&mut Message| matches!(message.state, State::Pausing { until, .. } if until == at);
         if found.message(first).filter(is_due).is_some() {
             self.lines.entry_ref(outlet.webhook.name.as_str()).or_default().again.push_back((lane, first));
         }

@@ -210,16 +210,16 @@ impl<'a> Raw<'a> {
 
     fn decode_v3(&self) -> Result<v3::Packet, Refusal> {
         let decoded = v3::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.map_err(refusal)?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+        decoded.map_err(|error| refusal(&error))?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
     }
 
     fn decode_v5(&self) -> Result<v5::Packet, Refusal> {
         let decoded = v5::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.map_err(refusal)?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+        decoded.map_err(|error| refusal(&error))?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
     }
 }
 
-fn refusal(error: DecodeError) -> Refusal {
+fn refusal(error: &DecodeError) -> Refusal {
     // MQTT 3.1.1 §3.1.3.1: an empty client id that asks for a session.
     if matches!(error, DecodeError::InvalidClientId) { Refusal::ClientId } else { Refusal::Malformed }
 }
@@ -301,9 +301,9 @@ mod tests {
 
         #[test]
         fn a_packet_that_is_not_whole_is_waited_for(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut whole = vec![0x30];
-            let length = payload.len() + 5;
-            if length < 128 { whole.push(length as u8) } else { whole.extend([length as u8 & 0x7f | 0x80, (length >> 7) as u8]) }
+            let length = u16::try_from(payload.len() + 5).unwrap();
+            let [low, high] = (length << 1).to_le_bytes();
+            let mut whole = vec![0x30, low >> 1 | 0x80, high];
             whole.extend(b"\x00\x03o/1");
             whole.extend(&payload);
             for cut in 0..whole.len() {

@@ -72,6 +72,7 @@ impl IccidText {
 
 const SYMBOLS: &[u8; 63] = b"\x000123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+#[expect(clippy::cast_possible_truncation, reason = "63 symbols; const code can't convert otherwise")]
 const DIGIT_OF: [u8; 256] = {
     let mut table = [0; 256];
     let mut digit = 1;

@@ -1,5 +1,7 @@
 //! The real process with real clients, real sockets and real servers: what the README promises.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test that panics has failed, as it should")]
+
 mod commands;
 mod conservation;
 mod crashes;
