@@ -8,7 +8,6 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     DeliverError, Egress, Network,
-    destinations::Destinations,
     outlets::Outlets,
     partition::{Surroundings, Task},
     room::Room,
@@ -23,6 +22,8 @@ pub struct Options {
     pub room: usize,
     /// How long a shutdown waits for what is in flight.
     pub shutdown_grace: Duration,
+    /// How long packets may wait before they become dead letters (LANES.md L12).
+    pub max_age: Duration,
 }
 
 /// The running role. Dropping it aborts what is in flight; nothing acknowledged is lost, it is sent again after the start.
@@ -30,13 +31,14 @@ pub struct Options {
 pub struct Deliver {
     tasks: JoinSet<Result<(), QueueError>>,
     stop: watch::Sender<bool>,
+    outlets: watch::Sender<Arc<Outlets>>,
 }
 
 impl Options {
     /// The defaults of DESIGN.md.
     #[must_use]
     pub fn new(egress: Egress) -> Self {
-        Self { egress, room: 128 << 20, shutdown_grace: Duration::from_secs(10) }
+        Self { egress, room: 128 << 20, shutdown_grace: Duration::from_secs(10), max_age: Duration::from_hours(72) }
     }
 }
 
@@ -48,16 +50,26 @@ impl Deliver {
     pub async fn start(options: Options, queue: &Arc<dyn Queue>, registry: Arc<Registry>) -> Result<Self, DeliverError> {
         let room = Room::new(options.room);
         let network = Network::new(options.egress)?;
-        let destinations = Arc::new(Destinations::new(&registry, &network)?);
-        let outlets = Arc::new(Outlets::new(registry, &room));
+        let (outlets, known) = watch::channel(Arc::new(Outlets::new(registry, &room, &network)?));
         let (stop, stopped) = watch::channel(false);
-        let shutdown_grace = options.shutdown_grace;
-        let around = Surroundings { outlets, room, destinations, dead_letters: queue.dead_letters(), shutdown_grace, stop: stopped };
+        let Options { shutdown_grace, max_age, .. } = options;
+        let around = Surroundings { outlets: known, room, dead_letters: queue.dead_letters(), max_age, shutdown_grace, stop: stopped };
         let mut tasks = JoinSet::new();
         for partition in queue.partitions() {
             tasks.spawn(Task::start(partition, around.clone()).await?.run());
         }
-        Ok(Self { tasks, stop })
+        Ok(Self { tasks, stop, outlets })
+    }
+
+    /// The registry was read again (LANES.md L13). What is in flight ends under the old definition; everything else of a webhook or group that changed
+    /// goes out under the new one, with the same packets and ids.
+    ///
+    /// # Errors
+    /// [`DeliverError`] when a webhook can't be made ready to send to; then nothing has changed.
+    pub fn reload(&self, registry: Arc<Registry>) -> Result<(), DeliverError> {
+        let outlets = self.outlets.borrow().read_again(registry)?;
+        self.outlets.send_replace(Arc::new(outlets));
+        Ok(())
     }
 
     /// Resolves when a task ends that nobody told to: the role can't go on.

@@ -3,23 +3,26 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use pushline_batch::Cut;
-use pushline_model::{Attempt, Cause, DeadLetter, GroupId, MessageId, Offset, Order, Outcome, Timestamp, Webhook};
-use pushline_queue::{Frame, LastPassed, Progress, Record, Restart};
+use pushline_model::{Attempt, Cause, DeadLetter, GroupId, MessageId, Offset, Order, Outcome, Timestamp};
+use pushline_queue::{Frame, LastPassed, Progress, Record, Replay, Restart};
 use slab::Slab;
 
 use crate::{
-    lane::{Lane, Message, Parcel, Shown, State},
+    lane::{Dead, Lane, Message, Parcel, Shown, State},
     outcome::{Next, what_next},
     outlets::{Outlet, Outlets},
 };
+
+/// How long a group may be unknown before its packets become dead letters (L13): the registry may be older than the one that let them in.
+const UNKNOWN_FOR: Duration = Duration::from_mins(5);
 
 /// A lane at most this many records behind the head is served by the near sweep (L4).
 const NEAR: Offset = 200_000;
@@ -42,6 +45,12 @@ pub(crate) struct Lanes {
     closes_by_log: BinaryHeap<Reverse<(Timestamp, LaneKey)>>,
     closes_by_clock: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     pauses: BinaryHeap<Reverse<(Instant, LaneKey, Offset)>>,
+    /// When lanes whose group is unknown are lost.
+    unknown: BinaryHeap<Reverse<(Instant, LaneKey)>>,
+    /// What is too old to be sent, while there is any (L12).
+    expiry: Option<Expiry>,
+    /// How often that was looked at.
+    looks: u64,
     unsettled: u64,
     /// How many suspicions of webhooks it has seen.
     suspicions: u64,
@@ -70,6 +79,15 @@ impl Sweep {
     }
 }
 
+/// Packets beyond one of these are dead letters `expired` (L12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    /// Received before: `backlog.max_age`.
+    pub(crate) before: Timestamp,
+    /// Stored below: `queue.max_bytes`.
+    pub(crate) below: Offset,
+}
+
 /// Who waits for a slot of one webhook.
 #[derive(Debug, Default)]
 struct Line {
@@ -86,11 +104,28 @@ pub(crate) struct MessageKey {
     pub(crate) first: Offset,
 }
 
+/// Names what a dead letter is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BurialKey {
+    /// A message.
+    Message(MessageKey),
+    /// Packets of a lane that were in no message, up to an offset.
+    Packets { lane: LaneKey, to: Offset, count: u64 },
+}
+
+/// Dead letters to write. What they stand for settles when they are durable.
+#[derive(Debug)]
+pub(crate) struct Burial {
+    pub(crate) key: BurialKey,
+    pub(crate) cause: Cause,
+    pub(crate) letters: Vec<DeadLetter>,
+}
+
 /// An attempt to make.
 #[derive(Debug)]
 pub(crate) struct Sending {
     pub(crate) key: MessageKey,
-    pub(crate) webhook: Arc<Webhook>,
+    pub(crate) outlet: Arc<Outlet>,
     pub(crate) id: MessageId,
     pub(crate) body: Bytes,
     pub(crate) packets: usize,
@@ -104,7 +139,7 @@ pub(crate) enum Consequence {
     /// Its message was accepted: this many packets.
     Delivered(u64),
     /// To be written; the message settles when it is durable.
-    Bury(Box<DeadLetter>),
+    Bury(Burial),
     /// It will be sent again.
     Again,
     /// Nobody waits for it any more.
@@ -129,6 +164,9 @@ impl Lanes {
             closes_by_log: BinaryHeap::new(),
             closes_by_clock: BinaryHeap::new(),
             pauses: BinaryHeap::new(),
+            unknown: BinaryHeap::new(),
+            expiry: None,
+            looks: 0,
             unsettled: 0,
             suspicions: 0,
             cuts: Vec::new(),
@@ -140,6 +178,7 @@ impl Lanes {
             lanes.unsettled += lane.unsettled;
             let key = lanes.lanes.insert(lane);
             lanes.by_group.insert(group, key);
+            lanes.watch_unknown(key, now);
             lanes.settle_in(key);
         }
         lanes
@@ -175,16 +214,20 @@ impl Lanes {
     }
 
     fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) {
-        let Some(packet) = record.as_packet() else { return };
-        let Some(key) = self.lane_of(record.group) else { return };
-        self.unsettled += 1;
+        let packets = match (record.as_packet(), Replay::of(record)) {
+            (Some(_), _) => 1,
+            (None, Some(replay)) => replay.packets.len() as u64,
+            (None, None) => return,
+        };
+        let Some(key) = self.lane_of(record.group, now) else { return };
+        self.unsettled += packets;
         let lane = &mut self.lanes[key];
-        lane.unsettled += 1;
+        lane.unsettled += packets;
         if !lane.is_live() {
             return; // a sweep will show it
         }
         let window_end = lane.window_end();
-        match lane.show(offset, &packet, self.partition, now, &mut self.cuts) {
+        match lane.show(offset, record, self.partition, now, &mut self.cuts) {
             Shown::Taken if lane.window_end() != window_end => self.watch_window(key),
             Shown::Taken => {}
             Shown::Refused => {
@@ -195,7 +238,7 @@ impl Lanes {
         self.line_up(key);
     }
 
-    fn lane_of(&mut self, group: &str) -> Option<LaneKey> {
+    fn lane_of(&mut self, group: &str, now: Instant) -> Option<LaneKey> {
         if let Some(&key) = self.by_group.get(group) {
             return Some(key);
         }
@@ -203,7 +246,39 @@ impl Lanes {
         let lane = Lane::new(group.clone(), self.outlets.of(&group));
         let key = self.lanes.insert(lane);
         self.by_group.insert(group, key);
+        self.watch_unknown(key, now);
         Some(key)
+    }
+
+    // --- unknown groups and reload (L13)
+
+    /// A lane that is born or resumed without an outlet waits for one for a while.
+    fn watch_unknown(&mut self, key: LaneKey, now: Instant) {
+        let lane = &mut self.lanes[key];
+        if lane.outlet.is_none() {
+            lane.unknown_since = Some(now);
+            self.unknown.push(Reverse((now + UNKNOWN_FOR, key)));
+        }
+    }
+
+    /// The registry was read again. What of a changed webhook or group isn't in flight is let go, and goes out under the new definition.
+    pub(crate) fn redirect(&mut self, outlets: Arc<Outlets>, now: Instant) {
+        self.outlets = outlets;
+        let again: Vec<(LaneKey, Offset)> = self.lines.drain().flat_map(|(_, line)| line.again).collect();
+        for key in self.lanes.iter().map(|(key, _)| key).collect::<Vec<_>>() {
+            let lane = &mut self.lanes[key];
+            lane.in_line = false;
+            let outlet = self.outlets.of(&lane.group);
+            if outlet.as_ref().map(Arc::as_ptr) != lane.outlet.as_ref().map(Arc::as_ptr) {
+                lane.redirect(outlet, self.head, now);
+                self.watch_unknown(key, now);
+            }
+            self.line_up(key);
+            self.settle_in(key);
+        }
+        for (key, first) in again {
+            self.send_again(key, first);
+        }
     }
 
     // --- window time (L6)
@@ -237,13 +312,23 @@ impl Lanes {
             self.pauses.pop();
             self.end_pause(key, first, at);
         }
+        while let Some(&Reverse((at, key))) = self.unknown.peek() {
+            if at > now {
+                break;
+            }
+            self.unknown.pop();
+            if let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.unknown_since.is_some_and(|since| since + UNKNOWN_FOR == at)) {
+                lane.is_lost = true;
+            }
+        }
     }
 
     /// When [`Lanes::tick`] has something to do.
     pub(crate) fn next_tick(&self, end: Offset) -> Option<Instant> {
         let window = self.closes_by_clock.peek().filter(|_| self.head >= end).map(|Reverse((at, _))| *at);
         let pause = self.pauses.peek().map(|Reverse((at, ..))| *at);
-        window.into_iter().chain(pause).min()
+        let unknown = self.unknown.peek().map(|Reverse((at, _))| *at);
+        window.into_iter().chain(pause).chain(unknown).min()
     }
 
     fn close_if(&mut self, key: LaneKey, is_due: impl FnOnce(&Lane) -> bool) {
@@ -265,19 +350,24 @@ impl Lanes {
 
     // --- sweeps (L4)
 
-    /// Where a turn of this sweep would begin: the smallest `taken` of its lanes that have a message at hand or may begin one.
+    /// Where a turn of this sweep would begin: the smallest `taken` of its lanes that have a message at hand or may begin one. The far sweep
+    /// also serves lanes whose packets won't be sent, wherever they are.
     pub(crate) fn sweep_from(&self, sweep: Sweep) -> Option<Offset> {
         let near = self.head.saturating_sub(self.near);
-        let its = |taken: &Offset| (*taken < near) == (sweep == Sweep::Far);
-        self.behind.iter().map(|&key| &self.lanes[key]).filter(|lane| wants(lane)).map(|lane| lane.taken(self.head)).filter(its).min()
+        let is_its = |lane: &&Lane| {
+            let is_far = lane.taken(self.head) < near;
+            wants(lane) && is_far == (sweep == Sweep::Far) || sweep == Sweep::Far && self.may_be_dead(lane)
+        };
+        self.behind.iter().map(|&key| &self.lanes[key]).filter(is_its).map(|lane| lane.taken(self.head)).min()
     }
 
     /// One turn over frames that follow each other from `from` on: shows each record to its lane, and takes in every lane that it meets.
-    pub(crate) fn sweep(&mut self, from: Offset, frames: &[Frame], now: Instant) {
+    /// `wall`: the wall clock, for dead letters.
+    pub(crate) fn sweep(&mut self, from: Offset, frames: &[Frame], now: Instant, wall: Timestamp) -> Vec<Burial> {
         let to = frames.last().map_or(from, Frame::end).min(self.head);
         let mut ahead: Vec<(Offset, LaneKey)> = self.sweepable(from, to);
         ahead.sort_unstable_by_key(|&(taken, _)| Reverse(taken));
-        let (mut joined, mut last) = (BTreeSet::new(), None);
+        let (mut joined, mut last, mut dead) = (BTreeSet::new(), None, BTreeMap::new());
         for (offset, record) in frames.iter().flat_map(|frame| frame.records(from)).take_while(|(offset, _)| *offset < to) {
             while let Some((_, key)) = ahead.pop_if(|(taken, _)| *taken <= offset) {
                 joined.insert(key);
@@ -285,7 +375,7 @@ impl Lanes {
             last = Some(record.at);
             if let Some(&key) = self.by_group.get(record.group)
                 && joined.contains(&key)
-                && !self.sweep_one(key, offset, &record, now)
+                && !self.sweep_one(key, offset, &record, now, &mut dead)
             {
                 joined.remove(&key);
             }
@@ -294,25 +384,108 @@ impl Lanes {
         for key in joined {
             self.end_turn(key, to, last);
         }
+        dead.into_iter().flat_map(|((key, cause), dead)| self.bury(key, cause, dead, wall)).collect()
     }
 
     fn sweepable(&self, from: Offset, to: Offset) -> Vec<(Offset, LaneKey)> {
         let taken = |&key: &LaneKey| (self.lanes[key].taken(self.head), key);
-        let meets = |(taken, key): &(Offset, LaneKey)| (from..to).contains(taken) && wants(&self.lanes[*key]);
+        let meets = |(taken, key): &(Offset, LaneKey)| {
+            let lane = &self.lanes[*key];
+            (from..to).contains(taken) && (wants(lane) || self.may_be_dead(lane))
+        };
         self.behind.iter().map(taken).filter(meets).collect()
     }
 
     /// Returns whether the lane goes on.
-    fn sweep_one(&mut self, key: LaneKey, offset: Offset, record: &Record<'_>, now: Instant) -> bool {
-        let Some(packet) = record.as_packet() else { return true };
+    fn sweep_one(
+        &mut self,
+        key: LaneKey,
+        offset: Offset,
+        record: &Record<'_>,
+        now: Instant,
+        dead: &mut BTreeMap<(LaneKey, Cause), Dead>,
+    ) -> bool {
+        let (cause, looks) = (self.cause(key, offset, record), self.looks);
         let lane = &mut self.lanes[key];
-        let shown = lane.show(offset, &packet, self.partition, now, &mut self.cuts);
+        if let Some(cause) = cause {
+            lane.show_dead(offset, record, self.partition, dead.entry((key, cause)).or_default());
+            lane.advance(offset + 1, Offset::MAX);
+            return true;
+        }
+        lane.fresh_at = looks;
+        if lane.burying().is_some() {
+            return false; // what comes now waits until the dead letters before it are durable
+        }
+        let shown = lane.show(offset, record, self.partition, now, &mut self.cuts);
         match shown {
             Shown::Taken => _ = lane.advance(offset + 1, Offset::MAX),
             Shown::Refused => lane.refused_at(offset, self.head),
         }
         self.line_up(key);
         shown == Shown::Taken
+    }
+
+    // --- expiry (L12) and lost lanes (L13)
+
+    /// The oldest record that hasn't settled was looked at. While anything is too old, the far sweep makes it dead letters; what has a body and
+    /// isn't in flight becomes one at once, and beyond `queue.max_bytes` what is in flight too.
+    pub(crate) fn expire(&mut self, expiry: Option<Expiry>, wall: Timestamp) -> Vec<Burial> {
+        self.expiry = expiry;
+        self.looks += 1;
+        let Some(expiry) = expiry else { return Vec::new() };
+        let mut expired = Vec::new();
+        for (key, lane) in &self.lanes {
+            let its = lane.messages().filter(|message| message.is_expired(expiry.before, expiry.below));
+            expired.extend(its.map(|message| MessageKey { lane: key, first: message.listed.first }));
+        }
+        let burials = expired.into_iter().filter_map(|key| self.bury_message(key, Cause::Expired, wall)).collect();
+        let behind: Vec<LaneKey> = self.behind.iter().copied().collect();
+        behind.into_iter().for_each(|key| self.let_go(key));
+        burials
+    }
+
+    /// Whether a sweep may find packets of it that won't be sent.
+    fn may_be_dead(&self, lane: &Lane) -> bool {
+        lane.burying().is_none() && (lane.is_lost || self.expiry.is_some() && lane.fresh_at < self.looks)
+    }
+
+    /// Why a record won't be sent.
+    fn cause(&self, key: LaneKey, offset: Offset, record: &Record<'_>) -> Option<Cause> {
+        if self.lanes[key].is_lost {
+            return Some(Cause::NoWebhook);
+        }
+        self.expiry.filter(|expiry| record.at < expiry.before || offset < expiry.below).map(|_| Cause::Expired)
+    }
+
+    fn bury(&mut self, key: LaneKey, cause: Cause, dead: Dead, wall: Timestamp) -> Vec<Burial> {
+        let lane = &self.lanes[key];
+        let (group, webhook) = (lane.group.key().to_owned(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
+        let letter = |packet| DeadLetter {
+            time: wall,
+            group: group.clone(),
+            webhook: webhook.clone(),
+            message_id: None,
+            array: false,
+            cause,
+            status: None,
+            response: Vec::new(),
+            attempts: Vec::new(),
+            packets: vec![packet],
+        };
+        let letters: Vec<DeadLetter> = dead.packets.into_iter().map(letter).collect();
+        let packets =
+            lane.burying().map(|to| Burial { key: BurialKey::Packets { lane: key, to, count: letters.len() as u64 }, cause, letters });
+        let whole = dead.messages.into_iter().filter_map(|first| self.bury_message(MessageKey { lane: key, first }, cause, wall));
+        whole.collect::<Vec<_>>().into_iter().chain(packets).collect()
+    }
+
+    /// A message with a body becomes a dead letter, in flight or not.
+    fn bury_message(&mut self, key: MessageKey, cause: Cause, wall: Timestamp) -> Option<Burial> {
+        let lane = self.lanes.get_mut(key.lane)?;
+        let (group, webhook) = (lane.group.clone(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
+        let message = lane.die(key.first)?;
+        let letter = DeadLetter { time: wall, ..dead_letter(&group, webhook, message, cause, None)? };
+        Some(Burial { key: BurialKey::Message(key), cause, letters: vec![letter] })
     }
 
     /// A lane that reaches the head is live again. Behind it, the log's time closes its window, unless it is below its `next`.
@@ -378,7 +551,7 @@ impl Lanes {
                 continue;
             };
             let Some(slot) = outlet.share.start_again(outlet.webhook.concurrency) else { return };
-            message.fly(slot);
+            message.fly(slot, &outlet);
             line.again.pop_front();
             send_off(lane_key, message, &outlet, send);
         }
@@ -398,7 +571,7 @@ impl Lanes {
             }
             let Some(slot) = outlet.share.start(outlet.webhook.concurrency) else { return };
             leave_line(line, lane);
-            if let Some(message) = lane.start(slot) {
+            if let Some(message) = lane.start(slot, &outlet) {
                 send_off(key, message, &outlet, send);
             }
             if lane.has_waiting() {
@@ -420,28 +593,24 @@ impl Lanes {
         jitter: f64,
         now: Instant,
     ) -> (Consequence, bool) {
-        let outlet = self.lanes.get(key.lane).and_then(|lane| lane.outlet.clone());
-        match outlet {
-            None => (Consequence::Discarded, false),
-            Some(outlet) => (self.ended(key, &outlet, outcome, attempt, jitter, now), outlet.share.is_suspect()),
-        }
-    }
-
-    fn ended(
-        &mut self,
-        key: MessageKey,
-        outlet: &Arc<Outlet>,
-        outcome: Outcome,
-        attempt: Attempt,
-        jitter: f64,
-        now: Instant,
-    ) -> Consequence {
-        let Some(lane) = self.lanes.get_mut(key.lane) else { return Consequence::Discarded };
-        let group = lane.group.clone();
-        let Some(message) = lane.message(key.first) else { return Consequence::Discarded };
-        let State::InFlight(parcel, slot) = std::mem::replace(&mut message.state, State::Gone) else { return Consequence::Discarded };
+        let Some(lane) = self.lanes.get_mut(key.lane) else { return (Consequence::Discarded, false) };
+        let Some(message) = lane.message(key.first).filter(|message| matches!(message.state, State::InFlight { .. })) else {
+            return (Consequence::Discarded, false);
+        };
+        let State::InFlight { parcel, slot, outlet } = std::mem::replace(&mut message.state, State::Gone) else {
+            return (Consequence::Discarded, false);
+        };
         drop(slot);
         message.attempts.push(attempt);
+        let consequence = self.ended(key, parcel, &outlet, outcome, jitter, now);
+        (consequence, outlet.share.is_suspect())
+    }
+
+    /// Under the definition that the attempt began with.
+    fn ended(&mut self, key: MessageKey, parcel: Parcel, outlet: &Arc<Outlet>, outcome: Outcome, jitter: f64, now: Instant) -> Consequence {
+        let lane = &mut self.lanes[key.lane];
+        let (group, is_current) = (lane.group.clone(), lane.outlet.as_ref().is_some_and(|current| Arc::ptr_eq(current, outlet)));
+        let Some(message) = lane.message(key.first) else { return Consequence::Discarded };
         let tries = u32::try_from(message.attempts.len()).unwrap_or(u32::MAX);
         let next = what_next(&outlet.webhook, tries, &outcome, jitter);
         let answered = matches!(outcome, Outcome::Accepted { .. } | Outcome::ErrorResponse { .. });
@@ -454,13 +623,17 @@ impl Lanes {
                 Consequence::Delivered(self.settle(key))
             }
             Next::DeadLetter(cause) => {
-                let letter = dead_letter(&group, &outlet.webhook, message, &parcel, cause, outcome);
-                message.state = State::Dying(parcel);
-                Consequence::Bury(Box::new(letter))
+                (message.state, message.is_buried) = (State::Dying(parcel), true);
+                match dead_letter(&group, Some(outlet.webhook.name.clone()), message, cause, Some(outcome)) {
+                    Some(letter) => Consequence::Bury(Burial { key: BurialKey::Message(key), cause, letters: vec![letter] }),
+                    None => Consequence::Discarded,
+                }
             }
             Next::Again { after } => {
-                // After a no response only one message of the webhook keeps its body and waits; the others are let go (L3).
-                if answered || !outlet.share.is_pausing() {
+                if !is_current {
+                    self.let_go(key.lane); // it goes out again under the new definition
+                } else if answered || !outlet.share.is_pausing() {
+                    // After a no response only one message of the webhook keeps its body and waits; the others are let go (L3).
                     self.pause(key, parcel, outlet, now + after);
                 }
                 Consequence::Again
@@ -480,10 +653,14 @@ impl Lanes {
     }
 
     fn end_pause(&mut self, lane: LaneKey, first: Offset, at: Instant) {
-        let Some(found) = self.lanes.get_mut(lane) else { return };
-        let Some(outlet) = found.outlet.clone() else { return };
         let is_due = |message: &&mut Message| matches!(message.state, State::Pausing { until, .. } if until == at);
-        if found.message(first).filter(is_due).is_some() {
+        if self.lanes.get_mut(lane).and_then(|lane| lane.message(first)).filter(is_due).is_some() {
+            self.send_again(lane, first);
+        }
+    }
+
+    fn send_again(&mut self, lane: LaneKey, first: Offset) {
+        if let Some(outlet) = self.lanes.get(lane).and_then(|lane| lane.outlet.clone()) {
             self.lines.entry_ref(outlet.webhook.name.as_str()).or_default().again.push_back((lane, first));
         }
     }
@@ -514,9 +691,18 @@ impl Lanes {
         }
     }
 
-    /// The dead letter of a message is durable.
-    pub(crate) fn buried(&mut self, key: MessageKey) -> u64 {
-        self.settle(key)
+    /// Dead letters are durable. Returns how many packets settled.
+    pub(crate) fn buried(&mut self, key: BurialKey) -> u64 {
+        match key {
+            BurialKey::Message(key) => self.settle(key),
+            BurialKey::Packets { lane: key, to, count } => {
+                let Some(lane) = self.lanes.get_mut(key) else { return 0 };
+                lane.buried(to, count, self.head);
+                self.unsettled = self.unsettled.saturating_sub(count);
+                self.settle_in(key);
+                count
+            }
+        }
     }
 
     /// L7. Returns how many packets settled.
@@ -553,10 +739,15 @@ impl Lanes {
         self.last.map(|last| Progress { head: self.head, last, durable_end, lanes })
     }
 
-    /// Messages in flight, or only those whose webhook isn't suspect: a shutdown doesn't wait for the others.
+    /// What a shutdown waits for: dead letters that are being written, and messages in flight, unless their webhook is suspect.
     pub(crate) fn awaited(&self) -> usize {
-        let flying = |lane: &Lane| lane.messages().filter(|message| matches!(message.state, State::InFlight(..) | State::Dying(_))).count();
-        self.lanes.iter().filter(|(_, lane)| !is_suspect(lane)).map(|(_, lane)| flying(lane)).sum()
+        let is_awaited = |lane: &Lane, message: &Message| match message.state {
+            State::InFlight { .. } => !is_suspect(lane),
+            State::Dying(_) => true,
+            _ => false,
+        };
+        let its = |lane: &Lane| lane.messages().filter(|message| is_awaited(lane, message)).count() + usize::from(lane.burying().is_some());
+        self.lanes.iter().map(|(_, lane)| its(lane)).sum()
     }
 }
 
@@ -569,29 +760,32 @@ fn is_suspect(lane: &Lane) -> bool {
     lane.outlet.as_ref().is_some_and(|outlet| outlet.share.is_suspect())
 }
 
+/// Whether a sweep has something to do for it.
 fn wants(lane: &Lane) -> bool {
-    lane.outlet.as_ref().is_some_and(|outlet| lane.is_at_hand() || outlet.share.may_begin())
+    lane.burying().is_none() && lane.outlet.as_ref().is_some_and(|outlet| lane.is_at_hand() || outlet.share.may_begin())
 }
 
-fn send_off(lane: LaneKey, message: &Message, outlet: &Outlet, send: &mut impl FnMut(Sending)) {
+fn send_off(lane: LaneKey, message: &Message, outlet: &Arc<Outlet>, send: &mut impl FnMut(Sending)) {
     if let Some(parcel) = message.parcel() {
         let key = MessageKey { lane, first: message.listed.first };
-        let (webhook, is_first) = (Arc::clone(&outlet.webhook), message.attempts.is_empty());
-        send(Sending { key, webhook, id: parcel.id, body: parcel.body.bytes(), packets: parcel.body.count(), is_first });
+        let (outlet, is_first) = (Arc::clone(outlet), message.attempts.is_empty());
+        send(Sending { key, outlet, id: parcel.id, body: parcel.body.bytes(), packets: parcel.body.count(), is_first });
     }
 }
 
-fn dead_letter(group: &GroupId, webhook: &Webhook, message: &Message, parcel: &Parcel, cause: Cause, outcome: Outcome) -> DeadLetter {
+/// The dead letter of a message with a body; `outcome`: of its last attempt, where that decided.
+fn dead_letter(group: &GroupId, webhook: Option<String>, message: &Message, cause: Cause, outcome: Option<Outcome>) -> Option<DeadLetter> {
+    let parcel = message.parcel()?;
     let (status, response) = match outcome {
-        Outcome::Accepted { status } => (Some(status), Vec::new()),
-        Outcome::ErrorResponse { status, response } => (Some(status), response),
-        Outcome::NoResponse(_) => (None, Vec::new()),
-        Outcome::BlockedAddress { what } => (None, what.into_bytes()),
+        Some(Outcome::Accepted { status }) => (Some(status), Vec::new()),
+        Some(Outcome::ErrorResponse { status, response }) => (Some(status), response),
+        Some(Outcome::NoResponse(_)) | None => (None, Vec::new()),
+        Some(Outcome::BlockedAddress { what }) => (None, what.into_bytes()),
     };
-    DeadLetter {
+    Some(DeadLetter {
         time: message.attempts.last().map_or(Timestamp::default(), |attempt| attempt.at.plus(attempt.took)),
         group: group.key().to_owned(),
-        webhook: Some(webhook.name.clone()),
+        webhook,
         message_id: Some(parcel.id.to_string()),
         array: parcel.body.is_array(),
         cause,
@@ -599,7 +793,7 @@ fn dead_letter(group: &GroupId, webhook: &Webhook, message: &Message, parcel: &P
         response,
         attempts: message.attempts.clone(),
         packets: parcel.body.packets(),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@
 
 mod deliver;
 mod destination;
-mod destinations;
 mod egress;
 mod lane;
 mod lanes;

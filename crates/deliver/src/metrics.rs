@@ -32,6 +32,8 @@ pub const LAG: &str = "pushline_queue_lag_records";
 pub const UNSETTLED: &str = "pushline_queue_unsettled_packets";
 /// The same when the process started.
 pub const UNSETTLED_AT_START: &str = "pushline_queue_unsettled_packets_at_start";
+/// Age of the oldest packet that hasn't settled, by partition.
+pub const OLDEST_UNSETTLED: &str = "pushline_queue_oldest_unsettled_seconds";
 /// Seconds since progress was saved, by partition.
 pub const PROGRESS_AGE: &str = "pushline_progress_age_seconds";
 
@@ -53,6 +55,7 @@ pub fn describe() {
     describe_gauge!(UNSETTLED, "Packets that haven't settled");
     describe_gauge!(UNSETTLED_AT_START, "Packets that hadn't settled when the process started");
     describe_counter!(PROGRESS_SAVES, "How often progress was saved");
+    describe_gauge!(OLDEST_UNSETTLED, Unit::Seconds, "Age of the oldest packet that hasn't settled");
     describe_gauge!(PROGRESS_AGE, Unit::Seconds, "Seconds since progress was saved");
 }
 
@@ -66,6 +69,7 @@ pub(crate) struct PartitionMetrics {
     unsettled: Gauge,
     live: Gauge,
     behind: Gauge,
+    oldest: Gauge,
     progress_age: Gauge,
     progress_saves: Counter,
 }
@@ -87,6 +91,7 @@ impl PartitionMetrics {
             unsettled: of(UNSETTLED),
             live: lanes("live"),
             behind: lanes("behind"),
+            oldest: of(OLDEST_UNSETTLED),
             progress_age: of(PROGRESS_AGE),
             progress_saves: counter!(PROGRESS_SAVES, "partition" => partition.clone()),
         }
@@ -135,6 +140,10 @@ impl PartitionMetrics {
         self.lag.set(approximately(lag));
         self.unsettled.set(approximately(lanes.unsettled() + lag));
         gauge!(SUSPECT).set(approximately(suspect as u64));
+    }
+
+    pub(crate) fn oldest_unsettled(&self, age: Duration) {
+        self.oldest.set(age.as_secs_f64());
     }
 
     pub(crate) fn saved(&self) {

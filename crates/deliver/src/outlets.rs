@@ -5,28 +5,48 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use pushline_model::{GroupId, Registry, Webhook};
 
-use crate::room::{Room, Share};
+use crate::{
+    DeliverError, Network,
+    destination::Destination,
+    room::{Room, Share},
+};
 
-/// A webhook as lanes see it: its definition, and its share of the room.
+/// A webhook as lanes see it: its definition, its share of the room, and where attempts go.
 #[derive(Debug)]
 pub(crate) struct Outlet {
     pub(crate) webhook: Arc<Webhook>,
     pub(crate) share: Arc<Share>,
+    pub(crate) destination: Destination,
 }
 
-/// A registry snapshot with a share for each webhook.
+/// A registry snapshot with an outlet for each webhook.
 #[derive(Debug)]
 pub(crate) struct Outlets {
     registry: Arc<Registry>,
     by_webhook: HashMap<String, Arc<Outlet>>,
     room: Arc<Room>,
+    network: Arc<Network>,
 }
 
 impl Outlets {
-    pub(crate) fn new(registry: Arc<Registry>, room: &Arc<Room>) -> Self {
-        let outlet = |webhook: &Arc<Webhook>| Arc::new(Outlet { webhook: Arc::clone(webhook), share: room.share() });
-        let by_webhook = registry.webhooks().iter().map(|webhook| (webhook.name.clone(), outlet(webhook))).collect();
-        Self { registry, by_webhook, room: Arc::clone(room) }
+    pub(crate) fn new(registry: Arc<Registry>, room: &Arc<Room>, network: &Arc<Network>) -> Result<Self, DeliverError> {
+        let none = Self { registry: Arc::default(), by_webhook: HashMap::new(), room: Arc::clone(room), network: Arc::clone(network) };
+        none.read_again(registry)
+    }
+
+    /// For a registry that was read again: a webhook that is the same keeps its outlet, one that changed keeps its share of the room.
+    pub(crate) fn read_again(&self, registry: Arc<Registry>) -> Result<Self, DeliverError> {
+        let outlet = |webhook: &Arc<Webhook>| {
+            let before = self.by_webhook.get(webhook.name.as_str());
+            if let Some(same) = before.filter(|before| before.webhook == *webhook) {
+                return Ok((webhook.name.clone(), Arc::clone(same)));
+            }
+            let share = before.map_or_else(|| self.room.share(), |before| Arc::clone(&before.share));
+            let destination = Destination::new(Arc::clone(webhook), Arc::clone(&self.network))?;
+            Ok((webhook.name.clone(), Arc::new(Outlet { webhook: Arc::clone(webhook), share, destination })))
+        };
+        let by_webhook = registry.webhooks().iter().map(outlet).collect::<Result<_, DeliverError>>()?;
+        Ok(Self { registry, by_webhook, room: Arc::clone(&self.room), network: Arc::clone(&self.network) })
     }
 
     /// Where a group's messages go; `None`: nowhere that this process knows.

@@ -18,8 +18,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    destinations::Destinations,
-    lanes::{Consequence, Lanes, MessageKey, Sending, Sweep},
+    lanes::{Burial, BurialKey, Consequence, Expiry, Lanes, MessageKey, Sending, Sweep},
     metrics::PartitionMetrics,
     outlets::Outlets,
     room::Room,
@@ -31,10 +30,12 @@ const TURN: usize = 8 << 20;
 /// What a partition task needs besides its partition.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
-    pub(crate) outlets: Arc<Outlets>,
+    /// Changes when the registry was read again.
+    pub(crate) outlets: watch::Receiver<Arc<Outlets>>,
     pub(crate) room: Arc<Room>,
-    pub(crate) destinations: Arc<Destinations>,
     pub(crate) dead_letters: DeadLetters,
+    /// How long packets may wait (LANES.md L12).
+    pub(crate) max_age: Duration,
     pub(crate) shutdown_grace: Duration,
     /// Turns true once: no new attempt, finish what is in flight, save, leave.
     pub(crate) stop: watch::Receiver<bool>,
@@ -48,7 +49,11 @@ pub(crate) struct Task {
     live: Box<dyn Reader>,
     turn: Turn,
     attempts: JoinSet<Ended>,
-    burials: FuturesUnordered<BoxFuture<'static, Burial>>,
+    burials: FuturesUnordered<BoxFuture<'static, Buried>>,
+    looking: Option<JoinHandle<Result<Option<Timestamp>, QueueError>>>,
+    looked_at: Instant,
+    /// Since when packets have been expiring.
+    expiring: bool,
     saving: Option<JoinHandle<Result<(), QueueError>>>,
     /// Something happened since the last save.
     changed: bool,
@@ -80,9 +85,9 @@ struct Ended {
     attempt: Attempt,
 }
 
-/// A dead letter that was written, or couldn't be.
-struct Burial {
-    key: MessageKey,
+/// Dead letters that were written, or couldn't be.
+struct Buried {
+    key: BurialKey,
     cause: Cause,
     result: Result<(), AppendError>,
 }
@@ -110,7 +115,8 @@ impl Task {
         let live = partition.reader(restart.head);
         let sweeping = partition.reader(restart.watermark);
         let woken = around.room.join();
-        let lanes = Lanes::new(partition.index(), Arc::clone(&around.outlets), restart, Instant::now());
+        let outlets = Arc::clone(&around.outlets.borrow());
+        let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
         let metrics = PartitionMetrics::new(partition.index());
         let lag = partition.bounds().end - lanes.head();
         metrics.started(partition.index(), lanes.unsettled() + lag);
@@ -123,6 +129,9 @@ impl Task {
             turn: Turn::new(sweeping),
             attempts: JoinSet::new(),
             burials: FuturesUnordered::new(),
+            looking: None,
+            looked_at: Instant::now(),
+            expiring: false,
             saving: None,
             changed: false,
             saved_at: Instant::now(),
@@ -136,6 +145,8 @@ impl Task {
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
         let mut seconds = every_second();
         let mut stop = self.around.stop.clone();
+        let mut outlets = self.around.outlets.clone();
+        outlets.mark_unchanged();
         loop {
             self.dispatch();
             let end = self.partition.bounds().end;
@@ -149,9 +160,11 @@ impl Task {
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
                 Some(burial) = self.burials.next() => self.buried(burial)?,
                 () = self.woken.notified() => self.woken(),
-                () = at(tick) => self.lanes.tick(self.partition.bounds().end, Instant::now()),
-                _ = seconds.tick() => self.save(),
-                saved = finished(&mut self.saving) => self.after_save(saved)?,
+                () = changed(&mut outlets) => self.reload(Arc::clone(&outlets.borrow_and_update())),
+                () = at(tick) => self.tick(),
+                _ = seconds.tick() => self.second(),
+                saved = finished(&mut self.saving) => self.after_save(saved?)?,
+                oldest = finished(&mut self.looking) => self.looked(oldest??),
                 frame = self.live.next() => self.live(&frame?),
                 frame = self.turn.reader.next(), if may_sweep => self.swept(frame?),
             }
@@ -183,9 +196,67 @@ impl Task {
     fn swept(&mut self, frame: Frame) {
         let head = self.lanes.head();
         if let Some((from, frames)) = self.turn.read(frame, head) {
-            self.lanes.sweep(from, &frames, Instant::now());
+            let burials = self.lanes.sweep(from, &frames, Instant::now(), wall());
+            self.bury(burials);
             self.changed = true;
         }
+    }
+
+    fn tick(&mut self) {
+        self.lanes.tick(self.partition.bounds().end, Instant::now());
+        self.turn.wanted = true;
+    }
+
+    // --- reload (L13)
+
+    fn reload(&mut self, outlets: Arc<Outlets>) {
+        self.lanes.redirect(outlets, Instant::now());
+        (self.changed, self.turn.wanted) = (true, true);
+    }
+
+    // --- expiry (L12)
+
+    /// Looks at the oldest record that hasn't settled, now and then: sixty times in `backlog.max_age`, at least once a minute.
+    fn look(&mut self) {
+        let (watermark, end) = (self.lanes.watermark(), self.partition.bounds().end);
+        if watermark >= end {
+            self.metrics.oldest_unsettled(Duration::ZERO);
+        }
+        let due = (self.around.max_age / 60).clamp(Duration::from_millis(500), Duration::from_mins(1));
+        if self.looking.is_some() || self.looked_at.elapsed() < due || watermark >= end && !self.expiring {
+            return;
+        }
+        self.looked_at = Instant::now();
+        let mut reader = self.partition.reader(watermark);
+        self.looking = Some(tokio::spawn(async move {
+            if watermark >= end {
+                return Ok(None);
+            }
+            let frame = reader.next().await?;
+            Ok(frame.records(watermark).next().map(|(_, record)| record.at))
+        }));
+    }
+
+    fn looked(&mut self, oldest: Option<Timestamp>) {
+        let before = wall().minus(self.around.max_age);
+        let below = self.partition.overflow();
+        self.metrics.oldest_unsettled(oldest.map_or(Duration::ZERO, |oldest| wall().distance(oldest)));
+        let expires = oldest.is_some_and(|oldest| oldest < before) || below.is_some_and(|below| self.lanes.watermark() < below);
+        if expires != std::mem::replace(&mut self.expiring, expires) {
+            let partition = self.partition.index();
+            match expires {
+                true => warn!(
+                    partition,
+                    overflow = below.is_some(),
+                    "the oldest packets wait too long or take too much space: they become dead letters"
+                ),
+                false => info!(partition, "no packets expire any more"),
+            }
+        }
+        let expiry = expires.then_some(Expiry { before, below: below.unwrap_or(0) });
+        let burials = self.lanes.expire(expiry, wall());
+        self.bury(burials);
+        self.turn.wanted |= expires;
     }
 
     fn woken(&mut self) {
@@ -196,10 +267,10 @@ impl Task {
     // --- attempts
 
     fn dispatch(&mut self) {
-        let (attempts, destinations, metrics) = (&mut self.attempts, &self.around.destinations, &self.metrics);
+        let (attempts, metrics) = (&mut self.attempts, &self.metrics);
         self.lanes.dispatch(|sending| {
             metrics.sending(&sending);
-            attempts.spawn(attempt(sending, Arc::clone(destinations)));
+            attempts.spawn(attempt(sending));
         });
     }
 
@@ -223,15 +294,19 @@ impl Task {
         self.turn.wanted |= suspect;
         match consequence {
             Consequence::Delivered(packets) => self.metrics.delivered(packets),
-            Consequence::Bury(letter) => {
-                let cause = letter.cause;
-                self.burials.push(self.around.dead_letters.bury(&letter).map(move |result| Burial { key, cause, result }).boxed());
-            }
+            Consequence::Bury(burial) => self.bury([burial]),
             Consequence::Again | Consequence::Discarded => {}
         }
     }
 
-    fn buried(&mut self, Burial { key, cause, result }: Burial) -> Result<(), QueueError> {
+    fn bury(&mut self, burials: impl IntoIterator<Item = Burial>) {
+        for Burial { key, cause, letters } in burials {
+            let written = self.around.dead_letters.bury_all(&letters);
+            self.burials.push(written.map(move |result| Buried { key, cause, result }).boxed());
+        }
+    }
+
+    fn buried(&mut self, Buried { key, cause, result }: Buried) -> Result<(), QueueError> {
         match result {
             Ok(()) => self.metrics.dead_lettered(cause, self.lanes.buried(key)),
             Err(AppendError::Closed) => return Err(QueueError::Closed),
@@ -244,9 +319,10 @@ impl Task {
 
     // --- progress (L9)
 
-    fn save(&mut self) {
+    fn second(&mut self) {
+        self.look();
         let lag = self.partition.bounds().end - self.lanes.head();
-        self.metrics.lanes(&self.lanes, lag, self.around.outlets.suspects());
+        self.metrics.lanes(&self.lanes, lag, self.around.outlets.borrow().suspects());
         self.metrics.progress_age(self.changed.then(|| self.saved_at.elapsed()));
         if self.changed && self.saving.is_none() {
             self.changed = false;
@@ -338,9 +414,9 @@ impl Turn {
     }
 }
 
-async fn attempt(sending: Sending, destinations: Arc<Destinations>) -> Ended {
-    let (at, began) = (Timestamp::of(SystemTime::now()), Instant::now());
-    let outcome = destinations.attempt(&sending.webhook, sending.id, sending.body).await;
+async fn attempt(sending: Sending) -> Ended {
+    let (at, began) = (wall(), Instant::now());
+    let outcome = sending.outlet.destination.attempt(sending.id, sending.body).await;
     let (status, no_response) = match &outcome {
         Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
         Outcome::NoResponse(why) => (None, Some(*why)),
@@ -359,15 +435,27 @@ async fn is_named(partition: &dyn Partition, saved: &Saved) -> Result<bool, Queu
     Ok(frame.records(offset).next().is_some_and(|(found, record)| found == offset && record.at == at))
 }
 
-async fn finished(saving: &mut Option<JoinHandle<Result<(), QueueError>>>) -> Result<(), QueueError> {
-    match saving {
+/// What a task came to; waits for ever where there is none.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, QueueError> {
+    match task {
         None => pending().await,
         Some(handle) => {
-            let result = handle.await.unwrap_or(Err(QueueError::Closed));
-            *saving = None;
+            let result = handle.await.map_err(|_| QueueError::Closed);
+            *task = None;
             result
         }
     }
+}
+
+/// Resolves when the registry was read again.
+async fn changed(outlets: &mut watch::Receiver<Arc<Outlets>>) {
+    if outlets.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+fn wall() -> Timestamp {
+    Timestamp::of(SystemTime::now())
 }
 
 async fn at(instant: Option<Instant>) {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, Invalid, Timestamp};
+use crate::{Attempt, Invalid, Packet, Timestamp};
 
 /// How much of a response's body a dead letter keeps, in bytes.
 pub const RESPONSE_KEPT: usize = 2048;
@@ -99,4 +99,15 @@ pub struct DeadPacket {
     pub iccid: String,
     /// The bytes.
     pub payload: Vec<u8>,
+}
+
+impl From<Packet<'_>> for DeadPacket {
+    fn from(packet: Packet<'_>) -> Self {
+        Self {
+            received_at: packet.received_at,
+            topic: packet.topic.to_owned(),
+            iccid: packet.iccid.to_string(),
+            payload: packet.payload.to_vec(),
+        }
+    }
 }

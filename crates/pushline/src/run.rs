@@ -59,7 +59,11 @@ impl Running {
         let egress = config.egress();
         let queue = open_queue(&config).await?;
         let registry = Arc::new(config.registry);
-        let options = pushline_deliver::Options { shutdown_grace: config.shutdown_grace, ..pushline_deliver::Options::new(egress) };
+        let options = pushline_deliver::Options {
+            shutdown_grace: config.shutdown_grace,
+            max_age: config.backlog_max_age,
+            ..pushline_deliver::Options::new(egress)
+        };
         let deliver = Deliver::start(options, &queue, Arc::clone(&registry)).await?;
 
         let (stop_listener, stopped) = watch::channel(false);
@@ -112,6 +116,7 @@ impl Running {
 
 async fn open_queue(config: &Config) -> anyhow::Result<Arc<dyn Queue>> {
     let options = embedded::Options {
+        max_bytes: config.queue.max_bytes,
         min_free: config.queue.min_free,
         keep_dead_letters: config.dead_letters.keep,
         dead_letters_max_bytes: config.dead_letters.max_bytes,

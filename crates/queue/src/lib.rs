@@ -25,6 +25,7 @@ pub mod memory;
 pub mod metrics;
 mod progress;
 mod record;
+mod replay;
 
 use std::{
     ops::Range,
@@ -43,6 +44,7 @@ pub use crate::{
     frame::{FRAME_MAX, Frame, FrameBuilder},
     progress::{LaneProgress, LastPassed, Listed, OpenWindow, Progress, Restart, Saved},
     record::{Kind, Record},
+    replay::Replay,
 };
 
 /// What a process that takes packets in, sends them, or both, sees of the queue.
@@ -88,6 +90,10 @@ pub trait Read: Send + Sync {
 pub trait Partition: Read {
     /// Which one, from 0.
     fn index(&self) -> u32;
+
+    /// Where the oldest records end that the log has no room for any more (`queue.max_bytes`); `None`: it has room. They go when the watermark
+    /// has passed them.
+    fn overflow(&self) -> Option<Offset>;
 
     /// What was saved last.
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>>;

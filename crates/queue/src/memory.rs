@@ -144,6 +144,10 @@ impl Partition for OnePartition {
         0
     }
 
+    fn overflow(&self) -> Option<Offset> {
+        None
+    }
+
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
         std::future::ready(Ok(lock(&self.0.saved).clone())).boxed()
     }

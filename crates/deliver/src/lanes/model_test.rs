@@ -5,18 +5,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use proptest::prelude::*;
 use pushline_model::{
-    Attempt, GroupId, Iccid, MessageId, NoResponse, Offset, Order, Outcome, Registry, RegistryBuilder, Timestamp, Webhook,
+    Attempt, GroupId, Iccid, MessageId, NoResponse, Offset, Order, Outcome, Packet, Registry, RegistryBuilder, Timestamp, Webhook,
 };
-use pushline_queue::{Frame, FrameBuilder, Kind, Progress, Record, Restart, Saved};
+use pushline_queue::{Frame, FrameBuilder, Kind, Progress, Record, Replay, Restart, Saved};
 
 use super::*;
-use crate::room::Room;
+use crate::{Egress, Network, room::Room};
 
 const GROUPS: [(&str, &str); 4] = [("o/a", "P"), ("o/b", "P"), ("o/c", "Q"), ("o/d", "R")];
 const FRAME: usize = 3;
@@ -24,15 +24,32 @@ const NEAR_HERE: Offset = 12;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { group: usize, after: u64, size: usize },
+    /// `replay`: so many packets in one record; 0 for a packet.
+    Append {
+        group: usize,
+        after: u64,
+        size: usize,
+        replay: usize,
+    },
     Live(usize),
     Sweep(bool),
     Send,
-    Answer { which: usize, how: How },
+    Answer {
+        which: usize,
+        how: How,
+    },
     Bury(usize),
     Time(u64),
-    Save { commit: bool },
-    Crash { progress: usize },
+    Save {
+        commit: bool,
+    },
+    Crash {
+        progress: usize,
+    },
+    /// What is older than so many milliseconds, or among the first so many records, expires. None: nothing does any more.
+    Expire(Option<(u64, Offset)>),
+    /// 0: as at first; 1: webhook Q is defined anew; 2: group `o/c` is unknown.
+    Reload(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,9 +66,11 @@ struct Rec {
     group: usize,
     at: Timestamp,
     size: usize,
+    replay: usize,
 }
 
 struct World {
+    registries: [Arc<Registry>; 3],
     registry: Arc<Registry>,
     room_bytes: usize,
     log: Vec<Rec>,
@@ -66,7 +85,8 @@ struct World {
     outlets: Arc<Outlets>,
     lanes: Lanes,
     flying: Vec<Sending>,
-    dying: Vec<(MessageKey, Vec<Offset>)>,
+    dying: Vec<(BurialKey, Vec<Offset>)>,
+    expired_in_flight: HashSet<Offset>,
     started: BTreeMap<usize, Offset>,
     in_message: HashMap<Offset, MessageId>,
     claimed: HashSet<Offset>,
@@ -74,18 +94,11 @@ struct World {
 
 impl World {
     fn new(room_bytes: usize, order: Order, max_packets: usize) -> Self {
-        let mut builder = RegistryBuilder::default();
-        for name in ["P", "Q", "R"] {
-            let mut webhook = Webhook::new(name, "http://a.example/".parse().unwrap());
-            (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.order) = (max_packets, 1024, 2, order);
-            builder.webhook(webhook).unwrap();
-        }
-        for (group, webhook) in GROUPS {
-            builder.group(group.parse().unwrap(), Some(webhook), false).unwrap();
-        }
-        let registry = Arc::new(builder.build());
+        let registries = [0, 1, 2].map(|variant| Arc::new(registry(variant, order, max_packets)));
+        let registry = Arc::clone(&registries[0]);
         let (room, outlets, lanes) = process(&registry, room_bytes, Restart::new(Saved::default(), 0, false), Instant::now());
         Self {
+            registries,
             registry,
             room_bytes,
             log: Vec::new(),
@@ -100,6 +113,7 @@ impl World {
             lanes,
             flying: Vec::new(),
             dying: Vec::new(),
+            expired_in_flight: HashSet::new(),
             started: BTreeMap::new(),
             in_message: HashMap::new(),
             claimed: HashSet::new(),
@@ -123,20 +137,26 @@ impl World {
         let base = usize::try_from(offset).unwrap() / FRAME * FRAME;
         let mut builder = FrameBuilder::default();
         for (place, rec) in self.log.iter().enumerate().skip(base).take(FRAME) {
-            let payload = format!("{place} {}", "x".repeat(rec.size));
+            let payload = format!("{place} {}", "x".repeat(rec.size)).into_bytes();
             let iccid = Iccid::from_bytes(b"897612653856781234").unwrap();
-            let kind = Kind::Packet { iccid, topic: "o/897612653856781234" };
-            builder.push(&Record { group: GROUPS[rec.group].0, at: rec.at, kind, payload: payload.as_bytes() });
+            let packet = Packet { iccid, topic: "o/897612653856781234", received_at: rec.at, payload: &payload };
+            let group = GROUPS[rec.group].0;
+            if rec.replay > 0 {
+                let replay = Replay { message_id: None, array: rec.replay > 1, packets: vec![packet.into(); rec.replay] }.encode();
+                builder.push(&Record { group, at: rec.at, kind: Kind::Replay, payload: &replay });
+            } else {
+                builder.push(&Record::packet(group, &packet));
+            }
         }
         builder.seal(base as Offset, base as Offset)
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Append { group, after, size } => {
+            Step::Append { group, after, size, replay } => {
                 self.now += after;
                 self.unsettled.insert(self.end());
-                self.log.push(Rec { group, at: self.wall(), size });
+                self.log.push(Rec { group, at: self.wall(), size, replay });
             }
             Step::Live(frames) => (0..frames).for_each(|_| self.live()),
             Step::Sweep(near) => self.sweep(if near { Sweep::Near } else { Sweep::Far }),
@@ -150,6 +170,8 @@ impl World {
             }
             Step::Save { commit } => self.save(commit),
             Step::Crash { progress } => self.crash(progress),
+            Step::Expire(beyond) => self.expire(beyond),
+            Step::Reload(variant) => self.reload(variant),
         }
         self.check();
     }
@@ -168,7 +190,8 @@ impl World {
             if frames[0].end() < self.lanes.head() {
                 frames.push(self.frame(frames[0].end()));
             }
-            self.lanes.sweep(from, &frames, self.instant());
+            let burials = self.lanes.sweep(from, &frames, self.instant(), self.wall());
+            burials.into_iter().for_each(|burial| self.dig(burial));
         }
     }
 
@@ -220,14 +243,38 @@ impl World {
                 assert_eq!(packets, offsets.len() as u64);
                 offsets.iter().for_each(|offset| _ = self.unsettled.remove(offset));
             }
-            Consequence::Bury(letter) => {
-                let offsets: Vec<Offset> = letter.packets.iter().map(|packet| offset(&packet.payload)).collect();
+            Consequence::Bury(burial) => {
+                let offsets: Vec<Offset> = burial.letters[0].packets.iter().map(|packet| offset(&packet.payload)).collect();
                 assert_eq!(self.by_id[&sending.id].0, offsets);
-                self.dying.push((sending.key, offsets));
+                self.dig(burial);
             }
             Consequence::Again => {}
-            Consequence::Discarded => panic!("an outcome that nobody waited for: {sending:?}"),
+            Consequence::Discarded => {
+                assert!(self.expired_in_flight.remove(&sending.key.first), "an outcome that nobody waited for: {sending:?}")
+            }
         }
+    }
+
+    fn expire(&mut self, beyond: Option<(u64, Offset)>) {
+        let expiry = beyond.map(|(age, below)| Expiry { before: self.wall().minus(Duration::from_millis(age)), below });
+        let burials = self.lanes.expire(expiry, self.wall());
+        for burial in burials {
+            if let BurialKey::Message(key) = burial.key {
+                self.expired_in_flight.extend(self.flying.iter().filter(|sending| sending.key == key).map(|sending| sending.key.first));
+            }
+            self.dig(burial);
+        }
+    }
+
+    fn reload(&mut self, variant: usize) {
+        self.registry = Arc::clone(&self.registries[variant]);
+        self.outlets = Arc::new(self.outlets.read_again(Arc::clone(&self.registry)).unwrap());
+        self.lanes.redirect(Arc::clone(&self.outlets), self.instant());
+    }
+
+    fn dig(&mut self, burial: Burial) {
+        let packets = burial.letters.iter().flat_map(|letter| &letter.packets);
+        self.dying.push((burial.key, packets.map(|packet| offset(&packet.payload)).collect()));
     }
 
     fn bury(&mut self, which: usize) {
@@ -257,6 +304,7 @@ impl World {
         (self.room, self.outlets, self.lanes) = process(&self.registry, self.room_bytes, restart, self.instant());
         self.flying.clear();
         self.dying.clear();
+        self.expired_in_flight.clear();
         self.started.clear();
         self.in_message.clear();
     }
@@ -299,7 +347,7 @@ impl World {
         self.send();
         self.now += 400;
         self.lanes.tick(self.end(), self.instant());
-        while let Some(place) = self.flying.iter().position(|sending| Some(sending.webhook.name.as_str()) != dead) {
+        while let Some(place) = self.flying.iter().position(|sending| Some(sending.outlet.webhook.name.as_str()) != dead) {
             self.answer(place, How::Accepted);
         }
         while !self.dying.is_empty() {
@@ -309,19 +357,20 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let progress = self.lanes.lanes.iter().map(|(_, lane)| {
-            (
-                lane.progress(self.lanes.head()),
-                lane.taken(self.lanes.head()),
-                lane.closes.map(|at| at - self.began),
-                lane.in_line,
-                lane.has_waiting(),
-            )
-        });
-        format!("{:?}, now {}, flying {:?}, {:?}", progress.collect::<Vec<_>>(), self.now, self.flying, self.lanes.closes_by_clock)
+        let head = self.lanes.head();
+        let state = |message: &Message| format!("{:?}", message.state).split(['(', ' ']).next().unwrap_or_default().to_owned();
+        let lane = |lane: &Lane| {
+            let states: Vec<String> = lane.messages().map(state).collect();
+            format!("{:?} taken {} burying {:?} in line {} {states:?}", lane.progress(head), lane.taken(head), lane.burying(), lane.in_line)
+        };
+        let lanes: Vec<String> = self.lanes.lanes.iter().map(|(_, found)| lane(found)).collect();
+        let lines: Vec<String> = self.lanes.lines.iter().map(|(name, line)| format!("{name} {line:?}")).collect();
+        format!("head {head}, {lanes:#?}, {lines:#?}, {:?}", self.lanes.pauses)
     }
 
     fn drain(&mut self, dead: &str) {
+        self.expire(None);
+        self.reload(0);
         let stuck = |group: usize| GROUPS[group].1 == dead;
         let owed: Vec<Offset> =
             self.unsettled.iter().copied().filter(|offset| !stuck(self.log[usize::try_from(*offset).unwrap()].group)).collect();
@@ -341,9 +390,24 @@ impl World {
     }
 }
 
+fn registry(variant: usize, order: Order, max_packets: usize) -> Registry {
+    let mut builder = RegistryBuilder::default();
+    for name in ["P", "Q", "R"] {
+        let mut webhook = Webhook::new(name, "http://a.example/".parse().unwrap());
+        (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.order) = (max_packets, 1024, 2, order);
+        webhook.description = if name == "Q" { format!("{}", variant % 2) } else { String::new() };
+        builder.webhook(webhook).unwrap();
+    }
+    for (group, webhook) in GROUPS.into_iter().filter(|(group, _)| variant != 2 || *group != "o/c") {
+        builder.group(group.parse().unwrap(), Some(webhook), false).unwrap();
+    }
+    builder.build()
+}
+
 fn process(registry: &Arc<Registry>, room: usize, restart: Restart, now: Instant) -> (Arc<Room>, Arc<Outlets>, Lanes) {
     let room = Room::new(room);
-    let outlets = Arc::new(Outlets::new(Arc::clone(registry), &room));
+    static NETWORK: LazyLock<Arc<Network>> = LazyLock::new(|| Network::new(Egress::default()).unwrap());
+    let outlets = Arc::new(Outlets::new(Arc::clone(registry), &room, &NETWORK).unwrap());
     let mut lanes = Lanes::new(0, Arc::clone(&outlets), restart, now);
     lanes.near = NEAR_HERE;
     (room, outlets, lanes)
@@ -362,16 +426,18 @@ fn offset(payload: &[u8]) -> Offset {
 fn step() -> impl Strategy<Value = Step> {
     let how = prop_oneof![3 => Just(How::Accepted), 1 => Just(How::Error), 1 => Just(How::Timeout), 1 => Just(How::Reset)];
     prop_oneof![
-        6 => (0..GROUPS.len(), prop_oneof![4 => 0..300u64, 1 => Just(1500)], prop_oneof![3 => 0..20usize, 1 => Just(400), 1 => Just(2000)])
-            .prop_map(|(group, after, size)| Step::Append { group, after, size }),
+        6 => (0..GROUPS.len(), prop_oneof![4 => 0..300u64, 1 => Just(1500)], prop_oneof![3 => 0..20usize, 1 => Just(400), 1 => Just(2000)], prop_oneof![9 => Just(0usize), 1 => 1..4usize])
+            .prop_map(|(group, after, size, replay)| Step::Append { group, after, size, replay }),
         4 => (1..4usize).prop_map(Step::Live),
         3 => any::<bool>().prop_map(Step::Sweep),
         4 => Just(Step::Send),
         5 => (any::<usize>(), how).prop_map(|(which, how)| Step::Answer { which, how }),
         2 => any::<usize>().prop_map(Step::Bury),
-        2 => prop_oneof![3 => 1..500u64, 1 => Just(7000)].prop_map(Step::Time),
+        2 => prop_oneof![6 => 1..500u64, 2 => Just(7000), 1 => Just(400_000)].prop_map(Step::Time),
         1 => any::<bool>().prop_map(|commit| Step::Save { commit }),
         1 => any::<usize>().prop_map(|progress| Step::Crash { progress }),
+        1 => prop_oneof![1 => Just(None), 2 => (100..9000u64, 0..30u64).prop_map(Some)].prop_map(Step::Expire),
+        1 => (0..3usize).prop_map(Step::Reload),
     ]
 }
 
@@ -400,7 +466,7 @@ fn the_worked_example_goes_as_it_is_written() {
     let mut world = World::new(1 << 20, Order::Arrival, 2);
     // Offsets 0 to 9 for 10 to 19: A is o/c (webhook Q), B is o/d (webhook R).
     for group in [2, 3, 3, 2, 3, 3, 3, 2, 3, 2] {
-        world.step(&Step::Append { group, after: 1, size: 1 });
+        world.step(&Step::Append { group, after: 1, size: 1, replay: 0 });
     }
     let room = world.outlets.of(&"o/d".parse::<GroupId>().unwrap()).unwrap();
     world.step(&Step::Live(2));
@@ -414,7 +480,7 @@ fn the_worked_example_goes_as_it_is_written() {
     assert_eq!((world.lanes.head(), world.lanes.count()), (10, (1, 1)));
     drop(lease);
     world.step(&Step::Send);
-    while let Some(a) = world.flying.iter().position(|sending| sending.webhook.name == "Q") {
+    while let Some(a) = world.flying.iter().position(|sending| sending.outlet.webhook.name == "Q") {
         world.answer(a, How::Accepted);
     }
     assert_eq!(world.lanes.watermark(), 1);

@@ -44,6 +44,8 @@ use crate::{Append, Appended, DeadLetters, Partition, Progress, Queue, QueueErro
 pub struct Options {
     /// The folder. Created where it is missing.
     pub dir: PathBuf,
+    /// Bytes of packets that are kept: beyond, the oldest become dead letters.
+    pub max_bytes: u64,
     /// Bytes that must stay free on the disk: below, appends wait. Dead letters and progress may use the rest.
     pub min_free: u64,
     /// How long dead letters are kept.
@@ -71,6 +73,7 @@ struct OnePartition {
     log: Arc<Log>,
     files: Arc<Mutex<ProgressFiles>>,
     saved: Mutex<Saved>,
+    max_bytes: u64,
 }
 
 /// The first thing that made the queue unable to go on.
@@ -89,6 +92,7 @@ impl Options {
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            max_bytes: 10 << 30,
             min_free: 1 << 30,
             keep_dead_letters: Duration::from_hours(14 * 24),
             dead_letters_max_bytes: 5 << 30,
@@ -145,7 +149,12 @@ impl Embedded {
         let dead_letters = open("dead-letters", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes))?;
         let strays = open("strays", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes / 4))?;
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
-        let partition = Arc::new(OnePartition { log: packets, files: Arc::new(Mutex::new(files)), saved: Mutex::new(saved) });
+        let partition = Arc::new(OnePartition {
+            log: packets,
+            files: Arc::new(Mutex::new(files)),
+            saved: Mutex::new(saved),
+            max_bytes: options.max_bytes,
+        });
         Ok(Self { partition, dead_letters, strays, committers: Arc::new(Mutex::new(committers)), failure, _lock: held })
     }
 
@@ -228,6 +237,11 @@ impl Read for OnePartition {
 impl Partition for OnePartition {
     fn index(&self) -> u32 {
         0
+    }
+
+    fn overflow(&self) -> Option<Offset> {
+        let oldest = self.log.oldest().map(|(end, _)| end);
+        oldest.filter(|_| self.log.bytes() > self.max_bytes)
     }
 
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
