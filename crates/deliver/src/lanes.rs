@@ -458,7 +458,8 @@ impl Lanes {
     }
 
     fn bury(&mut self, key: LaneKey, cause: Cause, dead: Dead, wall: Timestamp) -> Vec<Burial> {
-        let lane = &self.lanes[key];
+        // A lane of which nothing was dead may have ended its turn, and itself.
+        let Some(lane) = self.lanes.get(key) else { return Vec::new() };
         let (group, webhook) = (lane.group.key().to_owned(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
         let letter = |packet| DeadLetter {
             time: wall,

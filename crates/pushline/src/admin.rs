@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -19,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use pushline_model::Registry;
 use pushline_queue::Queue;
 use tokio::{
     net::TcpListener,
@@ -26,7 +28,7 @@ use tokio::{
     time::interval,
 };
 
-use crate::dead_letters;
+use crate::{dead_letters, replay};
 
 /// Buckets of everything that is measured in seconds, from a fast disk to the document's 90 s.
 const SECONDS: [f64; 16] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0];
@@ -46,6 +48,7 @@ pub(crate) struct Admin {
 struct Answers {
     metrics: PrometheusHandle,
     queue: Arc<dyn Queue>,
+    registry: Arc<ArcSwap<Registry>>,
 }
 
 /// Metrics of the whole process go to one recorder.
@@ -66,7 +69,12 @@ pub(crate) fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 
 impl Admin {
     /// Listens and answers until it is stopped.
-    pub(crate) async fn start(address: SocketAddr, metrics: PrometheusHandle, queue: Arc<dyn Queue>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        address: SocketAddr,
+        metrics: PrometheusHandle,
+        queue: Arc<dyn Queue>,
+        registry: Arc<ArcSwap<Registry>>,
+    ) -> anyhow::Result<Self> {
         let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
         let address = socket.local_addr()?;
         let kept = metrics.clone();
@@ -77,7 +85,7 @@ impl Admin {
                 kept.run_upkeep();
             }
         });
-        let answers = Answers { metrics, queue };
+        let answers = Answers { metrics, queue, registry };
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -115,8 +123,13 @@ impl Answers {
                 let log = if path == "/strays" { self.queue.strays() } else { self.queue.dead_letters() };
                 dead_letters::answer(&log, request.uri().query().unwrap_or_default()).await
             }
+            (&Method::POST, path @ ("/dead-letters/replay" | "/strays/replay")) => {
+                let log = if path.starts_with("/strays") { self.queue.strays() } else { self.queue.dead_letters() };
+                replay::answer(&*self.queue, &log, &self.registry.load(), request.uri().query().unwrap_or_default()).await
+            }
             (_, "/metrics" | "/healthz" | "/readyz" | "/dead-letters" | "/strays") => text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /dead-letters and /strays\n"),
+            (_, "/dead-letters/replay" | "/strays/replay") => text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /dead-letters[/replay] and /strays[/replay]\n"),
         }
     }
 

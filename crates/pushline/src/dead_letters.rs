@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::{Request, Response, StatusCode, client::conn::http1, header::HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, client::conn::http1, header::HeaderValue};
 use hyper_util::rt::TokioIo;
-use pushline_model::{Cause, DeadLetter, Timestamp};
+use pushline_model::{Cause, Offset, Timestamp};
 use pushline_queue::{DeadLetters, Filter, Found};
 use serde::Serialize;
 use tokio::net::TcpStream;
@@ -22,9 +22,9 @@ const PAGE: usize = 100;
 /// The header that carries the offset of the next page.
 const NEXT: &str = "pushline-next";
 
-/// Which ones, and how.
+/// Which ones, of which process.
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct Which {
     /// The admin address of the running process
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
@@ -40,6 +40,16 @@ pub(crate) struct List {
     /// Written before this time
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     until: Option<Timestamp>,
+    /// Of this message: msg_…
+    #[arg(long, value_name = "ID")]
+    message_id: Option<String>,
+}
+
+/// Which ones, and how.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    which: Which,
     /// One JSON object a packet and line
     #[arg(long)]
     json: bool,
@@ -63,6 +73,7 @@ struct Line {
     received_at: String,
     /// Base64 (RFC 4648 §4).
     payload: String,
+    replayed: bool,
 }
 
 #[derive(Debug, Serialize, serde::Deserialize)]
@@ -90,20 +101,26 @@ pub(crate) async fn answer(log: &DeadLetters, query: &str) -> Response<Full<Byte
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     };
     let mut body = Vec::new();
-    for Found { letter, .. } in &page.found {
-        for line in lines(letter) {
+    for found in &page.found {
+        for line in lines(found) {
             if let Err(error) = serde_json::to_writer(&mut body, &line) {
                 return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
             }
             body.push(b'\n');
         }
     }
+    page_of(body, page.next)
+}
+
+/// A page, and where the next one begins.
+pub(crate) fn page_of(body: impl Into<Bytes>, next: Option<Offset>) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, body);
-    response.headers_mut().extend(page.next.map(|next| (hyper::header::HeaderName::from_static(NEXT), HeaderValue::from(next))));
+    response.headers_mut().extend(next.map(|next| (hyper::header::HeaderName::from_static(NEXT), HeaderValue::from(next))));
     response
 }
 
-fn read_query(query: &str) -> Result<(Filter, u64, usize), String> {
+/// The filter, where to begin, and how many.
+pub(crate) fn read_query(query: &str) -> Result<(Filter, u64, usize), String> {
     let (mut filter, mut from, mut limit) = (Filter::default(), 0, PAGE);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
@@ -114,9 +131,10 @@ fn read_query(query: &str) -> Result<(Filter, u64, usize), String> {
             "cause" => filter.cause = Some(value.parse().map_err(|invalid: pushline_model::Invalid| invalid.to_string())?),
             "since" => filter.since = Some(timestamp(&value)?),
             "until" => filter.until = Some(timestamp(&value)?),
+            "message_id" => filter.message_id = Some(value),
             "from" => from = number()?,
             "limit" => limit = usize::try_from(number()?).unwrap_or(usize::MAX).clamp(1, 1000),
-            _ => return Err(format!("{name:?} isn't known: group, cause, since, until, from, limit")),
+            _ => return Err(format!("{name:?} isn't known: group, cause, since, until, message_id, from, limit")),
         }
     }
     Ok((filter, from, limit))
@@ -144,7 +162,8 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-fn lines(letter: &DeadLetter) -> impl Iterator<Item = Line> {
+fn lines(found: &Found) -> impl Iterator<Item = Line> {
+    let letter = &found.letter;
     let (org, group) = letter.group.split_once('/').unwrap_or((&letter.group, ""));
     letter.packets.iter().enumerate().map(move |(index, packet)| Line {
         time: letter.time.to_string(),
@@ -161,6 +180,7 @@ fn lines(letter: &DeadLetter) -> impl Iterator<Item = Line> {
         topic: packet.topic.clone(),
         received_at: packet.received_at.to_string(),
         payload: base64_simd::STANDARD.encode_to_string(&packet.payload),
+        replayed: found.replayed,
     })
 }
 
@@ -175,12 +195,15 @@ fn attempt(attempt: &pushline_model::Attempt) -> AttemptLine {
 
 // === the command ===
 
+/// The logs, as the admin address names them: dead letters of groups, then what no group wanted.
+pub(crate) const LOGS: [&str; 2] = ["/dead-letters", "/strays"];
+
 /// Lists dead letters, then strays, page by page.
 pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
-    for log in ["/dead-letters", "/strays"] {
+    for log in LOGS {
         let mut from = Some(0);
         while let Some(offset) = from {
-            let (page, next) = get(options, log, offset).await?;
+            let (page, next) = options.which.ask(Method::GET, log, offset).await?;
             for line in page.lines() {
                 if options.json {
                     println!("{line}")
@@ -194,28 +217,38 @@ pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn get(options: &List, log: &str, from: u64) -> anyhow::Result<(String, Option<u64>)> {
-    let filters = [
-        ("group", options.group.clone()),
-        ("cause", options.cause.map(|cause| cause.to_string())),
-        ("since", options.since.map(|time| time.to_string())),
-        ("until", options.until.map(|time| time.to_string())),
-        ("from", Some(from.to_string())),
-    ];
-    let query: Vec<String> = filters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(&value?)))).collect();
-    let admin = options.admin;
-    let stream = TcpStream::connect(admin).await.with_context(|| format!("can't reach a running Pushline at {admin} (--admin)"))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(format!("{log}?{}", query.join("&"))).header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let (status, next) = (response.status(), response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok()));
-    let body = String::from_utf8(response.into_body().collect().await?.to_bytes().into())?;
-    connection.abort();
-    if status != StatusCode::OK {
-        bail!("{admin} answered {status}: {}", body.trim());
+impl Which {
+    /// Whether it names anything at all.
+    pub(crate) fn is_all(&self) -> bool {
+        self.group.is_none() && self.cause.is_none() && self.since.is_none() && self.until.is_none() && self.message_id.is_none()
     }
-    Ok((body, next))
+
+    /// One page of an answer, and where the next begins.
+    pub(crate) async fn ask(&self, method: Method, path: &str, from: Offset) -> anyhow::Result<(String, Option<Offset>)> {
+        let filters = [
+            ("group", self.group.clone()),
+            ("cause", self.cause.map(|cause| cause.to_string())),
+            ("since", self.since.map(|time| time.to_string())),
+            ("until", self.until.map(|time| time.to_string())),
+            ("message_id", self.message_id.clone()),
+            ("from", Some(from.to_string())),
+        ];
+        let query: Vec<String> =
+            filters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(&value?)))).collect();
+        let admin = self.admin;
+        let stream = TcpStream::connect(admin).await.with_context(|| format!("can't reach a running Pushline at {admin} (--admin)"))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(format!("{path}?{}", query.join("&")));
+        let response = sender.send_request(request.header("host", admin.to_string()).body(Empty::<Bytes>::new())?).await?;
+        let (status, next) = (response.status(), response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok()));
+        let body = String::from_utf8(response.into_body().collect().await?.to_bytes().into())?;
+        connection.abort();
+        if status != StatusCode::OK {
+            bail!("{admin} answered {status}: {}", body.trim());
+        }
+        Ok((body, next))
+    }
 }
 
 fn print_line(line: &Line) {

@@ -5,6 +5,7 @@ mod config;
 mod dead_letters;
 mod demo;
 mod receive;
+mod replay;
 mod run;
 
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -47,7 +48,7 @@ enum Command {
     Check(ConfigFile),
     /// A sample webhook receiver that prints what it gets
     Receive(Receive),
-    /// Look at what couldn't be delivered, in a running process
+    /// Look at what couldn't be delivered, and send it again, in a running process
     #[command(subcommand)]
     DeadLetters(DeadLetters),
 }
@@ -83,6 +84,8 @@ struct Receive {
 enum DeadLetters {
     /// List them, oldest first
     List(dead_letters::List),
+    /// Send them once more: the same packets under the same id, to the current webhook
+    Replay(replay::Options),
 }
 
 fn main() -> ExitCode {
@@ -96,10 +99,11 @@ fn main() -> ExitCode {
         Command::Demo => runtime.block_on(demo::demo()),
         Command::Run(ConfigFile { config }) => {
             log(line.log_format);
-            Config::load(&config).and_then(|config| runtime.block_on(run::run(config)))
+            runtime.block_on(run::run(&config))
         }
         Command::Check(ConfigFile { config }) => Config::load(&config).map(|config| print!("{config}")),
         Command::Receive(options) => runtime.block_on(receive::receive(&options)),
+        Command::DeadLetters(DeadLetters::Replay(options)) => runtime.block_on(replay::command(&options)),
         Command::DeadLetters(DeadLetters::List(options)) => runtime.block_on(dead_letters::list(&options)),
     };
     // A lookup of a name that hangs must not keep the process.

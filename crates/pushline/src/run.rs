@@ -1,11 +1,17 @@
 //! All roles in one process: starting up and shutting down, in packet order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use pushline_deliver::Deliver;
 use pushline_ingest::Listener;
+use pushline_model::Registry;
 use pushline_queue::{
     Queue,
     embedded::{self, Embedded},
@@ -14,16 +20,23 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
+    time::sleep,
 };
-use tracing::info;
+use tracing::{error, info};
 
 use crate::{
     admin::{self, Admin},
-    config::Config,
+    config::{Config, Settings},
 };
+
+/// How often the configuration file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A process that is up.
 pub(crate) struct Running {
+    /// As it was started, or reloaded last.
+    settings: Settings,
+    registry: Arc<ArcSwap<Registry>>,
     queue: Arc<dyn Queue>,
     deliver: Deliver,
     listener: JoinHandle<()>,
@@ -34,17 +47,24 @@ pub(crate) struct Running {
 }
 
 /// Runs until a signal, or until something fails for good.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut running = Running::start(config).await?;
-    let failure = tokio::select! {
-        () = signals.any() => None,
-        failure = running.failed() => Some(failure),
+    let mut file = Watched::new(path);
+    let mut running = Running::start(Config::load(path)?).await?;
+    let failure = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Wish::End => break None,
+                Wish::Reload => running.reload(path),
+            },
+            failure = running.failed() => break Some(failure),
+            () = file.changed() => running.reload(path),
+        }
     };
     info!("shutting down; a second signal ends the process at once");
     tokio::select! {
         result = running.shutdown() => result?,
-        () = signals.any() => return Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
+        () = signals.end() => return Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
     }
     match failure {
         Some(failure) => Err(failure),
@@ -57,31 +77,59 @@ impl Running {
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         let metrics = admin::install_metrics()?;
         let egress = config.egress();
-        let queue = open_queue(&config).await?;
-        let registry = Arc::new(config.registry);
+        let queue = open_queue(&config.settings).await?;
+        let Config { settings, registry } = config;
+        let registry = Arc::new(registry);
         let options = pushline_deliver::Options {
-            shutdown_grace: config.shutdown_grace,
-            max_age: config.backlog_max_age,
+            shutdown_grace: settings.shutdown_grace,
+            max_age: settings.backlog_max_age,
             ..pushline_deliver::Options::new(egress)
         };
         let deliver = Deliver::start(options, &queue, Arc::clone(&registry)).await?;
 
         let (stop_listener, stopped) = watch::channel(false);
         let ingest = pushline_ingest::Options {
-            max_packet_bytes: usize::try_from(config.listener.max_packet_bytes)?,
-            ..pushline_ingest::Options::new(config.listener.address, config.listener.topics)
+            max_packet_bytes: usize::try_from(settings.listener.max_packet_bytes)?,
+            ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
         };
-        let listener = Listener::bind(ingest, Arc::clone(&queue), Arc::new(ArcSwap::from(registry)), stopped).await?;
+        let registry = Arc::new(ArcSwap::from(registry));
+        let listener = Listener::bind(ingest, Arc::clone(&queue), Arc::clone(&registry), stopped).await?;
         let mqtt = listener.local_addr()?;
-        let admin = Admin::start(config.admin, metrics, Arc::clone(&queue)).await?;
+        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), Arc::clone(&registry)).await?;
         let listener = tokio::spawn(listener.run());
         info!(%mqtt, admin = %admin.address(), "ready");
-        Ok(Self { queue, deliver, listener, admin, stop_listener, mqtt })
+        Ok(Self { settings, registry, queue, deliver, listener, admin, stop_listener, mqtt })
     }
 
     /// The queue, to look at.
     pub(crate) fn queue(&self) -> &dyn Queue {
         &*self.queue
+    }
+
+    /// Reads webhooks and groups again (LANES.md L13). A bad file changes nothing.
+    fn reload(&mut self, path: &Path) {
+        match Config::load(path).and_then(|config| self.apply(config)) {
+            Ok(()) => {
+                let registry = self.registry.load();
+                info!(
+                    webhooks = registry.webhooks().len(),
+                    groups = registry.groups().len(),
+                    devices = registry.devices(),
+                    "webhooks and groups were read again"
+                );
+            }
+            Err(error) => error!(error = format!("{error:#}"), "the configuration wasn't read again: the old one stays"),
+        }
+    }
+
+    fn apply(&mut self, config: Config) -> anyhow::Result<()> {
+        if let Some(changed) = self.settings.difference(&config.settings) {
+            bail!("{changed} has changed, and only webhooks and groups can be read again: change it back, or restart");
+        }
+        let registry = Arc::new(config.registry);
+        self.deliver.reload(Arc::clone(&registry))?;
+        self.registry.store(registry);
+        Ok(())
     }
 
     /// Resolves when it can't go on.
@@ -114,13 +162,13 @@ impl Running {
     }
 }
 
-async fn open_queue(config: &Config) -> anyhow::Result<Arc<dyn Queue>> {
+async fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
     let options = embedded::Options {
-        max_bytes: config.queue.max_bytes,
-        min_free: config.queue.min_free,
-        keep_dead_letters: config.dead_letters.keep,
-        dead_letters_max_bytes: config.dead_letters.max_bytes,
-        ..embedded::Options::new(config.queue.dir.clone())
+        max_bytes: settings.queue.max_bytes,
+        min_free: settings.queue.min_free,
+        keep_dead_letters: settings.dead_letters.keep,
+        dead_letters_max_bytes: settings.dead_letters.max_bytes,
+        ..embedded::Options::new(settings.queue.dir.clone())
     };
     info!(dir = %options.dir.display(), "opening the queue");
     // Every frame is checked: that may take seconds.
@@ -128,22 +176,69 @@ async fn open_queue(config: &Config) -> anyhow::Result<Arc<dyn Queue>> {
     Ok(Arc::new(queue))
 }
 
-/// SIGTERM and SIGINT.
+/// What a signal wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    End,
+    Reload,
+}
+
+/// SIGTERM and SIGINT end it, SIGHUP reads the configuration again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("can't listen for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
 
-    async fn any(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::End,
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.hang_up.recv() => Wish::Reload,
         }
     }
+
+    async fn end(&mut self) {
+        while self.next().await != Wish::End {}
+    }
+}
+
+/// A file whose changes are noticed. What it names (devices, secrets) isn't watched: SIGHUP is for those.
+struct Watched {
+    path: PathBuf,
+    seen: Option<(SystemTime, u64)>,
+}
+
+impl Watched {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), seen: stamp(path) }
+    }
+
+    /// Resolves when it is another one, or was written.
+    async fn changed(&mut self) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let now = stamp(&self.path);
+            // A file that is away is being replaced.
+            if now.is_some() && now != self.seen {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
 }

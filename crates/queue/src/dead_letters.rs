@@ -1,8 +1,14 @@
 //! Dead letters (LANES.md L14): what couldn't be delivered, kept in a log of its own and found again by group, cause and time.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use pushline_model::{Cause, DeadLetter, Offset, Timestamp};
+
+use tokio::sync::OnceCell;
 
 use crate::{Append, AppendError, Appended, Kind, QueueError, Read, Record};
 
@@ -14,6 +20,8 @@ const VERSION: u8 = 1;
 pub struct DeadLetters {
     append: Arc<dyn Append>,
     read: Arc<dyn Read>,
+    /// The offsets of those that were replayed, once somebody asked.
+    replayed: Arc<OnceCell<Mutex<HashSet<Offset>>>>,
 }
 
 /// Which ones to list.
@@ -27,6 +35,8 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Written before this time.
     pub until: Option<Timestamp>,
+    /// Of this message.
+    pub message_id: Option<String>,
 }
 
 /// A dead letter and its place.
@@ -36,6 +46,8 @@ pub struct Found {
     pub offset: Offset,
     /// Itself.
     pub letter: DeadLetter,
+    /// Whether it was replayed (LANES.md L15).
+    pub replayed: bool,
 }
 
 /// Some of those that were asked for, oldest first.
@@ -53,7 +65,7 @@ impl DeadLetters {
     /// Dead letters over a log.
     #[must_use]
     pub fn new<L: Append + Read + 'static>(log: Arc<L>) -> Self {
-        Self { append: Arc::clone(&log) as Arc<dyn Append>, read: log }
+        Self { append: Arc::clone(&log) as Arc<dyn Append>, read: log, replayed: Arc::default() }
     }
 
     /// Writes one. It is kept once this resolves.
@@ -77,6 +89,8 @@ impl DeadLetters {
     /// # Errors
     /// What reading the log gives; [`QueueError::Unreadable`] for a record that this version can't read.
     pub async fn list(&self, filter: &Filter, from: Offset, limit: usize) -> Result<Page, QueueError> {
+        let replayed = self.replayed().await?;
+        let is_replayed = |offset: &Offset| lock(replayed).contains(offset);
         let bounds = self.read.bounds();
         let mut at = from.max(bounds.start);
         let mut reader = self.read.reader(at);
@@ -89,13 +103,47 @@ impl DeadLetters {
                 }
                 if record.kind == Kind::DeadLetter && filter.wants_record(&record) {
                     let letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
-                    found.extend(filter.wants(&letter).then_some(Found { offset, letter }));
+                    found.extend(filter.wants(&letter).then(|| Found { offset, letter, replayed: is_replayed(&offset) }));
                 }
             }
             at = frame.end();
         }
         Ok(Page { found, next: None })
     }
+
+    /// Notes that dead letters were replayed. A crash before this is durable repeats their replay under the same ids.
+    ///
+    /// # Errors
+    /// What appending gives.
+    pub async fn mark_replayed(&self, offsets: &[Offset], at: Timestamp) -> Result<(), AppendError> {
+        let payload = postcard::to_stdvec(offsets).map_err(|error| AppendError::Refused(error.to_string()))?;
+        self.append.append(&[Record { group: "", at, kind: Kind::Replayed, payload: &payload }]).await?;
+        self.replayed.get().into_iter().for_each(|replayed| lock(replayed).extend(offsets));
+        Ok(())
+    }
+
+    /// The marks, read from the whole log once.
+    async fn replayed(&self) -> Result<&Mutex<HashSet<Offset>>, QueueError> {
+        self.replayed.get_or_try_init(|| self.read_marks()).await
+    }
+
+    async fn read_marks(&self) -> Result<Mutex<HashSet<Offset>>, QueueError> {
+        let bounds = self.read.bounds();
+        let (mut at, mut reader, mut marks) = (bounds.start, self.read.reader(bounds.start), HashSet::new());
+        while at < bounds.end {
+            let frame = reader.next().await?;
+            for (offset, record) in frame.records(at).filter(|(_, record)| record.kind == Kind::Replayed) {
+                let offsets: Vec<Offset> = postcard::from_bytes(record.payload).map_err(|_| QueueError::Unreadable { offset })?;
+                marks.extend(offsets.into_iter().filter(|offset| *offset >= bounds.start));
+            }
+            at = frame.end();
+        }
+        Ok(Mutex::new(marks))
+    }
+}
+
+fn lock(replayed: &Mutex<HashSet<Offset>>) -> std::sync::MutexGuard<'_, HashSet<Offset>> {
+    replayed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for DeadLetters {
@@ -114,6 +162,7 @@ impl Filter {
 
     fn wants(&self, letter: &DeadLetter) -> bool {
         self.cause.is_none_or(|cause| letter.cause == cause)
+            && self.message_id.as_ref().is_none_or(|id| letter.message_id.as_ref() == Some(id))
     }
 }
 

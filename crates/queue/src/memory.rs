@@ -18,8 +18,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Memory {
     packets: Arc<MemoryLog>,
-    dead_letters: Arc<MemoryLog>,
-    strays: Arc<MemoryLog>,
+    logs: [Arc<MemoryLog>; 2],
+    dead_letters: DeadLetters,
+    strays: DeadLetters,
 }
 
 #[derive(Debug)]
@@ -40,7 +41,9 @@ impl Memory {
     /// An empty queue.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { packets: MemoryLog::new(), dead_letters: MemoryLog::new(), strays: MemoryLog::new() })
+        let logs = [MemoryLog::new(), MemoryLog::new()];
+        let [dead_letters, strays] = logs.each_ref().map(|log| DeadLetters::new(Arc::new(OnePartition(Arc::clone(log)))));
+        Arc::new(Self { packets: MemoryLog::new(), logs, dead_letters, strays })
     }
 }
 
@@ -50,11 +53,11 @@ impl Queue for Memory {
     }
 
     fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(Arc::new(OnePartition(Arc::clone(&self.dead_letters))))
+        self.dead_letters.clone()
     }
 
     fn strays(&self) -> DeadLetters {
-        DeadLetters::new(Arc::new(OnePartition(Arc::clone(&self.strays))))
+        self.strays.clone()
     }
 
     fn is_stalled(&self) -> bool {
@@ -66,7 +69,7 @@ impl Queue for Memory {
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        for log in [&self.packets, &self.dead_letters, &self.strays] {
+        for log in self.logs.iter().chain([&self.packets]) {
             log.closed.send_replace(true);
         }
         std::future::ready(()).boxed()

@@ -25,13 +25,20 @@ use self::document::{PREFIX, Parsed, Section, Size};
 /// All of it, valid.
 #[derive(Debug)]
 pub(crate) struct Config {
+    pub(crate) settings: Settings,
+    /// Webhooks and groups: what can be read again while it runs.
+    pub(crate) registry: Registry,
+}
+
+/// Everything but webhooks and groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
     pub(crate) queue: Queue,
     pub(crate) backlog_max_age: Duration,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) listener: Listener,
     pub(crate) admin: SocketAddr,
     pub(crate) egress_allow: Vec<ipnet::IpNet>,
-    pub(crate) registry: Registry,
     /// How long a shutdown waits for what is in flight.
     pub(crate) shutdown_grace: Duration,
 }
@@ -71,22 +78,39 @@ impl Config {
     pub(crate) fn parse(path: &Path, text: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut root = document::parse(&path.display().to_string(), text, variables)?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let config = Self {
+        let settings = Settings {
             queue: queue(&mut root, folder)?,
             backlog_max_age: backlog(&mut root)?,
             dead_letters: dead_letters(&mut root)?,
             listener: mqtt(&mut root)?,
             admin: admin(&mut root)?,
             egress_allow: egress(&mut root)?,
-            registry: webhooks::registry(&mut root, folder)?,
             shutdown_grace: root.or("shutdown_grace", Duration::from_secs(10))?,
         };
+        let config = Self { settings, registry: webhooks::registry(&mut root, folder)? };
         root.finish()?;
         Ok(config)
     }
 
     pub(crate) fn egress(&self) -> Egress {
-        Egress::new(self.egress_allow.clone())
+        Egress::new(self.settings.egress_allow.clone())
+    }
+}
+
+impl Settings {
+    /// The first part that differs, as the file names it.
+    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+        [
+            ("[queue]", self.queue != other.queue),
+            ("[backlog]", self.backlog_max_age != other.backlog_max_age),
+            ("[dead_letters]", self.dead_letters != other.dead_letters),
+            ("[mqtt.listener]", self.listener != other.listener),
+            ("[admin]", self.admin != other.admin),
+            ("[egress]", self.egress_allow != other.egress_allow),
+            ("shutdown_grace", self.shutdown_grace != other.shutdown_grace),
+        ]
+        .into_iter()
+        .find_map(|(name, differs)| differs.then_some(name))
     }
 }
 
@@ -113,8 +137,8 @@ fn backlog(root: &mut Section) -> Result<Duration, ConfigError> {
     let default = Duration::from_hours(72);
     let Some(mut section) = root.section("backlog")? else { return Ok(default) };
     let max_age = section.or("max_age", default)?;
-    if max_age < Duration::from_mins(1) {
-        return Err(section.error("max_age", "at least 1m: packets that wait longer become dead letters"));
+    if max_age < Duration::from_secs(1) {
+        return Err(section.error("max_age", "at least 1s: packets that wait longer become dead letters"));
     }
     section.finish()?;
     Ok(max_age)

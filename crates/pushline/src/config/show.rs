@@ -5,7 +5,7 @@ use std::fmt;
 use pushline_model::{Auth, Webhook};
 
 use super::{
-    Config,
+    Config, Settings,
     document::Words,
     units::{duration, size},
 };
@@ -14,7 +14,8 @@ const HIDDEN: &str = "\"***\"";
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { queue, backlog_max_age, dead_letters, listener, admin, egress_allow, registry, shutdown_grace } = self;
+        let Self { settings, registry } = self;
+        let Settings { queue, backlog_max_age, dead_letters, listener, admin, egress_allow, shutdown_grace } = settings;
         writeln!(f, "shutdown_grace = {:?}\n", duration(*shutdown_grace))?;
         writeln!(f, "[queue]\nkind = \"embedded\"\ndir = {:?}", queue.dir)?;
         writeln!(f, "max_bytes = {:?}\nmin_free = {:?}\n", size(queue.max_bytes), size(queue.min_free))?;

@@ -62,6 +62,8 @@ pub struct Embedded {
     partition: Arc<OnePartition>,
     dead_letters: Arc<Log>,
     strays: Arc<Log>,
+    letters: DeadLetters,
+    stray_letters: DeadLetters,
     committers: Arc<Mutex<Vec<JoinHandle<()>>>>,
     failure: Arc<Failure>,
     _lock: Box<dyn Any + Send + Sync>,
@@ -155,7 +157,18 @@ impl Embedded {
             saved: Mutex::new(saved),
             max_bytes: options.max_bytes,
         });
-        Ok(Self { partition, dead_letters, strays, committers: Arc::new(Mutex::new(committers)), failure, _lock: held })
+        let letters = DeadLetters::new(Arc::new(Arc::clone(&dead_letters)));
+        let stray_letters = DeadLetters::new(Arc::new(Arc::clone(&strays)));
+        Ok(Self {
+            partition,
+            dead_letters,
+            strays,
+            letters,
+            stray_letters,
+            committers: Arc::new(Mutex::new(committers)),
+            failure,
+            _lock: held,
+        })
     }
 
     fn close_logs(&self) {
@@ -175,11 +188,11 @@ impl Queue for Embedded {
     }
 
     fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(Arc::new(Arc::clone(&self.dead_letters)))
+        self.letters.clone()
     }
 
     fn strays(&self) -> DeadLetters {
-        DeadLetters::new(Arc::new(Arc::clone(&self.strays)))
+        self.stray_letters.clone()
     }
 
     fn is_stalled(&self) -> bool {

@@ -1,0 +1,143 @@
+//! `pushline dead-letters replay`, and the admin address's side of it (LANES.md L15): dead letters go through the log once more, behind what came
+//! before them, with the same ids and to the current webhook. Each is marked when its replay is durable, so running it twice repeats nothing.
+
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::Full;
+use hyper::{Method, Response, StatusCode};
+use metrics::counter;
+use pushline_ingest::metrics::PACKETS;
+use pushline_model::{DeadLetter, Offset, Registry, Route, Timestamp};
+use pushline_queue::{AppendError, DeadLetters, Kind, Queue, QueueError, Record, Replay};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    admin::text,
+    dead_letters::{LOGS, Which, page_of, read_query},
+};
+
+/// Which ones: a filter, or all.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+}
+
+/// What became of a page.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Replayed {
+    /// Dead letters that are on their way again.
+    messages: usize,
+    /// The packets in them.
+    packets: usize,
+    /// Dead letters that had been replayed before.
+    already: usize,
+    /// Dead letters that still nobody wants.
+    unwanted: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReplayError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// Answers `POST /dead-letters/replay?…` with what it did; the same filters as for a list.
+pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, registry: &Registry, query: &str) -> Response<Full<Bytes>> {
+    let (filter, from, limit) = match read_query(query) {
+        Ok(asked) => asked,
+        Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+    };
+    let page = async {
+        let page = log.list(&filter, from, limit).await?;
+        let letters: Vec<(Offset, DeadLetter)> =
+            page.found.iter().filter(|found| !found.replayed).map(|found| (found.offset, found.letter.clone())).collect();
+        let already = page.found.len() - letters.len();
+        let replayed = replay(queue, log, registry, letters).await?;
+        Ok::<_, ReplayError>((Replayed { already, ..replayed }, page.next))
+    };
+    match page.await.map(|(replayed, next)| (serde_json::to_string(&replayed), next)) {
+        Ok((Ok(body), next)) => page_of(body, next),
+        Ok((Err(error), _)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// Appends the replays, and marks their dead letters when they are durable.
+async fn replay(
+    queue: &dyn Queue,
+    log: &DeadLetters,
+    registry: &Registry,
+    letters: Vec<(Offset, DeadLetter)>,
+) -> Result<Replayed, ReplayError> {
+    let at = Timestamp::of(SystemTime::now());
+    let mut replayed = Replayed::default();
+    let (mut offsets, mut messages) = (Vec::new(), Vec::new());
+    for (offset, letter) in &letters {
+        match group_of(letter, registry) {
+            None => replayed.unwanted += 1,
+            Some(group) => {
+                replayed.messages += 1;
+                replayed.packets += letter.packets.len();
+                offsets.push(*offset);
+                messages.push((group, Replay::new(letter).encode()));
+            }
+        }
+    }
+    let records: Vec<Record<'_>> = messages.iter().map(|(group, payload)| Record { group, at, kind: Kind::Replay, payload }).collect();
+    queue.append(&records).await?;
+    counter!(PACKETS, "source" => "replay", "result" => "appended").increment(replayed.packets as u64);
+    if !offsets.is_empty() {
+        log.mark_replayed(&offsets, at).await?;
+    }
+    Ok(replayed)
+}
+
+/// A message goes to its group; what was in none is routed anew.
+fn group_of(letter: &DeadLetter, registry: &Registry) -> Option<String> {
+    if letter.message_id.is_some() || registry.group(&letter.group).is_some_and(|group| group.webhook.is_some()) {
+        return Some(letter.group.clone());
+    }
+    let (org, _) = letter.group.split_once('/')?;
+    let iccid = letter.packets.first()?.iccid.parse().ok()?;
+    match registry.route(org, &iccid) {
+        Route::Group(group, _) => Some(group.id.key().to_owned()),
+        Route::NoWebhook(_) | Route::Unrouted => None,
+    }
+}
+
+/// Replays page by page, and says how far it is.
+pub(crate) async fn command(options: &Options) -> anyhow::Result<()> {
+    if options.which.is_all() != options.all {
+        bail!("say which: --all, or any of --group, --cause, --since, --until, --message-id");
+    }
+    let mut sum = Replayed::default();
+    for log in LOGS {
+        let mut from = Some(0);
+        while let Some(offset) = from {
+            let (page, next) = options.which.ask(Method::POST, &format!("{log}/replay"), offset).await?;
+            let page: Replayed = serde_json::from_str(&page).context("the process answered something else")?;
+            sum.messages += page.messages;
+            sum.packets += page.packets;
+            sum.already += page.already;
+            sum.unwanted += page.unwanted;
+            if next.is_some() {
+                eprintln!("{} messages so far", sum.messages);
+            }
+            from = next;
+        }
+    }
+    let Replayed { messages, packets, already, unwanted } = sum;
+    println!(
+        "{messages} messages with {packets} packets are on their way again; {already} had been replayed before, {unwanted} are still wanted by nobody"
+    );
+    Ok(())
+}
