@@ -223,7 +223,8 @@ impl Task {
             self.metrics.oldest_unsettled(Duration::ZERO);
         }
         let due = (self.around.max_age / 60).clamp(Duration::from_millis(500), Duration::from_mins(1));
-        if self.looking.is_some() || self.looked_at.elapsed() < due || watermark >= end && !self.expiring {
+        let is_due = self.looked_at.elapsed() >= due || self.partition.overflow().is_some();
+        if self.looking.is_some() || !is_due || watermark >= end && !self.expiring {
             return;
         }
         self.looked_at = Instant::now();

@@ -10,7 +10,10 @@ use http_body_util::{Empty, Full};
 use hyper::{Response, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pushline_model::{Auth, AuthHeaders, MessageId, Webhook};
-use tokio::io::{AsyncWriteExt, duplex};
+use tokio::{
+    io::{AsyncWriteExt, duplex},
+    task::unconstrained,
+};
 
 use crate::{DeliverError, signature::SigningKey};
 
@@ -103,7 +106,8 @@ fn header_case(headers: &[(String, String)]) -> Option<Extensions> {
     }
     text.push_str("\r\n");
     let (mut client, server) = duplex(text.len());
-    client.write_all(text.as_bytes()).now_or_never()?.ok()?;
+    // Unconstrained: tokio would make a task that did this for many webhooks yield.
+    unconstrained(client.write_all(text.as_bytes())).now_or_never()?.ok()?;
     let read = Mutex::new(None);
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         *read.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(request.into_parts().0.extensions);
@@ -112,7 +116,7 @@ fn header_case(headers: &[(String, String)]) -> Option<Extensions> {
     // The whole request lies in the pipe already: one poll reads it.
     let mut server_side = hyper::server::conn::http1::Builder::new();
     let serving = server_side.preserve_header_case(true).max_headers(1000).serve_connection(TokioIo::new(server), service);
-    drop(serving.now_or_never());
+    drop(unconstrained(serving).now_or_never());
     read.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

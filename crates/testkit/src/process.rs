@@ -213,16 +213,18 @@ impl Pushline {
             let all = self.metrics().await;
             let sum =
                 |name: &str| -> f64 { all.iter().filter(|(key, _)| key.split('{').next() == Some(name)).map(|(_, value)| value).sum() };
-            let packets =
-                |result: &str| all.get(&format!("pushline_ingest_packets_total{{source=\"listener\",result=\"{result}\"}}")).copied();
-            let came_in: f64 = ["appended", "unrouted", "no_webhook"].into_iter().filter_map(packets).sum();
+            let packets = |result: &str| -> f64 {
+                let its = |key: &str| key.starts_with("pushline_ingest_packets_total{") && key.contains(&format!("result=\"{result}\""));
+                all.iter().filter(|(key, _)| its(key)).map(|(_, value)| value).sum()
+            };
+            let came_in: f64 = ["appended", "unrouted", "no_webhook"].into_iter().map(packets).sum();
             let open = sum("pushline_queue_unsettled_packets_at_start") + came_in
                 - sum("pushline_packets_delivered_total")
                 - sum("pushline_packets_dead_lettered_total");
             if open == 0.0 {
                 return;
             }
-            assert!(Instant::now() < deadline, "{open} packets never settle:\n{}", self.log());
+            assert!(Instant::now() < deadline, "{open} packets never settle: {came_in} came in\n{all:#?}\n{}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -191,7 +191,7 @@ impl World {
                 frames.push(self.frame(frames[0].end()));
             }
             let burials = self.lanes.sweep(from, &frames, self.instant(), self.wall());
-            burials.into_iter().for_each(|burial| self.dig(burial));
+            burials.into_iter().for_each(|burial| self.dig(&burial));
         }
     }
 
@@ -246,7 +246,7 @@ impl World {
             Consequence::Bury(burial) => {
                 let offsets: Vec<Offset> = burial.letters[0].packets.iter().map(|packet| offset(&packet.payload)).collect();
                 assert_eq!(self.by_id[&sending.id].0, offsets);
-                self.dig(burial);
+                self.dig(&burial);
             }
             Consequence::Again => {}
             Consequence::Discarded => {
@@ -262,7 +262,7 @@ impl World {
             if let BurialKey::Message(key) = burial.key {
                 self.expired_in_flight.extend(self.flying.iter().filter(|sending| sending.key == key).map(|sending| sending.key.first));
             }
-            self.dig(burial);
+            self.dig(&burial);
         }
     }
 
@@ -272,7 +272,7 @@ impl World {
         self.lanes.redirect(Arc::clone(&self.outlets), self.instant());
     }
 
-    fn dig(&mut self, burial: Burial) {
+    fn dig(&mut self, burial: &Burial) {
         let packets = burial.letters.iter().flat_map(|letter| &letter.packets);
         self.dying.push((burial.key, packets.map(|packet| offset(&packet.payload)).collect()));
     }

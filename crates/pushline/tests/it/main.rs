@@ -7,7 +7,10 @@ mod conservation;
 mod crashes;
 mod document;
 mod hostile;
+mod isolation;
+mod limits;
 mod listener;
+mod reload;
 mod windows;
 
 use std::path::Path;

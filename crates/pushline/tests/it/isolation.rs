@@ -1,0 +1,141 @@
+//! Nobody waits for another customer's server.
+
+use std::{collections::HashSet, time::Duration};
+
+use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, Receiver, folder, payloads};
+
+use crate::{BINARY, group, packets, webhook};
+
+const HANGS: Behaviour = Behaviour { status: 200, delay: Duration::ZERO, hang: true, every: 1 };
+
+#[tokio::test]
+async fn a_hanging_customer_costs_one_connection_and_gets_what_waited_in_order_when_it_is_back() {
+    let dir = folder();
+    let mut fine = Inbox::start().await;
+    let hanging = Receiver::start(([127, 0, 0, 1], 0).into(), HANGS, drop).await.unwrap();
+    let address = hanging.address();
+    let healthy: String = (0..30).map(|number| group(&format!("o{number}"), "g", "fine")).collect();
+    let options = "timeout = \"1s\"\nconcurrency = 8\norder = \"strict\"";
+    let configuration = format!(
+        "{}{}{healthy}{}",
+        webhook("fine", &fine.url(), "window = \"100ms\""),
+        webhook("hanging", &format!("http://{address}/"), options),
+        group("sick", "g", "hanging")
+    );
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("sick/1", (0..300).map(|number| format!("{number:03}")))).await.unwrap();
+    pushline.until_metric("pushline_webhooks_suspect", "", |suspect| suspect == 1.0).await;
+    for number in 0..30 {
+        gateway.publish(&packets(&format!("o{number}/1"), (0..40).map(|packet| format!("{number} {packet}")))).await.unwrap();
+    }
+    let arrived: HashSet<String> = fine.packets(1200).await.iter().flat_map(payloads).collect();
+    assert_eq!(arrived.len(), 1200, "the others have all of theirs");
+    // Once the others have their answers, what is left is the one connection of the suspect one.
+    pushline.until_metric("pushline_deliver_in_flight", "", |in_flight| in_flight <= 1.0).await;
+
+    // It is back, at the same address.
+    drop(hanging);
+    let (sender, mut back) = tokio::sync::mpsc::channel(1000);
+    let receive = move |push| sender.try_send(push).unwrap();
+    let _back = loop {
+        // The port is free once the last connection of the old one is closed.
+        match Receiver::start(address, Behaviour::default(), receive.clone()).await {
+            Ok(receiver) => break receiver,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    pushline.until_quiet().await;
+    let mut came = Vec::new();
+    while let Ok(push) = back.try_recv() {
+        came.extend(payloads(&push));
+    }
+    let dead = pushline.dead_letters("dead-letters").await;
+    assert_eq!(came.len() + dead.len(), 300, "{} came, {} are dead letters", came.len(), dead.len());
+    assert!(!came.is_empty() && came.is_sorted(), "in order of starting");
+    pushline.until_metric("pushline_webhooks_suspect", "", |suspect| suspect == 0.0).await;
+    pushline.until_metric("pushline_lanes", "", |lanes| lanes == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_thousand_hanging_webhooks_stay_inside_the_room_and_a_new_customer_is_served() {
+    const WEBHOOKS: usize = 1000;
+    let dir = folder();
+    let mut fine = Inbox::start().await;
+    let hanging = Receiver::start(([127, 0, 0, 1], 0).into(), HANGS, drop).await.unwrap();
+    let url = format!("http://{}/", hanging.address());
+    let mut configuration = webhook("fine", &fine.url(), "") + &group("fine", "g", "fine");
+    for number in 0..WEBHOOKS {
+        configuration += &webhook(&format!("w{number}"), &url, "concurrency = 4");
+        configuration += &group(&format!("o{number}"), "g", &format!("w{number}"));
+    }
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    // 400 MB, three times the room.
+    let payload = "p".repeat(20_000);
+    for _ in 0..20 {
+        let round: Vec<(String, Vec<u8>)> = (0..WEBHOOKS).map(|number| (format!("o{number}/1"), payload.clone().into_bytes())).collect();
+        gateway.publish(&round).await.unwrap();
+    }
+    gateway.publish(&packets("fine/1", ["hello"])).await.unwrap();
+    assert_eq!(payloads(&fine.next().await), ["hello"]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pushline.pid())).unwrap();
+    let resident: usize =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    // The room (128 MiB), what isn't durable yet, the log's tail, connections, and a process.
+    assert!(resident < 450 << 10, "{} MiB resident", resident >> 10);
+    assert!(pushline.metric("pushline_lanes", "behind").await > 0.0);
+    pushline.kill().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_groups_come_and_go_and_leave_no_lane_behind() {
+    let dir = folder();
+    let mut inbox = Inbox::start().await;
+    let groups: String = (0..10_000).map(|number| group(&format!("o{number}"), "g", "w")).collect();
+    let configuration = format!("{}{groups}", webhook("w", &inbox.url(), "window = \"100ms\""));
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    let all: Vec<(String, Vec<u8>)> = (0..10_000).map(|number| (format!("o{number}/1"), b"x".to_vec())).collect();
+    gateway.publish(&all).await.unwrap();
+    inbox.packets(10_000).await;
+    pushline.until_quiet().await;
+    pushline.until_metric("pushline_lanes", "", |lanes| lanes == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_backlog_for_a_dead_customer_survives_a_kill_and_the_others_flow_at_once() {
+    const BACKLOG: usize = 200_000;
+    let dir = folder();
+    let mut fine = Inbox::start().await;
+    let hanging = Receiver::start(([127, 0, 0, 1], 0).into(), HANGS, drop).await.unwrap();
+    let configuration = format!(
+        "{}{}{}{}",
+        webhook("fine", &fine.url(), ""),
+        webhook("hanging", &format!("http://{}/", hanging.address()), ""),
+        group("fine", "g", "fine"),
+        group("sick", "g", "hanging")
+    );
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("sick/1", (0..BACKLOG).map(|number| number.to_string()))).await.unwrap();
+    gateway.publish(&packets("fine/1", ["before"])).await.unwrap();
+    assert_eq!(payloads(&fine.next().await), ["before"]);
+    let saves = pushline.metric("pushline_progress_saves_total", "").await;
+    gateway.publish(&packets("sick/1", ["one more"])).await.unwrap();
+    pushline.until_metric("pushline_progress_saves_total", "", |now| now >= saves + 1.0).await;
+    pushline.kill().await;
+    let pushline = Pushline::start_again(BINARY, dir.path()).await;
+    assert!(pushline.metric("pushline_queue_unsettled_packets_at_start", "").await >= BACKLOG as f64);
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("fine/1", ["after"])).await.unwrap();
+    // What had settled isn't sent again, unless progress was older than it.
+    let next = loop {
+        let next = payloads(&fine.next().await);
+        if next != ["before"] {
+            break next;
+        }
+    };
+    assert_eq!(next, ["after"]);
+    pushline.kill().await;
+}

@@ -1,0 +1,107 @@
+//! Webhooks and groups are read again while it runs; dead letters are sent again.
+
+use std::{path::Path, time::Duration};
+
+use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, folder, payloads};
+use tokio::process::Command;
+
+use crate::{BINARY, group, packets, webhook};
+
+fn write(dir: &Path, more: &str) {
+    let path = dir.join("pushline.toml");
+    let fixed = std::fs::read_to_string(&path).unwrap();
+    let fixed = fixed.split("[[webhooks]]").next().unwrap();
+    std::fs::write(path, format!("{fixed}{more}")).unwrap();
+}
+
+async fn until_logged(pushline: &Pushline, text: &str, times: usize) {
+    let logged = async {
+        while pushline.log().matches(text).count() < times {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(pushline_testkit::PATIENCE, logged).await.unwrap_or_else(|_| panic!("{text:?} isn't logged:\n{}", pushline.log()));
+}
+
+#[tokio::test]
+async fn what_waits_goes_out_under_the_new_definition_with_the_same_packets_and_ids() {
+    let dir = folder();
+    let mut hanging = Inbox::behaving(Behaviour { hang: true, ..Behaviour::default() }).await;
+    let mut fine = Inbox::start().await;
+    let before = format!("{}{}", webhook("w", &hanging.url(), "concurrency = 2"), group("mti", "g", "w"));
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&before)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..60).map(|number| format!("{number:02}")))).await.unwrap();
+    let in_flight = hanging.packets(20).await;
+    let after =
+        format!("{}{}{}", webhook("w", &fine.url(), "headers = { X-New = \"yes\" }"), group("mti", "g", "w"), group("oti", "g", "w"));
+    write(dir.path(), &after);
+    pushline.hang_up();
+    until_logged(&pushline, "were read again", 1).await;
+    let pushes = fine.packets(40).await;
+    let mut texts: Vec<String> = pushes.iter().flat_map(payloads).collect();
+    texts.sort();
+    assert_eq!(texts, (20..60).map(|number| format!("{number:02}")).collect::<Vec<_>>(), "what is in flight ends under the old definition");
+    assert!(pushes.iter().all(|push| push.header("x-new") == "yes" && payloads(push).len() == 10));
+    assert_eq!(in_flight.len(), 2);
+    // A group that is new is known to devices too.
+    gateway.publish(&packets("oti/1", ["new"])).await.unwrap();
+    assert_eq!(payloads(&fine.next().await), ["new"]);
+}
+
+#[tokio::test]
+async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
+    let dir = folder();
+    let mut inbox = Inbox::start().await;
+    let good = format!("{}{}", webhook("w", &inbox.url(), ""), group("mti", "g", "w"));
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&good)).await;
+    // Noticed without a signal.
+    write(dir.path(), "[[webhooks]]\nname = \"w\"\nurl = \"ftp://nowhere\"\n");
+    until_logged(&pushline, "the old one stays", 1).await;
+    assert!(pushline.log().contains("webhooks[0].url"), "{}", pushline.log());
+    let path = dir.path().join("pushline.toml");
+    let changed = Pushline::configuration(&good).replace("min_free = \"1MiB\"", "min_free = \"2MiB\"");
+    std::fs::write(&path, changed).unwrap();
+    until_logged(&pushline, "[queue] has changed, and only webhooks and groups can be read again", 1).await;
+    Gateway::connect(pushline.mqtt, "g").await.unwrap().publish(&packets("mti/1", ["a"])).await.unwrap();
+    assert_eq!(payloads(&inbox.next().await), ["a"]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing() {
+    let dir = folder();
+    let mut failing = Inbox::behaving(Behaviour { status: 500, ..Behaviour::default() }).await;
+    let mut fine = Inbox::start().await;
+    let before = format!("{}{}", webhook("w", &failing.url(), ""), group("mti", "g", "w"));
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&before)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..13).map(|number| number.to_string()))).await.unwrap();
+    gateway.publish(&packets("oti/1", ["stray"])).await.unwrap();
+    let failed = failing.packets(13).await;
+    pushline.until_quiet().await;
+    write(dir.path(), &format!("{}{}{}", webhook("w", &fine.url(), ""), group("mti", "g", "w"), group("oti", "g", "w")));
+    pushline.hang_up();
+    until_logged(&pushline, "were read again", 1).await;
+
+    let replay = |which: Vec<String>| {
+        let admin = pushline.admin.to_string();
+        async move {
+            let output = Command::new(BINARY).args(["dead-letters", "replay", "--admin", &admin]).args(which).output().await.unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+    };
+    let one = failed[0].header("webhook-id").to_owned();
+    let said = replay(vec!["--message-id".into(), one.clone()]).await;
+    assert!(said.starts_with("1 messages with 10 packets"), "{said}");
+    assert_eq!((fine.next().await.header("webhook-id"), &failed[0].body), (one.as_str(), &failed[0].body));
+    let said = replay(vec!["--all".into()]).await;
+    assert!(said.starts_with("2 messages with 4 packets are on their way again; 1 had been replayed before"), "{said}");
+    let mut texts: Vec<String> = fine.packets(4).await.iter().flat_map(payloads).collect();
+    texts.sort();
+    assert_eq!(texts, ["10", "11", "12", "stray"], "what nobody wanted is routed anew");
+    let said = replay(vec!["--all".into()]).await;
+    assert!(said.starts_with("0 messages with 0 packets are on their way again; 3 had been replayed before"), "{said}");
+    pushline.until_quiet().await;
+    assert!(fine.rest(Duration::from_millis(200)).await.is_empty());
+}
