@@ -3,8 +3,8 @@
 /// Eight bytes at a time: the usual payload has nothing to escape.
 const WORD: usize = size_of::<u64>();
 
-/// Appends text as the inside of a JSON string.
-pub(crate) fn escape(text: &str, into: &mut Vec<u8>) {
+/// Appends text as the inside of a JSON string: RFC 8259 §7, as little as it asks for.
+pub fn escape(text: &str, into: &mut Vec<u8>) {
     let mut rest = text.as_bytes();
     loop {
         let clean = clean_prefix(rest);

@@ -9,4 +9,5 @@ mod id;
 
 pub use body::{Body, Sealed};
 pub use cut::{Cut, Cutter, Window};
+pub use escape::escape;
 pub use id::message_id;

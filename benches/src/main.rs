@@ -1,2 +1,0 @@
-//! benches: starts small.
-fn main() {}
