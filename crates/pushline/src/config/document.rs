@@ -71,7 +71,8 @@ pub(crate) trait Field: Sized {
 
 /// Reads a file's text and puts the environment's overrides in.
 pub(crate) fn parse(file: &str, text: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Section, ConfigError> {
-    let line = |span: std::ops::Range<usize>| Place::Line(file.to_owned(), 1 + text[..span.start.min(text.len())].matches('\n').count());
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line = |span: std::ops::Range<usize>| Place::Line(file.to_owned(), 1 + ends.partition_point(|end| *end < span.start));
     let document = DeTable::parse(text).map_err(|error| ConfigError {
         place: line(error.span().unwrap_or(0..0)),
         field: String::new(),
