@@ -1,13 +1,19 @@
-//! The delivering role: a task for each partition that this process serves, around one room and one set of destinations.
+//! The delivering role: a task for each partition that this process serves, as they come and go, around one room and one set of destinations.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use pushline_model::Registry;
-use pushline_queue::{Queue, QueueError};
-use tokio::{sync::watch, task::JoinSet};
+use pushline_queue::{Partition, Partitions, Queue, QueueError};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle, JoinSet},
+};
 
 use crate::{
-    DeliverError, Egress, Network,
+    DeliverError, Egress, Losses, Network,
     outlets::Outlets,
     partition::{Surroundings, Task},
     room::Room,
@@ -29,9 +35,26 @@ pub struct Options {
 /// The running role. Dropping it aborts what is in flight; nothing acknowledged is lost, it is sent again after the start.
 #[derive(Debug)]
 pub struct Deliver {
-    tasks: JoinSet<Result<(), QueueError>>,
+    serving: JoinHandle<Result<(), QueueError>>,
     stop: watch::Sender<bool>,
     outlets: watch::Sender<Arc<Outlets>>,
+    losses: Arc<Losses>,
+}
+
+/// The tasks of the partitions that this process serves.
+struct Serving {
+    around: Surroundings,
+    partitions: watch::Receiver<Partitions>,
+    tasks: JoinSet<Result<(), QueueError>>,
+    served: Vec<Served>,
+}
+
+/// A partition that has a task.
+struct Served {
+    /// Which one it is; only its task keeps it alive.
+    partition: Weak<dyn Partition>,
+    /// Turns true when the task must let go of it.
+    stop: watch::Sender<bool>,
 }
 
 impl Options {
@@ -43,7 +66,8 @@ impl Options {
 }
 
 impl Deliver {
-    /// Starts a task for each partition, where its progress says.
+    /// Starts a task for each partition, where its progress says: for those that this process serves already before it returns, for those
+    /// that come later when they come.
     ///
     /// # Errors
     /// [`DeliverError`] when a webhook can't be made ready to send to, or saved progress can't be read.
@@ -51,14 +75,19 @@ impl Deliver {
         let room = Room::new(options.room);
         let network = Network::new(options.egress)?;
         let (outlets, known) = watch::channel(Arc::new(Outlets::new(registry, &room, &network)?));
+        let losses = Arc::new(Losses::default());
+        let around = Surroundings {
+            outlets: known,
+            room,
+            dead_letters: queue.dead_letters(),
+            losses: Arc::clone(&losses),
+            max_age: options.max_age,
+            shutdown_grace: options.shutdown_grace,
+        };
+        let mut serving = Serving { around, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
+        serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        let Options { shutdown_grace, max_age, .. } = options;
-        let around = Surroundings { outlets: known, room, dead_letters: queue.dead_letters(), max_age, shutdown_grace, stop: stopped };
-        let mut tasks = JoinSet::new();
-        for partition in queue.partitions() {
-            tasks.spawn(Task::start(partition, around.clone()).await?.run());
-        }
-        Ok(Self { tasks, stop, outlets })
+        Ok(Self { serving: tokio::spawn(serving.serve(stopped)), stop, outlets, losses })
     }
 
     /// The registry was read again (LANES.md L13). What is in flight ends under the old definition; everything else of a webhook or group that changed
@@ -72,30 +101,85 @@ impl Deliver {
         Ok(())
     }
 
+    /// What the log has lost.
+    #[must_use]
+    pub fn losses(&self) -> Arc<Losses> {
+        Arc::clone(&self.losses)
+    }
+
     /// Resolves when a task ends that nobody told to: the role can't go on.
     pub async fn failed(&mut self) -> QueueError {
-        match self.tasks.join_next().await {
-            None => std::future::pending().await,
-            Some(ended) => into_result(ended).err().unwrap_or(QueueError::Closed),
-        }
+        into_result((&mut self.serving).await).err().unwrap_or(QueueError::Closed)
     }
 
     /// Starts no new attempt, lets what is in flight end within the grace (suspect webhooks aren't waited for), saves progress, ends.
     ///
     /// # Errors
     /// The first that saving gave.
-    pub async fn shutdown(mut self) -> Result<(), QueueError> {
+    pub async fn shutdown(self) -> Result<(), QueueError> {
         self.stop.send_replace(true);
+        into_result(self.serving.await)
+    }
+}
+
+impl Serving {
+    /// With the partitions that are there already.
+    async fn begin(&mut self) -> Result<(), QueueError> {
+        let partitions = self.partitions.borrow_and_update().clone();
+        for partition in partitions {
+            let stop = self.serves(&partition);
+            let task = Task::start(partition, self.around.clone(), stop).await?;
+            self.tasks.spawn(task.run());
+        }
+        Ok(())
+    }
+
+    /// Until it is told to stop, or a task fails.
+    async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                // Where nobody changes them any more, they stay as they are.
+                Ok(()) = self.partitions.changed() => self.reconcile(),
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+            }
+        }
+        self.served.iter().for_each(|served| _ = served.stop.send_replace(true));
         let mut result = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
-            result = result.and(into_result(ended));
+            result = result.and(self.ended(ended));
         }
         result
+    }
+
+    /// Partitions have come or gone.
+    fn reconcile(&mut self) {
+        let partitions = self.partitions.borrow_and_update().clone();
+        let is_kept = |served: &Served| partitions.iter().any(|partition| served.partition.ptr_eq(&Arc::downgrade(partition)));
+        self.served.iter().filter(|served| !is_kept(served)).for_each(|served| _ = served.stop.send_replace(true));
+        let new = |partition: &Arc<dyn Partition>| !self.served.iter().any(|served| served.partition.ptr_eq(&Arc::downgrade(partition)));
+        for partition in partitions.iter().filter(|partition| new(partition)).cloned().collect::<Vec<_>>() {
+            let (around, stop) = (self.around.clone(), self.serves(&partition));
+            self.tasks.spawn(async move { Task::start(partition, around, stop).await?.run().await });
+        }
+    }
+
+    /// Notes that a partition has a task. Returns what tells it to let go.
+    fn serves(&mut self, partition: &Arc<dyn Partition>) -> watch::Receiver<bool> {
+        let (stop, stopped) = watch::channel(false);
+        self.served.push(Served { partition: Arc::downgrade(partition), stop });
+        stopped
+    }
+
+    /// A task ends well only when it was told to.
+    fn ended(&mut self, ended: Result<Result<(), QueueError>, JoinError>) -> Result<(), QueueError> {
+        self.served.retain(|served| served.partition.strong_count() > 0);
+        into_result(ended)
     }
 }
 
 /// A task that panicked takes the process with it.
-fn into_result(ended: Result<Result<(), QueueError>, tokio::task::JoinError>) -> Result<(), QueueError> {
+fn into_result(ended: Result<Result<(), QueueError>, JoinError>) -> Result<(), QueueError> {
     match ended {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -12,7 +12,7 @@ use std::{
 
 use pushline_batch::{Body, Cut, Cutter, Sealed, Window, message_id};
 use pushline_model::{Attempt, DeadPacket, GroupId, MessageId, Offset, Packet, Timestamp, Webhook};
-use pushline_queue::{LaneProgress, Listed, OpenWindow, Record, Replay};
+use pushline_queue::{Kind, LaneProgress, Listed, OpenWindow, Record, Replay};
 
 use crate::{
     outlets::Outlet,
@@ -97,9 +97,17 @@ pub(crate) struct Parcel {
 #[derive(Debug, Default)]
 pub(crate) struct Dead {
     /// Packets that were in no message.
-    pub(crate) packets: Vec<DeadPacket>,
+    pub(crate) packets: Vec<Unsent>,
     /// First offsets of messages that are whole again.
     pub(crate) messages: Vec<Offset>,
+}
+
+/// A packet that won't be sent.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    pub(crate) packet: DeadPacket,
+    /// What is wrong with it by itself, for people; mostly nothing.
+    pub(crate) why: String,
 }
 
 /// The form of bodies that only dead letters are made from.
@@ -549,10 +557,16 @@ fn push_all(body: &mut Body, form: &Webhook, record: &Record<'_>) {
     }
 }
 
-fn packets_of(record: &Record<'_>) -> Vec<DeadPacket> {
-    match record.as_packet() {
-        Some(packet) => vec![packet.into()],
-        None => Replay::of(record).map_or_else(Vec::new, |replay| replay.packets),
+fn packets_of(record: &Record<'_>) -> Vec<Unsent> {
+    let unsent = |packet| Unsent { packet, why: String::new() };
+    match (record.as_packet(), record.kind) {
+        (Some(packet), _) => vec![unsent(packet.into())],
+        (None, Kind::Foreign { why }) => {
+            let payload = record.payload.to_vec();
+            let packet = DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload };
+            vec![Unsent { packet, why: why.to_owned() }]
+        }
+        (None, _) => Replay::of(record).map_or_else(Vec::new, |replay| replay.packets.into_iter().map(unsent).collect()),
     }
 }
 

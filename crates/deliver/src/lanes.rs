@@ -12,11 +12,11 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use pushline_batch::Cut;
 use pushline_model::{Attempt, Cause, DeadLetter, GroupId, MessageId, Offset, Order, Outcome, Timestamp};
-use pushline_queue::{Frame, LastPassed, Progress, Record, Replay, Restart};
+use pushline_queue::{Frame, Kind, LastPassed, Progress, Record, Replay, Restart};
 use slab::Slab;
 
 use crate::{
-    lane::{Dead, Lane, Message, Parcel, Shown, State},
+    lane::{Dead, Lane, Message, Parcel, Shown, State, Unsent},
     outcome::{Next, what_next},
     outlets::{Outlet, Outlets},
 };
@@ -172,8 +172,8 @@ impl Lanes {
             cuts: Vec::new(),
         };
         for listed in restart.lanes {
-            // A key that is no group can't be routed: it keeps its lane without an outlet (L13).
-            let Ok(group) = listed.group.parse::<GroupId>() else { continue };
+            // Progress lists lanes, and each lane has a group: a key that is none was never written.
+            let Ok(group) = GroupId::of_record(&listed.group) else { continue };
             let lane = Lane::resume(group.clone(), lanes.outlets.of(&group), &listed, restart.head, now);
             lanes.unsettled += lane.unsettled;
             let key = lanes.lanes.insert(lane);
@@ -214,10 +214,10 @@ impl Lanes {
     }
 
     fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) {
-        let packets = match (record.as_packet(), Replay::of(record)) {
-            (Some(_), _) => 1,
-            (None, Some(replay)) => replay.packets.len() as u64,
-            (None, None) => return,
+        let packets = match (record.kind, Replay::of(record)) {
+            (Kind::Packet { .. } | Kind::Foreign { .. }, _) => 1,
+            (_, Some(replay)) => replay.packets.len() as u64,
+            (_, None) => return,
         };
         let Some(key) = self.lane_of(record.group, now) else { return };
         self.unsettled += packets;
@@ -242,7 +242,7 @@ impl Lanes {
         if let Some(&key) = self.by_group.get(group) {
             return Some(key);
         }
-        let group: GroupId = group.parse().ok()?;
+        let group = GroupId::of_record(group).ok()?;
         let lane = Lane::new(group.clone(), self.outlets.of(&group));
         let key = self.lanes.insert(lane);
         self.by_group.insert(group, key);
@@ -252,10 +252,12 @@ impl Lanes {
 
     // --- unknown groups and reload (L13)
 
-    /// A lane that is born or resumed without an outlet waits for one for a while.
+    /// A lane that is born or resumed without an outlet waits for one for a while; what belongs to no group has nothing to wait for.
     fn watch_unknown(&mut self, key: LaneKey, now: Instant) {
         let lane = &mut self.lanes[key];
-        if lane.outlet.is_none() {
+        if lane.group == GroupId::none() {
+            lane.is_lost = true;
+        } else if lane.outlet.is_none() {
             lane.unknown_since = Some(now);
             self.unknown.push(Reverse((now + UNKNOWN_FOR, key)));
         }
@@ -451,8 +453,10 @@ impl Lanes {
 
     /// Why a record won't be sent.
     fn cause(&self, key: LaneKey, offset: Offset, record: &Record<'_>) -> Option<Cause> {
-        if self.lanes[key].is_lost {
-            return Some(Cause::NoWebhook);
+        match record.kind {
+            Kind::Foreign { .. } => return Some(Cause::Unreadable),
+            _ if self.lanes[key].is_lost => return Some(Cause::NoWebhook),
+            _ => {}
         }
         self.expiry.filter(|expiry| record.at < expiry.before || offset < expiry.below).map(|_| Cause::Expired)
     }
@@ -461,7 +465,7 @@ impl Lanes {
         // A lane of which nothing was dead may have ended its turn, and itself.
         let Some(lane) = self.lanes.get(key) else { return Vec::new() };
         let (group, webhook) = (lane.group.key().to_owned(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
-        let letter = |packet| DeadLetter {
+        let letter = |Unsent { packet, why }| DeadLetter {
             time: wall,
             group: group.clone(),
             webhook: webhook.clone(),
@@ -469,7 +473,7 @@ impl Lanes {
             array: false,
             cause,
             status: None,
-            response: Vec::new(),
+            response: why.into_bytes(),
             attempts: Vec::new(),
             packets: vec![packet],
         };

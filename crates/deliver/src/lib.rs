@@ -15,6 +15,7 @@ mod destination;
 mod egress;
 mod lane;
 mod lanes;
+mod losses;
 pub mod metrics;
 mod network;
 mod outcome;
@@ -29,6 +30,7 @@ use pushline_queue::QueueError;
 pub use crate::{
     deliver::{Deliver, Options},
     egress::Egress,
+    losses::Losses,
     network::Network,
 };
 

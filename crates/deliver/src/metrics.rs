@@ -40,8 +40,13 @@ pub const PROGRESS_AGE: &str = "pushline_progress_age_seconds";
 /// How often progress was saved, by partition.
 pub const PROGRESS_SAVES: &str = "pushline_progress_saves_total";
 
+/// Offsets that were gone from the log before they had settled.
+pub const LOST: &str = "pushline_queue_lost_offsets_total";
+
 /// Tells the recorder what they are.
 pub fn describe() {
+    describe_counter!(LOST, "Offsets that were gone from the log before they had settled");
+    counter!(LOST).increment(0);
     describe_histogram!(MESSAGE_PACKETS, "Packets in a message");
     describe_counter!(ATTEMPTS, "Attempts, by outcome");
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");
@@ -101,6 +106,18 @@ impl PartitionMetrics {
         gauge!(UNSETTLED_AT_START, "partition" => partition.to_string()).set(approximately(unsettled));
         // So that each cause can be read from the first scrape on.
         Cause::ALL.into_iter().for_each(|cause| counter!(DEAD_LETTERED, "cause" => cause.name()).increment(0));
+    }
+
+    /// Offsets that the log has lost.
+    pub(crate) fn lost(offsets: u64) {
+        counter!(LOST).increment(offsets);
+    }
+
+    /// Another process serves the partition from now on, or none: what it holds is counted there.
+    pub(crate) fn ended_serving(&self) {
+        for gauge in [&self.in_flight, &self.lag, &self.unsettled, &self.live, &self.behind, &self.oldest, &self.progress_age] {
+            gauge.set(0.0);
+        }
     }
 
     pub(crate) fn sending(&self, sending: &Sending) {

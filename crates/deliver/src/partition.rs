@@ -3,6 +3,7 @@
 
 use std::{
     future::pending,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -13,11 +14,12 @@ use pushline_queue::{AppendError, DeadLetters, Frame, LastPassed, Partition, Que
 use tokio::{
     sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
-    time::{Interval, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Interval, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 use tracing::{error, info, warn};
 
 use crate::{
+    Losses,
     lanes::{Burial, BurialKey, Consequence, Expiry, Lanes, MessageKey, Sending, Sweep},
     metrics::PartitionMetrics,
     outlets::Outlets,
@@ -27,6 +29,9 @@ use crate::{
 /// A turn of a sweep (LANES.md L4).
 const TURN: usize = 8 << 20;
 
+/// How long the last save may take where nobody waits for the partition.
+const LAST_SAVE: Duration = Duration::from_secs(10);
+
 /// What a partition task needs besides its partition.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
@@ -34,16 +39,17 @@ pub(crate) struct Surroundings {
     pub(crate) outlets: watch::Receiver<Arc<Outlets>>,
     pub(crate) room: Arc<Room>,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) losses: Arc<Losses>,
     /// How long packets may wait (LANES.md L12).
     pub(crate) max_age: Duration,
     pub(crate) shutdown_grace: Duration,
-    /// Turns true once: no new attempt, finish what is in flight, save, leave.
-    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// The task. Owns everything of its partition; nothing of it is locked.
 pub(crate) struct Task {
     around: Surroundings,
+    /// Turns true once: no new attempt, finish what is in flight, save, leave.
+    stop: watch::Receiver<bool>,
     partition: Arc<dyn Partition>,
     lanes: Lanes,
     live: Box<dyn Reader>,
@@ -58,8 +64,8 @@ pub(crate) struct Task {
     /// Something happened since the last save.
     changed: bool,
     saved_at: Instant,
-    /// The last save found the disk full.
-    no_space: bool,
+    /// The last save couldn't be made for now.
+    unsaved: bool,
     woken: Arc<Notify>,
     metrics: PartitionMetrics,
 }
@@ -94,15 +100,32 @@ struct Buried {
 
 impl Task {
     /// Starts where the partition's progress says (L10).
-    pub(crate) async fn start(partition: Arc<dyn Partition>, around: Surroundings) -> Result<Self, QueueError> {
+    pub(crate) async fn start(
+        partition: Arc<dyn Partition>,
+        around: Surroundings,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, QueueError> {
         let saved = partition.load().await?;
-        let named = is_named(&*partition, &saved).await?;
-        let start = partition.bounds().start;
-        let restart = Restart::new(saved, start, named);
+        let bounds = partition.bounds().await?;
+        let named = is_named(&*partition, &saved, &bounds).await?;
+        let restart = Restart::new(saved, bounds.start, named);
         if restart.remade {
             error!(
                 partition = partition.index(),
-                start, "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start"
+                start = bounds.start,
+                "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start"
+            );
+            // Else a crash before the next save would leave a watermark that says of the new log what was true of the old one.
+            partition.reset(bounds.start).await?;
+        }
+        if restart.lost > 0 {
+            around.losses.add(restart.lost);
+            PartitionMetrics::lost(restart.lost);
+            error!(
+                partition = partition.index(),
+                offsets = restart.lost,
+                start = bounds.start,
+                "the log has lost records that hadn't settled: it begins above the watermark; this process isn't ready until that is acknowledged (POST /losses/acknowledge)"
             );
         }
         info!(
@@ -112,17 +135,18 @@ impl Task {
             lanes = restart.lanes.len(),
             "partition started"
         );
-        let live = partition.reader(restart.head);
+        let live = partition.live(restart.head);
         let sweeping = partition.reader(restart.watermark);
         let woken = around.room.join();
         let outlets = Arc::clone(&around.outlets.borrow());
         let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
         let metrics = PartitionMetrics::new(partition.index());
-        let lag = partition.bounds().end - lanes.head();
+        let lag = bounds.end.saturating_sub(lanes.head());
         metrics.started(partition.index(), lanes.unsettled() + lag);
         metrics.lanes(&lanes, lag, 0);
         Ok(Self {
             around,
+            stop,
             partition,
             lanes,
             live,
@@ -135,7 +159,7 @@ impl Task {
             saving: None,
             changed: false,
             saved_at: Instant::now(),
-            no_space: false,
+            unsaved: false,
             woken,
             metrics,
         })
@@ -144,12 +168,12 @@ impl Task {
     /// Runs until it is told to stop, or the queue fails.
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
         let mut seconds = every_second();
-        let mut stop = self.around.stop.clone();
+        let mut stop = self.stop.clone();
         let mut outlets = self.around.outlets.clone();
         outlets.mark_unchanged();
         loop {
             self.dispatch();
-            let end = self.partition.bounds().end;
+            let end = self.partition.end();
             self.begin_turn();
             let may_sweep = self.turn.under_way.is_some() && (self.turn.owed == 0 || self.lanes.head() >= end);
             let tick = self.lanes.next_tick(end);
@@ -174,7 +198,7 @@ impl Task {
 
     fn live(&mut self, frame: &Frame) {
         self.turn.owed = self.turn.owed.saturating_sub(frame.bytes().len());
-        self.lanes.live(frame, self.partition.bounds().end, Instant::now());
+        self.lanes.live(frame, self.partition.end(), Instant::now());
         self.changed = true;
     }
 
@@ -203,7 +227,7 @@ impl Task {
     }
 
     fn tick(&mut self) {
-        self.lanes.tick(self.partition.bounds().end, Instant::now());
+        self.lanes.tick(self.partition.end(), Instant::now());
         self.turn.wanted = true;
     }
 
@@ -218,7 +242,7 @@ impl Task {
 
     /// Looks at the oldest record that hasn't settled, now and then: sixty times in `backlog.max_age`, at least once a minute.
     fn look(&mut self) {
-        let (watermark, end) = (self.lanes.watermark(), self.partition.bounds().end);
+        let (watermark, end) = (self.lanes.watermark(), self.partition.end());
         if watermark >= end {
             self.metrics.oldest_unsettled(Duration::ZERO);
         }
@@ -322,7 +346,7 @@ impl Task {
 
     fn second(&mut self) {
         self.look();
-        let lag = self.partition.bounds().end - self.lanes.head();
+        let lag = self.partition.end().saturating_sub(self.lanes.head());
         self.metrics.lanes(&self.lanes, lag, self.around.outlets.borrow().suspects());
         self.metrics.progress_age(self.changed.then(|| self.saved_at.elapsed()));
         if self.changed && self.saving.is_none() {
@@ -331,19 +355,19 @@ impl Task {
         }
     }
 
-    /// A full disk heals by itself: until then what has settled meanwhile may be sent again after a crash.
+    /// A full disk heals by itself, and so do brokers that are away: until then what has settled meanwhile may be sent again after a crash.
     fn after_save(&mut self, saved: Result<(), QueueError>) -> Result<(), QueueError> {
         match saved {
-            Err(error) if error.is_no_space() => {
-                if !std::mem::replace(&mut self.no_space, true) {
-                    warn!(partition = self.partition.index(), %error, "progress can't be saved until there is room");
+            Err(error) if error.is_passing() => {
+                if !std::mem::replace(&mut self.unsaved, true) {
+                    warn!(partition = self.partition.index(), %error, "progress can't be saved for now");
                 }
                 self.changed = true;
                 Ok(())
             }
             Err(error) => Err(error),
             Ok(()) => {
-                if std::mem::take(&mut self.no_space) {
+                if std::mem::take(&mut self.unsaved) {
                     info!(partition = self.partition.index(), "progress is saved again");
                 }
                 self.saved_at = Instant::now();
@@ -355,7 +379,7 @@ impl Task {
 
     fn saved(&self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
         let (partition, watermark) = (Arc::clone(&self.partition), self.lanes.watermark());
-        let progress = self.lanes.progress(partition.bounds().end);
+        let progress = self.lanes.progress(partition.end());
         async move {
             match progress {
                 Some(progress) => partition.save(&progress, watermark).await,
@@ -364,18 +388,39 @@ impl Task {
         }
     }
 
-    /// What is in flight may end within the grace; suspect webhooks aren't waited for. What doesn't is sent again after the start.
+    /// What is in flight may end within the grace; suspect webhooks aren't waited for. What doesn't is sent again by whoever serves the partition
+    /// next, and its outcome here doesn't count any more.
     async fn finish(mut self) -> Result<(), QueueError> {
-        let grace = self.around.shutdown_grace;
+        let (grace, at_most) = match self.partition.patience() {
+            None => (self.around.shutdown_grace, self.around.shutdown_grace + LAST_SAVE),
+            // The last quarter is for saving.
+            Some(patience) => (patience * 3 / 4, patience),
+        };
+        let until = tokio::time::Instant::now() + at_most;
         if timeout(grace, self.settle_in_flight()).await.is_err() {
             info!(partition = self.partition.index(), "the grace is over: what is still in flight is sent again after the start");
         }
+        self.attempts.abort_all();
+        let last = timeout_at(until, self.save_last()).await;
+        self.metrics.ended_serving();
+        match last {
+            Ok(saved) => self.after_save(saved),
+            Err(_) => {
+                warn!(
+                    partition = self.partition.index(),
+                    "progress couldn't be saved in time: what has settled since the last save is sent again"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    async fn save_last(&mut self) -> Result<(), QueueError> {
         if let Some(saving) = self.saving.take() {
             let saved = saving.await.unwrap_or(Err(QueueError::Closed));
             self.after_save(saved)?;
         }
-        let saved = self.saved().await;
-        self.after_save(saved)
+        self.saved().await
     }
 
     async fn settle_in_flight(&mut self) {
@@ -427,9 +472,9 @@ async fn attempt(sending: Sending) -> Ended {
 }
 
 /// Whether the log holds the record that progress passed last, at its time (L10).
-async fn is_named(partition: &dyn Partition, saved: &Saved) -> Result<bool, QueueError> {
+async fn is_named(partition: &dyn Partition, saved: &Saved, bounds: &Range<Offset>) -> Result<bool, QueueError> {
     let Some(LastPassed { offset, at }) = saved.progress.as_ref().map(|progress| progress.last) else { return Ok(false) };
-    if !partition.bounds().contains(&offset) {
+    if !bounds.contains(&offset) {
         return Ok(false);
     }
     let frame = partition.reader(offset).next().await?;

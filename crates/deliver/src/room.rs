@@ -75,7 +75,10 @@ impl Room {
     /// What a partition task waits on: notified when a webhook was woken, became suspect, or has a slot free that somebody missed.
     pub(crate) fn join(&self) -> Arc<Notify> {
         let task = Arc::new(Notify::new());
-        lock(&self.tasks).push(Arc::clone(&task));
+        let mut tasks = lock(&self.tasks);
+        // A task that has ended has dropped its own.
+        tasks.retain(|other| Arc::strong_count(other) > 1);
+        tasks.push(Arc::clone(&task));
         task
     }
 

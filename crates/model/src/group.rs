@@ -52,6 +52,26 @@ impl GroupId {
         Ok(Self(format!("{org}/{name}").into()))
     }
 
+    /// The group of what belongs to none: its key is empty, and no name can be.
+    #[must_use]
+    pub fn none() -> Self {
+        Self("".into())
+    }
+
+    /// Reads a key as it stands in a log, where what belongs to no group has an empty one.
+    ///
+    /// # Errors
+    /// As for reading a group.
+    pub fn of_record(key: &str) -> Result<Self, Invalid> {
+        if key.is_empty() { Ok(Self::none()) } else { key.parse() }
+    }
+
+    /// Whether a text is a group's key.
+    #[must_use]
+    pub fn is_valid(key: &str) -> bool {
+        key.split_once('/').is_some_and(|(org, name)| Organisation::is_valid(org) && Self::is_valid_name(name))
+    }
+
     /// `organisation/name`.
     #[must_use]
     pub fn key(&self) -> &str {

@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pushline_model::Registry;
-use pushline_queue::Queue;
+use pushline_queue::{Queue, Stalled};
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
@@ -134,8 +134,8 @@ impl Answers {
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
-        if self.queue.is_stalled() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the disk is full: nothing is acknowledged until there is room\n");
+        if let Some(Stalled(why)) = self.queue.stalled() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
         }
         text(StatusCode::OK, "ready\n")
     }

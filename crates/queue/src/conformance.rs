@@ -1,12 +1,15 @@
 //! The contract as tests. Every backend calls [`all`] with a way to open its queue: a fresh one, then the same one again.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, Timestamp};
 use tokio::time::timeout;
 
-use crate::{AppendError, FRAME_MAX, Filter, LastPassed, Partition, Progress, Queue, Reader, Record, frame::tests::record};
+use crate::{AppendError, FRAME_MAX, Filter, LastPassed, Partition, Progress, Queue, Read, Reader, Record, frame::tests::record};
+
+/// How long what must come may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Opens a queue. Called again after the one before was closed and dropped, a durable backend shows what was stored.
 pub(crate) type Open<'a> = dyn Fn() -> BoxFuture<'a, Arc<dyn Queue>> + 'a;
@@ -32,8 +35,8 @@ pub(crate) async fn all<'a>(fresh: &dyn Fn() -> Box<Open<'a>>, durable: bool) {
 async fn records_are_read_as_they_were_appended_in_order(queue: &dyn Queue) {
     append(queue, 0..5).await;
     append(queue, 5..7).await;
-    let partition = partition(queue);
-    assert_eq!(partition.bounds(), 0..7);
+    let partition = partition(queue).await;
+    assert_eq!(bounds(&*partition).await, 0..7);
     for from in 0..7 {
         assert_eq!(read(&mut *partition.reader(from), from, 7).await, numbers(from..7));
     }
@@ -41,7 +44,7 @@ async fn records_are_read_as_they_were_appended_in_order(queue: &dyn Queue) {
 
 async fn an_empty_batch_is_durable_at_once(queue: &dyn Queue) {
     assert_eq!(queue.append(&[]).await, Ok(()));
-    assert_eq!(partition(queue).bounds(), 0..0);
+    assert_eq!(bounds(&*partition(queue).await).await, 0..0);
 }
 
 async fn what_can_never_be_stored_is_refused_whole(queue: &dyn Queue) {
@@ -49,11 +52,11 @@ async fn what_can_never_be_stored_is_refused_whole(queue: &dyn Queue) {
     let result = queue.append(&[record("o/g", b"0"), record(&long, b"1")]).await;
     assert!(matches!(result, Err(AppendError::Refused(_))), "{result:?}");
     append(queue, 0..1).await;
-    assert_eq!(partition(queue).bounds(), 0..1);
+    assert_eq!(bounds(&*partition(queue).await).await, 0..1);
 }
 
 async fn a_reader_waits_at_the_end_and_may_be_cancelled(queue: &dyn Queue) {
-    let mut reader = partition(queue).reader(0);
+    let mut reader = partition(queue).await.reader(0);
     assert!(timeout(Duration::from_millis(10), reader.next()).await.is_err());
     append(queue, 0..3).await;
     assert_eq!(read(&mut *reader, 0, 3).await, numbers(0..3));
@@ -64,7 +67,7 @@ async fn a_reader_waits_at_the_end_and_may_be_cancelled(queue: &dyn Queue) {
 
 async fn readers_know_nothing_of_each_other(queue: &dyn Queue) {
     append(queue, 0..4).await;
-    let partition = partition(queue);
+    let partition = partition(queue).await;
     let (mut one, mut other) = (partition.reader(0), partition.reader(2));
     assert_eq!(read(&mut *one, 0, 4).await, numbers(0..4));
     assert_eq!(read(&mut *other, 2, 4).await, numbers(2..4));
@@ -76,14 +79,14 @@ async fn a_large_record_has_a_frame_of_its_own(queue: &dyn Queue) {
     let large = vec![b'x'; FRAME_MAX + 1];
     let batch = [record("o/g", b"0"), record("o/g", &large), record("o/g", b"2")];
     queue.append(&batch).await.unwrap();
-    let mut reader = partition(queue).reader(1);
+    let mut reader = partition(queue).await.reader(1);
     let frame = reader.next().await.unwrap();
     let (offset, found) = frame.records(1).next().unwrap();
     assert_eq!((offset, found.payload.len()), (1, large.len()));
     let all = 3 * FRAME_MAX / 1000;
     let payload = vec![b'y'; 1000];
     queue.append(&vec![record("o/g", &payload); all]).await.unwrap();
-    let end = partition(queue).bounds().end;
+    let end = bounds(&*partition(queue).await).await.end;
     let mut at = 3;
     reader.seek(at);
     while at < end {
@@ -108,7 +111,7 @@ async fn appends_from_many_callers_keep_each_callers_order(queue: Arc<dyn Queue>
     for caller in callers {
         caller.await.unwrap();
     }
-    let all = read_text(&mut *partition(&*queue).reader(0), 0, 400).await;
+    let all = read_text(&mut *partition(&*queue).await.reader(0), 0, 400).await;
     for caller in 0..8 {
         let its: Vec<&String> = all.iter().filter(|text| text.starts_with(&format!("{caller} "))).collect();
         assert_eq!(its, (0..50).map(|number| format!("{caller} {number}")).collect::<Vec<_>>().iter().collect::<Vec<_>>());
@@ -148,13 +151,13 @@ async fn a_closed_queue_takes_nothing(queue: &dyn Queue) {
 
 async fn progress_is_what_was_saved_last(queue: &dyn Queue) {
     append(queue, 0..9).await;
-    let partition = partition(queue);
+    let partition = partition(queue).await;
     assert_eq!(partition.load().await.unwrap().progress, None);
     for head in 1..5 {
         let progress = progress(head);
         partition.save(&progress, head - 1).await.unwrap();
         let saved = partition.load().await.unwrap();
-        assert_eq!((saved.progress, saved.watermark), (Some(progress), head - 1));
+        assert_eq!((saved.progress, saved.watermark), (Some(progress), Some(head - 1)));
     }
 }
 
@@ -165,17 +168,17 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
         queue.dead_letters().bury(&letter(1)).await.unwrap();
         queue.strays().bury(&letter(2)).await.unwrap();
         queue.strays().mark_replayed(&[0], Timestamp(3)).await.unwrap();
-        partition(&*queue).save(&progress(4), 3).await.unwrap();
+        partition(&*queue).await.save(&progress(4), 3).await.unwrap();
         queue.close().await;
     }
     for _ in 0..2 {
         let queue = open().await;
-        let partition = partition(&*queue);
+        let partition = partition(&*queue).await;
         assert_eq!(partition.load().await.unwrap().progress, Some(progress(4)));
-        let end = partition.bounds().end;
+        let end = bounds(&*partition).await.end;
         assert_eq!(read(&mut *partition.reader(3), 3, 5).await, numbers(3..5));
         append(&*queue, end..end + 1).await;
-        assert_eq!(partition.bounds().end, end + 1);
+        assert_eq!(bounds(&*partition).await.end, end + 1);
         assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].letter, letter(1));
         let stray = queue.strays().list(&Filter::default(), 0, 9).await.unwrap().found.remove(0);
         assert_eq!((stray.letter, stray.replayed), (letter(2), true));
@@ -185,17 +188,24 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
 
 // --- helpers
 
-pub(crate) async fn append(queue: &dyn Queue, range: std::ops::Range<Offset>) {
+pub(crate) async fn append(queue: &dyn Queue, range: Range<Offset>) {
     let payloads = numbers(range);
     let batch: Vec<Record<'_>> = payloads.iter().map(|payload| record("o/g", payload.as_bytes())).collect();
     queue.append(&batch).await.unwrap();
 }
 
-pub(crate) fn partition(queue: &dyn Queue) -> Arc<dyn Partition> {
-    queue.partitions().remove(0)
+pub(crate) async fn partition(queue: &dyn Queue) -> Arc<dyn Partition> {
+    let mut partitions = queue.partitions();
+    let some = partitions.wait_for(|partitions| !partitions.is_empty());
+    let some = timeout(PATIENCE, some).await.expect("a partition comes").unwrap();
+    Arc::clone(&some[0])
 }
 
-fn numbers(range: std::ops::Range<Offset>) -> Vec<String> {
+pub(crate) async fn bounds(read: &dyn Read) -> Range<Offset> {
+    read.bounds().await.unwrap()
+}
+
+fn numbers(range: Range<Offset>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
@@ -206,7 +216,7 @@ async fn read(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<String> 
 pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<String> {
     let (mut at, mut found) = (from, Vec::new());
     while at < to {
-        let frame = timeout(Duration::from_secs(20), reader.next()).await.expect("a record that is durable can be read").unwrap();
+        let frame = timeout(PATIENCE, reader.next()).await.expect("a record that is durable can be read").unwrap();
         for (offset, record) in frame.records(at) {
             assert_eq!(offset, from + found.len() as Offset);
             found.push(String::from_utf8(record.payload.to_vec()).unwrap());

@@ -91,7 +91,7 @@ impl DeadLetters {
     pub async fn list(&self, filter: &Filter, from: Offset, limit: usize) -> Result<Page, QueueError> {
         let replayed = self.replayed().await?;
         let is_replayed = |offset: &Offset| lock(replayed).contains(offset);
-        let bounds = self.read.bounds();
+        let bounds = self.read.bounds().await?;
         let mut at = from.max(bounds.start);
         let mut reader = self.read.reader(at);
         let mut found = Vec::new();
@@ -128,7 +128,7 @@ impl DeadLetters {
     }
 
     async fn read_marks(&self) -> Result<Mutex<HashSet<Offset>>, QueueError> {
-        let bounds = self.read.bounds();
+        let bounds = self.read.bounds().await?;
         let (mut at, mut reader, mut marks) = (bounds.start, self.read.reader(bounds.start), HashSet::new());
         while at < bounds.end {
             let frame = reader.next().await?;
@@ -148,7 +148,7 @@ fn lock(replayed: &Mutex<HashSet<Offset>>) -> std::sync::MutexGuard<'_, HashSet<
 
 impl fmt::Debug for DeadLetters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadLetters").field("bounds", &self.read.bounds()).finish()
+        f.debug_struct("DeadLetters").finish_non_exhaustive()
     }
 }
 

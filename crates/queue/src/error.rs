@@ -62,7 +62,30 @@ pub enum QueueError {
         /// Its offset.
         offset: Offset,
     },
+    /// The brokers don't answer, or not as they should.
+    #[error("can't {doing}: {what}")]
+    Unavailable {
+        /// What was being done, as in "can't commit".
+        doing: String,
+        /// What they, or the library, said.
+        what: String,
+    },
+    /// What is configured and what is there don't fit.
+    #[error("{0}")]
+    Misfit(String),
     /// The queue was closed while something was waiting for it.
     #[error("the queue was closed")]
     Closed,
+}
+
+impl QueueError {
+    /// Whether it passes by itself: there is no space on the disk, the brokers are away.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Unavailable { .. } => true,
+            _ => false,
+        }
+    }
 }

@@ -8,6 +8,8 @@
 //!   length u32 of what follows | kind u8 | group length u8 | topic length u16 | at u64 | iccid 16 bytes (a packet's) | group | topic | payload
 //! ```
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use pushline_model::{Iccid, Offset, Timestamp};
 
@@ -27,7 +29,9 @@ const ICCID: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Frame {
     bytes: Bytes,
-    header: Header,
+    base: Offset,
+    end: Offset,
+    durable_end: Offset,
 }
 
 /// What a frame says of itself.
@@ -56,9 +60,19 @@ impl Frame {
     pub fn parse(bytes: &Bytes) -> Option<Self> {
         let header = Header::parse(bytes)?;
         let bytes = bytes.get(..header.frame_len()).map(|whole| bytes.slice_ref(whole))?;
-        let frame = Self { bytes, header };
+        let frame = Self::new(bytes, &header);
         let sound = crc32c::crc32c(&frame.bytes[8..]) == header.crc && frame.is_well_formed();
         sound.then_some(frame)
+    }
+
+    /// Says that no record lies at these offsets.
+    #[must_use]
+    pub fn nothing(at: Range<Offset>) -> Self {
+        Self { bytes: Bytes::new(), base: at.start, end: at.end, durable_end: at.start }
+    }
+
+    fn new(bytes: Bytes, header: &Header) -> Self {
+        Self { bytes, base: header.base, end: header.base + Offset::from(header.count), durable_end: header.durable_end }
     }
 
     /// All of it, header included.
@@ -70,26 +84,26 @@ impl Frame {
     /// The offset of its first record.
     #[must_use]
     pub fn base(&self) -> Offset {
-        self.header.base
+        self.base
     }
 
     /// The offset after its last record.
     #[must_use]
     pub fn end(&self) -> Offset {
-        self.header.base + Offset::from(self.header.count)
+        self.end
     }
 
     /// The end of the log that was durable when it was written.
     #[must_use]
     pub fn durable_end(&self) -> Offset {
-        self.header.durable_end
+        self.durable_end
     }
 
     /// Its records from an offset on, each with its offset.
     pub fn records(&self, from: Offset) -> impl Iterator<Item = (Offset, Record<'_>)> {
-        let mut rest = &self.bytes[HEADER..];
+        let mut rest = self.bytes.get(HEADER..).unwrap_or_default();
         let all = std::iter::from_fn(move || take_record(&mut rest));
-        (self.header.base..).zip(all).skip_while(move |(offset, _)| *offset < from)
+        (self.base..).zip(all).skip_while(move |(offset, _)| *offset < from)
     }
 
     /// The time of its last record.
@@ -99,8 +113,8 @@ impl Frame {
 
     fn is_well_formed(&self) -> bool {
         let mut rest = &self.bytes[HEADER..];
-        let whole = (0..self.header.count).all(|_| take_record(&mut rest).is_some());
-        whole && rest.is_empty() && self.header.count > 0
+        let whole = (self.base..self.end).all(|_| take_record(&mut rest).is_some());
+        whole && rest.is_empty() && self.end > self.base
     }
 }
 
@@ -160,6 +174,7 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
         1 => Kind::Replay,
         2 => Kind::DeadLetter,
         3 => Kind::Replayed,
+        4 => Kind::Foreign { why: topic },
         _ => return None,
     };
     Some(Record { group, at, kind, payload })
@@ -195,6 +210,7 @@ impl FrameBuilder {
             Kind::Replay => (1, None, ""),
             Kind::DeadLetter => (2, None, ""),
             Kind::Replayed => (3, None, ""),
+            Kind::Foreign { why } => (4, None, why),
         };
         let length = encoded_len(record) - size_of::<u32>();
         self.bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
@@ -216,14 +232,15 @@ impl FrameBuilder {
         header.write(&mut self.bytes);
         header.crc = crc32c::crc32c(&self.bytes[8..]);
         header.write(&mut self.bytes);
-        Frame { bytes: self.bytes.into(), header }
+        Frame::new(self.bytes.into(), &header)
     }
 }
 
 fn encoded_len(record: &Record<'_>) -> usize {
     let kind = match record.kind {
         Kind::Packet { topic, .. } => ICCID + topic.len(),
-        _ => 0,
+        Kind::Foreign { why } => why.len(),
+        Kind::Replay | Kind::DeadLetter | Kind::Replayed => 0,
     };
     RECORD_HEADER + kind + record.group.len() + record.payload.len()
 }
@@ -261,13 +278,13 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn records_come_out_of_a_frame_as_they_went_in(
-            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..4u8), 1..20),
+            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..5u8), 1..20),
             base in 0u64..1 << 60,
         ) {
             let records: Vec<Record<'_>> = payloads.iter().map(|(payload, text, kind)| Record {
                 group: text,
                 at: Timestamp(base),
-                kind: [Kind::Packet { iccid: "12a".parse().unwrap(), topic: text }, Kind::Replay, Kind::DeadLetter, Kind::Replayed][usize::from(*kind)],
+                kind: [Kind::Packet { iccid: "12a".parse().unwrap(), topic: text }, Kind::Replay, Kind::DeadLetter, Kind::Replayed, Kind::Foreign { why: text }][usize::from(*kind)],
                 payload,
             }).collect();
             let mut builder = FrameBuilder::default();

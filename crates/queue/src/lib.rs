@@ -32,11 +32,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use pushline_model::Offset;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use crate::{
     dead_letters::{DeadLetters, Filter, Found, Page},
@@ -49,8 +50,9 @@ pub use crate::{
 
 /// What a process that takes packets in, sends them, or both, sees of the queue.
 pub trait Queue: Append + Send + Sync {
-    /// The partitions of the packets log that this process serves.
-    fn partitions(&self) -> Vec<Arc<dyn Partition>>;
+    /// The partitions of the packets log that this process serves, as they come and go. One that has left the list is handed over
+    /// once nobody holds it any more; coming back, it is another [`Arc`].
+    fn partitions(&self) -> watch::Receiver<Partitions>;
 
     /// Dead letters of groups.
     fn dead_letters(&self) -> DeadLetters;
@@ -58,8 +60,8 @@ pub trait Queue: Append + Send + Sync {
     /// Dead letters that no group wanted (`unrouted`, ingest's `no_webhook`).
     fn strays(&self) -> DeadLetters;
 
-    /// Whether nothing that is appended becomes durable at the moment, though it may later: the disk is full, the brokers are away.
-    fn is_stalled(&self) -> bool;
+    /// Why nothing that is appended becomes durable at the moment, though it may later: the disk is full, the brokers are away.
+    fn stalled(&self) -> Option<Stalled>;
 
     /// Resolves when the backend can't go on (embedded: a failed fsync; a corrupt frame met while reading). The process ends then,
     /// with this message; what was appended and isn't durable was never acknowledged.
@@ -80,7 +82,7 @@ pub trait Append: Send + Sync {
 pub trait Read: Send + Sync {
     /// The oldest offset still kept, and the end: the offset that the next record gets at the least. Everything in between is
     /// durable. Both only ever rise.
-    fn bounds(&self) -> Range<Offset>;
+    fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>>;
 
     /// A reader of its own at an offset. Readers know nothing of each other.
     fn reader(&self, from: Offset) -> Box<dyn Reader>;
@@ -91,6 +93,16 @@ pub trait Partition: Read {
     /// Which one, from 0.
     fn index(&self) -> u32;
 
+    /// The end of the log as far as this process knows. While live reading is at the end, it is the head; it may lag behind the
+    /// real one meanwhile.
+    fn end(&self) -> Offset;
+
+    /// Live reading from an offset on, for the task that owns the partition. Called once.
+    fn live(&self, from: Offset) -> Box<dyn Reader>;
+
+    /// How long its task may take to let go of it when it must: another process waits for it. `None`: nobody does.
+    fn patience(&self) -> Option<Duration>;
+
     /// Where the oldest records end that the log has no room for any more (`queue.max_bytes`); `None`: it has room. They go when the watermark
     /// has passed them.
     fn overflow(&self) -> Option<Offset>;
@@ -99,8 +111,12 @@ pub trait Partition: Read {
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>>;
 
     /// Saves progress, then the watermark (LANES.md L9), and lets the log forget what lies below the watermark. When it returns
-    /// `Ok`, both are durable. A crash in between leaves the older or the newer, never half of one.
+    /// `Ok`, both are durable; an owner that has lost the partition meanwhile is told `Ok` too, and its watermark doesn't count. A
+    /// crash in between leaves the older or the newer, never half of one.
     fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>>;
+
+    /// The log isn't the one that the saved watermark speaks of: sets it back to the log's start, before anything is read (L10).
+    fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>>;
 }
 
 /// A position in a log.
@@ -109,11 +125,19 @@ pub trait Reader: Send {
     fn seek(&mut self, to: Offset);
 
     /// The next frame, and moves past it. Waits at the end of the log until there is more. The frame may begin with records below
-    /// the position ([`Frame::records`] takes the offset to begin at); it always holds at least one that isn't.
+    /// the position ([`Frame::records`] takes the offset to begin at), and it always ends above it. Offsets that no frame holds
+    /// have no record; a frame without records says so of all its offsets.
     ///
     /// Cancel safe. Reading never blocks the runtime's threads on a disk.
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>>;
 }
+
+/// Some partitions.
+pub type Partitions = Vec<Arc<dyn Partition>>;
+
+/// What a queue waits for, for people: what it is, what it means, what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stalled(pub &'static str);
 
 /// Resolves when a batch is durable, or never will be.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::{
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -10,8 +11,8 @@ use pushline_model::Offset;
 use tokio::sync::watch;
 
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Frame, FrameBuilder, Partition, Progress, Queue, QueueError, Read, Reader, Record, Saved,
-    frame::fits,
+    Append, AppendError, Appended, DeadLetters, Frame, FrameBuilder, Partition, Partitions, Progress, Queue, QueueError, Read, Reader,
+    Record, Saved, Stalled, frame::fits,
 };
 
 /// One partition in memory.
@@ -48,8 +49,8 @@ impl Memory {
 }
 
 impl Queue for Memory {
-    fn partitions(&self) -> Vec<Arc<dyn Partition>> {
-        vec![Arc::new(OnePartition(Arc::clone(&self.packets)))]
+    fn partitions(&self) -> watch::Receiver<Partitions> {
+        watch::channel(vec![Arc::new(OnePartition(Arc::clone(&self.packets))) as Arc<dyn Partition>]).1
     }
 
     fn dead_letters(&self) -> DeadLetters {
@@ -60,8 +61,8 @@ impl Queue for Memory {
         self.strays.clone()
     }
 
-    fn is_stalled(&self) -> bool {
-        false
+    fn stalled(&self) -> Option<Stalled> {
+        None
     }
 
     fn failed(&self) -> BoxFuture<'static, QueueError> {
@@ -133,8 +134,8 @@ impl Append for OnePartition {
 }
 
 impl Read for OnePartition {
-    fn bounds(&self) -> Range<Offset> {
-        0..*self.0.end.borrow()
+    fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+        std::future::ready(Ok(0..self.end())).boxed()
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {
@@ -147,6 +148,18 @@ impl Partition for OnePartition {
         0
     }
 
+    fn end(&self) -> Offset {
+        *self.0.end.borrow()
+    }
+
+    fn live(&self, from: Offset) -> Box<dyn Reader> {
+        self.reader(from)
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
     fn overflow(&self) -> Option<Offset> {
         None
     }
@@ -156,7 +169,12 @@ impl Partition for OnePartition {
     }
 
     fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
-        *lock(&self.0.saved) = Saved { progress: Some(progress.clone()), watermark };
+        *lock(&self.0.saved) = Saved { progress: Some(progress.clone()), watermark: Some(watermark) };
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// There is no other log.
+    fn reset(&self, _: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
         std::future::ready(Ok(())).boxed()
     }
 }

@@ -69,8 +69,8 @@ pub struct Listed {
 pub struct Saved {
     /// `None`: nothing was saved yet, or it can't be read; the watermark decides alone then.
     pub progress: Option<Progress>,
-    /// Everything below it is settled.
-    pub watermark: Offset,
+    /// Everything below it is settled. `None`: it was never saved, and everything that the log still has is to be sent.
+    pub watermark: Option<Offset>,
 }
 
 /// Where a partition task begins (LANES.md L10).
@@ -86,29 +86,34 @@ pub struct Restart {
     pub lanes: Vec<LaneProgress>,
     /// The log isn't the one that progress speaks of: a topic made anew, a restored backup. Reading starts at the log's start.
     pub remade: bool,
+    /// How many offsets between the watermark and the log's start are gone: they hadn't settled, or nobody knows that they had.
+    pub lost: Offset,
 }
 
 impl Restart {
     /// `named`: whether the log holds the record that `saved.progress.last` names, with that time. `start`: the log's start.
     #[must_use]
     pub fn new(saved: Saved, start: Offset, named: bool) -> Self {
-        let watermark = saved.watermark.max(start);
-        match saved.progress {
+        let lost = saved.watermark.map_or(0, |watermark| start.saturating_sub(watermark));
+        let watermark = saved.watermark.unwrap_or(start).max(start);
+        let restart = match saved.progress {
             None => Self::at(watermark),
             Some(progress) if named => Self::from_progress(progress, watermark),
             // The record named was deleted as settled: the watermark says it all.
             Some(progress) if progress.last.offset < start => Self::at(watermark),
-            Some(_) => Self { remade: true, ..Self::at(start) },
-        }
+            // Of another log, nobody can say what it has lost.
+            Some(_) => return Self { remade: true, ..Self::at(start) },
+        };
+        Self { lost, ..restart }
     }
 
     fn at(watermark: Offset) -> Self {
-        Self { head: watermark, watermark, last: None, lanes: Vec::new(), remade: false }
+        Self { head: watermark, watermark, last: None, lanes: Vec::new(), remade: false, lost: 0 }
     }
 
     fn from_progress(progress: Progress, watermark: Offset) -> Self {
         let lanes = progress.lanes.into_iter().map(|lane| above(lane, watermark)).collect();
-        Self { head: progress.head.max(watermark), watermark, last: Some(progress.last), lanes, remade: false }
+        Self { head: progress.head.max(watermark), watermark, last: Some(progress.last), lanes, remade: false, lost: 0 }
     }
 }
 
@@ -134,7 +139,7 @@ mod tests {
     fn saved(watermark: Offset, messages: Vec<Listed>) -> Saved {
         let lane = LaneProgress { group: "o/b".into(), next: 16, unsettled: 4, window: None, messages };
         let last = LastPassed { offset: 19, at: Timestamp(7) };
-        Saved { progress: Some(Progress { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark }
+        Saved { progress: Some(Progress { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark: Some(watermark) }
     }
 
     #[test]
@@ -158,14 +163,26 @@ mod tests {
 
     #[test]
     fn without_progress_the_watermark_counts() {
-        let restart = Restart::new(Saved { progress: None, watermark: 5 }, 9, false);
-        assert_eq!((restart.head, restart.watermark, restart.remade), (9, 9, false));
+        let restart = Restart::new(Saved { progress: None, watermark: Some(9) }, 5, false);
+        assert_eq!((restart.head, restart.watermark, restart.remade, restart.lost), (9, 9, false, 0));
+    }
+
+    #[test]
+    fn a_watermark_below_the_logs_start_has_lost_what_lies_between() {
+        let restart = Restart::new(Saved { progress: None, watermark: Some(5) }, 9, false);
+        assert_eq!((restart.head, restart.watermark, restart.lost), (9, 9, 4));
+    }
+
+    #[test]
+    fn what_was_never_saved_is_sent_from_the_logs_start_and_nothing_is_lost() {
+        let restart = Restart::new(Saved::default(), 9, false);
+        assert_eq!((restart.head, restart.watermark, restart.lost), (9, 9, 0));
     }
 
     #[test]
     fn a_last_record_that_was_deleted_as_settled_raises_no_alarm() {
-        let restart = Restart::new(saved(11, vec![]), 20, false);
-        assert_eq!((restart.head, restart.remade), (20, false));
+        let restart = Restart::new(saved(20, vec![]), 20, false);
+        assert_eq!((restart.head, restart.remade, restart.lost), (20, false, 0));
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub enum Kind<'a> {
     DeadLetter,
     /// Says of an earlier dead letter that it was replayed (LANES.md L15).
     Replayed,
+    /// Not ours: somebody else wrote it, and nobody can say whose it is. Its group is empty.
+    Foreign {
+        /// What is wrong with it, for people.
+        why: &'a str,
+    },
 }
 
 impl<'a> Record<'a> {

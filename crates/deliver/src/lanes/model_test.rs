@@ -18,7 +18,8 @@ use pushline_queue::{Frame, FrameBuilder, Kind, Progress, Record, Replay, Restar
 use super::*;
 use crate::{Egress, Network, room::Room};
 
-const GROUPS: [(&str, &str); 4] = [("o/a", "P"), ("o/b", "P"), ("o/c", "Q"), ("o/d", "R")];
+/// With their webhooks; the last is that of foreign records, which belong to none.
+const GROUPS: [(&str, &str); 5] = [("o/a", "P"), ("o/b", "P"), ("o/c", "Q"), ("o/d", "R"), ("", "")];
 const FRAME: usize = 3;
 const NEAR_HERE: Offset = 12;
 
@@ -141,7 +142,9 @@ impl World {
             let iccid = Iccid::from_bytes(b"897612653856781234").unwrap();
             let packet = Packet { iccid, topic: "o/897612653856781234", received_at: rec.at, payload: &payload };
             let group = GROUPS[rec.group].0;
-            if rec.replay > 0 {
+            if group.is_empty() {
+                builder.push(&Record { group, at: rec.at, kind: Kind::Foreign { why: "no header" }, payload: &payload });
+            } else if rec.replay > 0 {
                 let replay = Replay { message_id: None, array: rec.replay > 1, packets: vec![packet.into(); rec.replay] }.encode();
                 builder.push(&Record { group, at: rec.at, kind: Kind::Replay, payload: &replay });
             } else {
@@ -299,7 +302,7 @@ impl World {
             _ => self.history.last().cloned(),
         };
         let believed = progress.clone();
-        let restart = Restart::new(Saved { progress, watermark: self.committed }, 0, true);
+        let restart = Restart::new(Saved { progress, watermark: Some(self.committed) }, 0, true);
         self.claimed = self.claimed(believed.as_ref(), &restart);
         (self.room, self.outlets, self.lanes) = process(&self.registry, self.room_bytes, restart, self.instant());
         self.flying.clear();
@@ -398,7 +401,7 @@ fn registry(variant: usize, order: Order, max_packets: usize) -> Registry {
         webhook.description = if name == "Q" { format!("{}", variant % 2) } else { String::new() };
         builder.webhook(webhook).unwrap();
     }
-    for (group, webhook) in GROUPS.into_iter().filter(|(group, _)| variant != 2 || *group != "o/c") {
+    for (group, webhook) in GROUPS.into_iter().filter(|(group, _)| !group.is_empty() && (variant != 2 || *group != "o/c")) {
         builder.group(group.parse().unwrap(), Some(webhook), false).unwrap();
     }
     builder.build()

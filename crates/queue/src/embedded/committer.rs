@@ -2,7 +2,6 @@
 //! says that it is durable. A full disk is waited out; a failed sync is final.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -16,7 +15,7 @@ use super::{
     log::{Log, Pending},
     segment::{SEGMENT_HEADER, Segment},
 };
-use crate::{Frame, QueueError, Read, metrics as names};
+use crate::{Frame, QueueError, metrics as names};
 
 /// How often a full disk, and the age of what is kept, is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -140,7 +139,7 @@ impl Committer {
                     self.has_space();
                     return Ok(done);
                 }
-                Err(error) if error.is_no_space() => self.wait_for_space()?,
+                Err(error) if error.is_passing() => self.wait_for_space()?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -190,7 +189,7 @@ impl Committer {
             if !too_old && self.log.bytes() <= max_bytes {
                 break;
             }
-            let start = self.log.bounds().start;
+            let start = self.log.range().start;
             let records = self.log.forget_below(end)?;
             counter!(names::FORGOTTEN, "log" => self.log.name).increment(records);
             let why = if too_old { "older than dead_letters.keep" } else { "beyond dead_letters.max_bytes" };
@@ -210,15 +209,6 @@ pub(super) struct LastSegment {
 impl LastSegment {
     pub(super) fn of(segment: &Segment) -> Self {
         Self { file: Arc::clone(&segment.file), position: segment.bytes, end: segment.end }
-    }
-}
-
-impl QueueError {
-    /// Whether there is no space: that heals by itself.
-    #[must_use]
-    pub fn is_no_space(&self) -> bool {
-        let full = |source: &io::Error| matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        matches!(self, Self::Io { source, .. } if full(source))
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
@@ -151,6 +152,10 @@ impl Log {
 
     // --- for everybody
 
+    pub(super) fn range(&self) -> Range<Offset> {
+        lock(&self.stored).start()..*self.end.borrow()
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -247,8 +252,8 @@ impl Append for Arc<Log> {
 }
 
 impl Read for Arc<Log> {
-    fn bounds(&self) -> Range<Offset> {
-        lock(&self.stored).start()..*self.end.borrow()
+    fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+        std::future::ready(Ok(self.range())).boxed()
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {

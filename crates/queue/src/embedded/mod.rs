@@ -37,7 +37,7 @@ use self::{
     progress_files::ProgressFiles,
     recovery::{Known, recover},
 };
-use crate::{Append, Appended, DeadLetters, Partition, Progress, Queue, QueueError, Read, Reader, Record, Saved};
+use crate::{Append, Appended, DeadLetters, Partition, Partitions, Progress, Queue, QueueError, Read, Reader, Record, Saved, Stalled};
 
 /// How to keep the queue.
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ impl Embedded {
         let known = saved
             .progress
             .as_ref()
-            .map_or_else(Known::default, |progress| Known { durable_end: progress.durable_end, needed_from: saved.watermark });
+            .map_or_else(Known::default, |progress| Known { durable_end: progress.durable_end, needed_from: saved.watermark.unwrap_or(0) });
         let failure = Arc::new(Failure::default());
         let mut committers = Vec::new();
         let mut open = |name, tail, known, bounds| -> Result<Arc<Log>, QueueError> {
@@ -183,8 +183,8 @@ impl Append for Embedded {
 }
 
 impl Queue for Embedded {
-    fn partitions(&self) -> Vec<Arc<dyn Partition>> {
-        vec![Arc::clone(&self.partition) as Arc<dyn Partition>]
+    fn partitions(&self) -> watch::Receiver<Partitions> {
+        watch::channel(vec![Arc::clone(&self.partition) as Arc<dyn Partition>]).1
     }
 
     fn dead_letters(&self) -> DeadLetters {
@@ -195,8 +195,8 @@ impl Queue for Embedded {
         self.stray_letters.clone()
     }
 
-    fn is_stalled(&self) -> bool {
-        self.partition.log.is_waiting()
+    fn stalled(&self) -> Option<Stalled> {
+        self.partition.log.is_waiting().then_some(Stalled("the disk is full: nothing is acknowledged until there is room"))
     }
 
     fn failed(&self) -> BoxFuture<'static, QueueError> {
@@ -238,8 +238,8 @@ fn join(committer: JoinHandle<()>) {
 // === impl OnePartition ===
 
 impl Read for OnePartition {
-    fn bounds(&self) -> Range<Offset> {
-        self.log.bounds()
+    fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+        Read::bounds(&self.log)
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {
@@ -250,6 +250,18 @@ impl Read for OnePartition {
 impl Partition for OnePartition {
     fn index(&self) -> u32 {
         0
+    }
+
+    fn end(&self) -> Offset {
+        self.log.range().end
+    }
+
+    fn live(&self, from: Offset) -> Box<dyn Reader> {
+        self.log.reader(from)
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        None
     }
 
     fn overflow(&self) -> Option<Offset> {
@@ -266,13 +278,18 @@ impl Partition for OnePartition {
         let saved = tokio::task::spawn_blocking(move || {
             lock(&files).save(&progress, watermark)?;
             log.forget_below(watermark)?;
-            Ok(Saved { progress: Some(progress), watermark })
+            Ok(Saved { progress: Some(progress), watermark: Some(watermark) })
         });
         async move {
             *lock(&self.saved) = saved.await.unwrap_or(Err(QueueError::Closed))?;
             Ok(())
         }
         .boxed()
+    }
+
+    /// Until the first save, the next start finds again what this one found.
+    fn reset(&self, _: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
+        std::future::ready(Ok(())).boxed()
     }
 }
 

@@ -118,5 +118,5 @@ fn decode(bytes: &[u8]) -> Option<(u32, u64, Option<Saved>)> {
         return None;
     }
     let saved = postcard::from_bytes::<(Progress, Offset)>(&whole[HEADER..]).ok();
-    Some((version, sequence, saved.map(|(progress, watermark)| Saved { progress: Some(progress), watermark })))
+    Some((version, sequence, saved.map(|(progress, watermark)| Saved { progress: Some(progress), watermark: Some(watermark) })))
 }

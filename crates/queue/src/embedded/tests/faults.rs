@@ -17,7 +17,7 @@ use pushline_model::Offset;
 
 use super::{append, open_on, partition, progress, read_text};
 use crate::{
-    Append, Queue,
+    Append, Partition, Queue, Read,
     embedded::{
         fs::{File, FileSystem},
         log::lock,
@@ -281,7 +281,7 @@ async fn schedule(steps: Vec<Step>) {
     // Record n of the log holds the text of n.
     let (mut acknowledged, mut watermark, mut saved): (Offset, Offset, Option<Offset>) = (0, 0, None);
     for step in steps {
-        let end = partition(&queue).bounds().end;
+        let end = queue.partition.log.range().end;
         match step {
             Step::Append(count) => {
                 append(&queue, end..end + count).await;
@@ -294,7 +294,7 @@ async fn schedule(steps: Vec<Step>) {
                 queue.close().await;
                 drop(queue);
                 queue = open_on(&disk, 0).unwrap();
-                acknowledged = partition(&queue).bounds().end;
+                acknowledged = queue.partition.log.range().end;
             }
             Step::Save if end > 0 => {
                 watermark = watermark.max(end / 2);
@@ -324,7 +324,7 @@ async fn schedule(steps: Vec<Step>) {
                 queue = open_on(&disk, 0).unwrap_or_else(|error| panic!("a crash is no corruption: {error}"));
             }
         }
-        let bounds = partition(&queue).bounds();
+        let bounds = queue.partition.log.range();
         assert!(bounds.end >= acknowledged, "{bounds:?} {acknowledged}");
         assert!(bounds.start <= watermark, "{bounds:?} {watermark}");
         let found = read_text(&mut *partition(&queue).reader(bounds.start), bounds.start, bounds.end).await;

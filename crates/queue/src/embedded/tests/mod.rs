@@ -12,12 +12,16 @@ use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
     AppendError, Filter,
-    conformance::{self, append, letter, partition, progress, read_text},
+    conformance::{self, append, letter, progress, read_text},
     frame::tests::record,
 };
 
 fn options(dir: &Path) -> Options {
     Options { min_free: 0, segment_bytes: 4096, ..Options::new(dir.to_owned()) }
+}
+
+fn partition(queue: &Embedded) -> Arc<OnePartition> {
+    Arc::clone(&queue.partition)
 }
 
 fn open(dir: &Path) -> Embedded {
@@ -55,14 +59,14 @@ async fn segments_below_the_watermark_are_deleted_whole_and_old_records_are_read
         queue.append(&vec![record("o/g", payload.as_bytes()); 500]).await.unwrap();
     }
     let partition = partition(&queue);
-    assert_eq!(partition.bounds(), 0..20_000);
+    assert_eq!(partition.log.range(), 0..20_000);
     assert_eq!(read_text(&mut *partition.reader(0), 0, 20_000).await.len(), 20_000);
     partition.save(&progress(20_000), 10_000).await.unwrap();
-    let start = partition.bounds().start;
+    let start = partition.log.range().start;
     assert!((9_000..=10_000).contains(&start), "{start}");
     assert_eq!(read_text(&mut *partition.reader(start), start, 20_000).await.len() as u64, 20_000 - start);
     partition.save(&progress(20_000), 20_000).await.unwrap();
-    assert!(partition.bounds().start >= 19_500);
+    assert!(partition.log.range().start >= 19_500);
     let files = std::fs::read_dir(dir.path().join("packets")).unwrap().count();
     assert_eq!(files, 1);
 }
@@ -76,7 +80,7 @@ async fn a_reader_below_the_start_stands_for_the_start() {
     }
     let partition = partition(&queue);
     partition.save(&progress(5000), 4000).await.unwrap();
-    let start = partition.bounds().start;
+    let start = partition.log.range().start;
     let frame = partition.reader(0).next().await.unwrap();
     assert!(start > 0 && frame.base() >= start && frame.base() <= 4000, "{start} {}", frame.base());
 }
@@ -106,7 +110,7 @@ async fn dead_letters_that_are_too_old_go() {
         // From 1970.
         queue.dead_letters().bury(&DeadLetter { response: vec![7; 100_000], ..letter(number) }).await.unwrap();
     }
-    until(|| queue.dead_letters.bounds().start > 0).await;
+    until(|| queue.dead_letters.range().start > 0).await;
 }
 
 /// Waits for what another thread does.
@@ -150,7 +154,7 @@ async fn a_flipped_bit_in_any_byte_is_refused_or_only_ever_cuts_the_torn_tail() 
         match Embedded::open(&options(dir.path())) {
             Ok(queue) => {
                 assert!(in_last_frame, "byte {at} was durable");
-                assert_eq!(partition(&queue).bounds(), 0..2);
+                assert_eq!(queue.partition.log.range(), 0..2);
             }
             Err(error) => {
                 assert!(!in_last_frame, "byte {at}: {error}");
@@ -188,11 +192,11 @@ async fn a_torn_tail_of_any_length_is_cut() {
     let frame = (whole.len() - 32) / 3;
     for cut in 1..frame {
         std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
-        assert_eq!(partition(&open(dir.path())).bounds(), 0..2);
+        assert_eq!(partition(&open(dir.path())).log.range(), 0..2);
     }
     let zeros = [&whole[..], &[0; 5000]].concat();
     std::fs::write(&path, zeros).unwrap();
-    assert_eq!(partition(&open(dir.path())).bounds(), 0..3);
+    assert_eq!(partition(&open(dir.path())).log.range(), 0..3);
 }
 
 #[tokio::test]
@@ -266,24 +270,24 @@ async fn a_full_disk_is_waited_out_and_dead_letters_use_the_rest() {
     append(&queue, 0..3).await;
     disk.set_free(900);
     // The floor is looked at now and then.
-    until(|| queue.append(&[record("o/g", &[b'x'; 1000])]).now_or_never().is_none() && queue.is_stalled()).await;
+    until(|| queue.append(&[record("o/g", &[b'x'; 1000])]).now_or_never().is_none() && queue.stalled().is_some()).await;
     queue.dead_letters().bury(&letter(1)).await.unwrap();
     let mut waiting = queue.append(&[record("o/g", b"last")]);
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
     disk.set_free(1 << 30);
     waiting.await.unwrap();
-    assert!(!queue.is_stalled());
+    assert!(queue.stalled().is_none());
     // And with no space at all.
     disk.set_free(0);
     let waiting = queue.dead_letters().bury(&letter(2));
-    let bounds = queue.dead_letters.bounds();
+    let bounds = queue.dead_letters.range();
     disk.set_free(1 << 30);
     waiting.await.unwrap();
-    assert_eq!(queue.dead_letters.bounds().end, bounds.end.max(1) + u64::from(bounds.end == 1));
+    assert_eq!(queue.dead_letters.range().end, bounds.end.max(1) + u64::from(bounds.end == 1));
     queue.close().await;
     drop(queue);
     disk.crash(0);
-    assert!(partition(&open_on(&disk, 0).unwrap()).bounds().end > 4);
+    assert!(partition(&open_on(&disk, 0).unwrap()).log.range().end > 4);
 }
 
 #[tokio::test]
@@ -300,7 +304,7 @@ async fn a_failed_sync_is_final_and_the_next_start_loses_nothing() {
     disk.crash(1);
     disk.fail_syncs(false);
     let queue = open_on(&disk, 0).unwrap();
-    let end = partition(&queue).bounds().end;
+    let end = queue.partition.log.range().end;
     assert!((3..=4).contains(&end), "{end}");
     assert_eq!(read_text(&mut *partition(&queue).reader(0), 0, 3).await, ["0", "1", "2"]);
 }
