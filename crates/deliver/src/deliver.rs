@@ -160,7 +160,14 @@ impl Serving {
         let new = |partition: &Arc<dyn Partition>| !self.served.iter().any(|served| served.partition.ptr_eq(&Arc::downgrade(partition)));
         for partition in partitions.iter().filter(|partition| new(partition)).cloned().collect::<Vec<_>>() {
             let (around, stop) = (self.around.clone(), self.serves(&partition));
-            self.tasks.spawn(async move { Task::start(partition, around, stop).await?.run().await });
+            let mut stopped = stop.clone();
+            self.tasks.spawn(async move {
+                // Kafka may be away: starting takes as long as it takes, or until another process shall serve it.
+                tokio::select! {
+                    task = Task::start(partition, around, stop) => task?.run().await,
+                    _ = stopped.wait_for(|stop| *stop) => Ok(()),
+                }
+            });
         }
     }
 

@@ -189,6 +189,11 @@ impl Lanes {
         self.head
     }
 
+    /// The end of the last record that was passed: between it and the head lies none.
+    pub(crate) fn passed(&self) -> Offset {
+        self.last.map_or(self.head, |last| last.offset + 1)
+    }
+
     /// Packets that were passed and haven't settled.
     pub(crate) fn unsettled(&self) -> u64 {
         self.unsettled
@@ -366,7 +371,8 @@ impl Lanes {
     /// One turn over frames that follow each other from `from` on: shows each record to its lane, and takes in every lane that it meets.
     /// `wall`: the wall clock, for dead letters.
     pub(crate) fn sweep(&mut self, from: Offset, frames: &[Frame], now: Instant, wall: Timestamp) -> Vec<Burial> {
-        let to = frames.last().map_or(from, Frame::end).min(self.head);
+        let read = frames.last().map_or(from, Frame::end);
+        let to = if read >= self.passed() { self.head } else { read };
         let mut ahead: Vec<(Offset, LaneKey)> = self.sweepable(from, to);
         ahead.sort_unstable_by_key(|&(taken, _)| Reverse(taken));
         let (mut joined, mut last, mut dead) = (BTreeSet::new(), None, BTreeMap::new());

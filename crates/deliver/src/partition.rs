@@ -73,6 +73,8 @@ pub(crate) struct Task {
 /// Reading for the sweeps: turns of at most 8 MiB, between live reading.
 struct Turn {
     reader: Box<dyn Reader>,
+    /// Where the reader stands.
+    at: Offset,
     /// Under way: where it began, and what was read of it.
     under_way: Option<(Offset, Vec<Frame>)>,
     bytes: usize,
@@ -136,7 +138,7 @@ impl Task {
             "partition started"
         );
         let live = partition.live(restart.head);
-        let sweeping = partition.reader(restart.watermark);
+        let (sweeping, watermark) = (partition.reader(restart.watermark), restart.watermark);
         let woken = around.room.join();
         let outlets = Arc::clone(&around.outlets.borrow());
         let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
@@ -150,7 +152,7 @@ impl Task {
             partition,
             lanes,
             live,
-            turn: Turn::new(sweeping),
+            turn: Turn::new(sweeping, watermark),
             attempts: JoinSet::new(),
             burials: FuturesUnordered::new(),
             looking: None,
@@ -211,15 +213,15 @@ impl Task {
         let first = self.turn.next;
         for sweep in [first, first.other()] {
             if let Some(from) = self.lanes.sweep_from(sweep) {
-                self.turn.begin(sweep, from);
+                self.turn.begin(&*self.partition, sweep, from);
                 return;
             }
         }
     }
 
     fn swept(&mut self, frame: Frame) {
-        let head = self.lanes.head();
-        if let Some((from, frames)) = self.turn.read(frame, head) {
+        let passed = self.lanes.passed();
+        if let Some((from, frames)) = self.turn.read(frame, passed) {
             let burials = self.lanes.sweep(from, &frames, Instant::now(), wall());
             self.bury(burials);
             self.changed = true;
@@ -434,24 +436,27 @@ impl Task {
 }
 
 impl Turn {
-    fn new(reader: Box<dyn Reader>) -> Self {
-        Self { reader, under_way: None, bytes: 0, next: Sweep::Near, wanted: true, owed: 0 }
+    fn new(reader: Box<dyn Reader>, at: Offset) -> Self {
+        Self { reader, at, under_way: None, bytes: 0, next: Sweep::Near, wanted: true, owed: 0 }
     }
 
-    fn begin(&mut self, sweep: Sweep, from: Offset) {
-        self.reader.seek(from);
+    fn begin(&mut self, partition: &dyn Partition, sweep: Sweep, from: Offset) {
+        // One that goes on where it stands keeps what it has read ahead.
+        if from != self.at {
+            (self.reader, self.at) = (partition.reader(from), from);
+        }
         self.next = sweep.other();
         self.bytes = 0;
         self.under_way = Some((from, Vec::new()));
     }
 
     /// A frame was read. When it completes the turn, the turn is handed out.
-    fn read(&mut self, frame: Frame, head: Offset) -> Option<(Offset, Vec<Frame>)> {
+    fn read(&mut self, frame: Frame, passed: Offset) -> Option<(Offset, Vec<Frame>)> {
         let (_, frames) = self.under_way.as_mut()?;
         self.bytes += frame.bytes().len();
-        let end = frame.end();
+        self.at = frame.end();
         frames.push(frame);
-        if self.bytes < TURN && end < head {
+        if self.bytes < TURN && self.at < passed {
             return None;
         }
         self.owed = self.bytes;

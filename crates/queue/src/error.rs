@@ -70,6 +70,14 @@ pub enum QueueError {
         /// What they, or the library, said.
         what: String,
     },
+    /// The client of the brokers can't go on.
+    #[error("can't {doing}: {what}")]
+    Fatal {
+        /// What was being done.
+        doing: String,
+        /// What the library said.
+        what: String,
+    },
     /// What is configured and what is there don't fit.
     #[error("{0}")]
     Misfit(String),

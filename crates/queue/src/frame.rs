@@ -8,8 +8,6 @@
 //!   length u32 of what follows | kind u8 | group length u8 | topic length u16 | at u64 | iccid 16 bytes (a packet's) | group | topic | payload
 //! ```
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use pushline_model::{Iccid, Offset, Timestamp};
 
@@ -65,12 +63,6 @@ impl Frame {
         sound.then_some(frame)
     }
 
-    /// Says that no record lies at these offsets.
-    #[must_use]
-    pub fn nothing(at: Range<Offset>) -> Self {
-        Self { bytes: Bytes::new(), base: at.start, end: at.end, durable_end: at.start }
-    }
-
     fn new(bytes: Bytes, header: &Header) -> Self {
         Self { bytes, base: header.base, end: header.base + Offset::from(header.count), durable_end: header.durable_end }
     }
@@ -101,7 +93,7 @@ impl Frame {
 
     /// Its records from an offset on, each with its offset.
     pub fn records(&self, from: Offset) -> impl Iterator<Item = (Offset, Record<'_>)> {
-        let mut rest = self.bytes.get(HEADER..).unwrap_or_default();
+        let mut rest = &self.bytes[HEADER..];
         let all = std::iter::from_fn(move || take_record(&mut rest));
         (self.base..).zip(all).skip_while(move |(offset, _)| *offset < from)
     }

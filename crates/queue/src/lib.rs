@@ -20,7 +20,10 @@ mod conformance;
 mod dead_letters;
 pub mod embedded;
 mod error;
+mod failure;
 mod frame;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 pub mod metrics;
 mod progress;
@@ -84,7 +87,7 @@ pub trait Read: Send + Sync {
     /// durable. Both only ever rise.
     fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>>;
 
-    /// A reader of its own at an offset. Readers know nothing of each other.
+    /// A reader of its own at an offset; below the log's start it stands for the start. Readers know nothing of each other.
     fn reader(&self, from: Offset) -> Box<dyn Reader>;
 }
 
@@ -121,12 +124,9 @@ pub trait Partition: Read {
 
 /// A position in a log.
 pub trait Reader: Send {
-    /// Goes to an offset. Below the log's start it stands for the start.
-    fn seek(&mut self, to: Offset);
-
     /// The next frame, and moves past it. Waits at the end of the log until there is more. The frame may begin with records below
-    /// the position ([`Frame::records`] takes the offset to begin at), and it always ends above it. Offsets that no frame holds
-    /// have no record; a frame without records says so of all its offsets.
+    /// the position ([`Frame::records`] takes the offset to begin at), and it always holds at least one that isn't. Offsets that no
+    /// frame holds have no record: a record that is waited for must be known to be there.
     ///
     /// Cancel safe. Reading never blocks the runtime's threads on a disk.
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>>;
@@ -136,8 +136,8 @@ pub trait Reader: Send {
 pub type Partitions = Vec<Arc<dyn Partition>>;
 
 /// What a queue waits for, for people: what it is, what it means, what to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stalled(pub &'static str);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stalled(pub String);
 
 /// Resolves when a batch is durable, or never will be.
 #[derive(Debug)]

@@ -180,10 +180,6 @@ impl Partition for OnePartition {
 }
 
 impl Reader for MemoryReader {
-    fn seek(&mut self, to: Offset) {
-        self.position = to;
-    }
-
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
         async {
             loop {

@@ -17,8 +17,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
-use super::{Failure, fs::FileSystem, reader::LogReader, segment::Segment};
-use crate::{Append, AppendError, Appended, Frame, FrameBuilder, QueueError, Read, Reader, Record, Resolver, frame::fits};
+use super::{fs::FileSystem, reader::LogReader, segment::Segment};
+use crate::{
+    Append, AppendError, Appended, Frame, FrameBuilder, QueueError, Read, Reader, Record, Resolver, failure::Failure, frame::fits,
+};
 
 /// A log.
 pub(super) struct Log {

@@ -37,7 +37,10 @@ use self::{
     progress_files::ProgressFiles,
     recovery::{Known, recover},
 };
-use crate::{Append, Appended, DeadLetters, Partition, Partitions, Progress, Queue, QueueError, Read, Reader, Record, Saved, Stalled};
+use crate::{
+    Append, Appended, DeadLetters, Partition, Partitions, Progress, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
+    failure::Failure,
+};
 
 /// How to keep the queue.
 #[derive(Debug, Clone)]
@@ -77,10 +80,6 @@ struct OnePartition {
     saved: Mutex<Saved>,
     max_bytes: u64,
 }
-
-/// The first thing that made the queue unable to go on.
-#[derive(Debug, Default)]
-struct Failure(watch::Sender<Option<QueueError>>);
 
 /// How much of a log's end stays in memory for its readers.
 const PACKETS_TAIL: usize = 16 << 20;
@@ -196,18 +195,11 @@ impl Queue for Embedded {
     }
 
     fn stalled(&self) -> Option<Stalled> {
-        self.partition.log.is_waiting().then_some(Stalled("the disk is full: nothing is acknowledged until there is room"))
+        self.partition.log.is_waiting().then(|| "the disk is full: nothing is acknowledged until there is room".to_owned()).map(Stalled)
     }
 
     fn failed(&self) -> BoxFuture<'static, QueueError> {
-        let mut failure = self.failure.0.subscribe();
-        async move {
-            match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
-                Ok(Some(error)) => error,
-                Ok(None) | Err(_) => std::future::pending().await,
-            }
-        }
-        .boxed()
+        self.failure.noted()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -290,17 +282,5 @@ impl Partition for OnePartition {
     /// Until the first save, the next start finds again what this one found.
     fn reset(&self, _: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
         std::future::ready(Ok(())).boxed()
-    }
-}
-
-// === impl Failure ===
-
-impl Failure {
-    fn note(&self, error: &QueueError) {
-        self.0.send_if_modified(|failure| {
-            let first = failure.is_none();
-            failure.get_or_insert_with(|| error.clone());
-            first
-        });
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, sync::Arc};
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Offset;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::log::{Found, Log, Place};
 use crate::{
@@ -21,13 +21,15 @@ pub(super) struct LogReader {
     position: Offset,
     /// Read already, in order.
     ahead: VecDeque<Frame>,
+    /// Being read: whoever stops waiting for it and comes back still gets it.
+    reading: Option<JoinHandle<Result<VecDeque<Frame>, QueueError>>>,
     end: watch::Receiver<Offset>,
 }
 
 impl LogReader {
     pub(super) fn new(log: Arc<Log>, position: Offset) -> Self {
         let end = log.watch_end();
-        Self { log, position, ahead: VecDeque::new(), end }
+        Self { log, position, ahead: VecDeque::new(), reading: None, end }
     }
 
     async fn next_frame(&mut self) -> Result<Frame, QueueError> {
@@ -38,13 +40,17 @@ impl LogReader {
                     return Ok(frame);
                 }
             }
+            if let Some(reading) = &mut self.reading {
+                let block = reading.await.unwrap_or(Err(QueueError::Closed));
+                self.reading = None;
+                self.ahead = block.inspect_err(|error| self.log.failure.note(error))?;
+                continue;
+            }
             match self.log.find(self.position) {
                 Found::Frame(frame) => self.ahead.push_back(frame),
                 Found::File { segment, position, limit } => {
-                    let failure = Arc::clone(&self.log.failure);
-                    let (offset, file) = (self.position, segment.clone());
-                    let block = tokio::task::spawn_blocking(move || read_block(&file, position, limit, offset)).await;
-                    self.ahead = block.unwrap_or(Err(QueueError::Closed)).inspect_err(|error| failure.note(error))?;
+                    let offset = self.position;
+                    self.reading = Some(tokio::task::spawn_blocking(move || read_block(&segment, position, limit, offset)));
                 }
                 Found::Nothing => {
                     let position = self.position;
@@ -56,14 +62,6 @@ impl LogReader {
 }
 
 impl Reader for LogReader {
-    fn seek(&mut self, to: Offset) {
-        let holds_it = self.ahead.front().is_some_and(|first| first.base() <= to) && self.ahead.back().is_some_and(|last| last.end() > to);
-        if !holds_it {
-            self.ahead.clear();
-        }
-        self.position = to;
-    }
-
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
         self.next_frame().boxed()
     }

@@ -1,0 +1,192 @@
+//! Appending: one idempotent producer, a token a record instead of a future a record. A batch is durable when the last of its tokens has come back.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use metrics::histogram;
+use rdkafka::{
+    ClientContext, Message,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
+};
+
+use super::{Options, clients, header, health::Health};
+use crate::{AppendError, Appended, QueueError, Record, Resolver, failure::Failure, frame::fits, metrics as names};
+
+/// The writing half of a queue.
+pub(super) struct Appender {
+    producer: ThreadedProducer<Deliveries>,
+    largest: usize,
+    health: Arc<Health>,
+    closed: AtomicBool,
+}
+
+/// Takes the tokens back, on the producer's own thread.
+pub(super) struct Deliveries {
+    health: Arc<Health>,
+    failure: Arc<Failure>,
+}
+
+/// The token of each record of a batch.
+pub(super) struct Batch {
+    /// Tokens that haven't come back.
+    waits: AtomicUsize,
+    began: Instant,
+    failed: OnceLock<AppendError>,
+    resolver: Mutex<Option<Resolver>>,
+}
+
+// === impl Appender ===
+
+impl Appender {
+    pub(super) fn new(options: &Options, health: &Arc<Health>, failure: &Arc<Failure>) -> Result<Self, QueueError> {
+        let deliveries = Deliveries { health: Arc::clone(health), failure: Arc::clone(failure) };
+        let producer =
+            clients::producer(options).create_with_context(deliveries).map_err(|error| QueueError::kafka("set up a producer", &error))?;
+        Ok(Self { producer, largest: options.largest_record, health: Arc::clone(health), closed: AtomicBool::new(false) })
+    }
+
+    /// Appends records to a topic, each to the partition of its key.
+    pub(super) fn append(&self, topic: &str, records: &[Record<'_>]) -> Appended {
+        if let Some(refused) = records.iter().find_map(|record| fits(record).err().or_else(|| self.too_large(record))) {
+            return Appended::ready(Err(refused));
+        }
+        let mut scratch = Vec::with_capacity(64);
+        self.send(
+            records.len(),
+            records.iter().map(|record| {
+                header::encode(record, &mut scratch);
+                let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: header::NAME, value: Some(&scratch) });
+                move |batch| BaseRecord::with_opaque_to(topic, batch).key(record.group).payload(record.payload).headers(headers)
+            }),
+        )
+    }
+
+    /// Appends bytes of ours to a partition of a topic of ours.
+    pub(super) fn put(&self, topic: &str, partition: i32, key: &str, bytes: &[u8]) -> Appended {
+        let record = |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).key(key).payload(bytes);
+        self.send(1, std::iter::once(record))
+    }
+
+    fn send<'a, F>(&self, count: usize, records: impl Iterator<Item = F>) -> Appended
+    where
+        F: FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>,
+    {
+        if self.closed.load(Ordering::Acquire) {
+            return Appended::ready(Err(AppendError::Closed));
+        }
+        if count == 0 {
+            return Appended::ready(Ok(()));
+        }
+        let (resolver, appended) = Appended::pending();
+        let batch = Arc::new(Batch {
+            waits: AtomicUsize::new(count),
+            began: Instant::now(),
+            failed: OnceLock::new(),
+            resolver: Mutex::new(Some(resolver)),
+        });
+        self.health.appending();
+        for record in records {
+            if let Err((error, _)) = self.producer.send(record(Arc::clone(&batch))) {
+                batch.token(Err(refusal(&error)), &self.health);
+            }
+        }
+        appended
+    }
+
+    fn too_large(&self, record: &Record<'_>) -> Option<AppendError> {
+        let bytes = record.payload.len();
+        (bytes > self.largest).then(|| AppendError::Refused(format!("a record of {bytes} bytes, at most {} fit the topic", self.largest)))
+    }
+
+    /// Messages that aren't durable yet.
+    pub(super) fn in_flight(&self) -> usize {
+        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+    }
+
+    /// Takes no more, and waits until what was taken is durable.
+    pub(super) fn close(&self) {
+        /// Whoever closes the queue has a shorter deadline; this one ends a thread that nobody waits for.
+        const AT_MOST: Duration = Duration::from_secs(60);
+        self.closed.store(true, Ordering::Release);
+        if let Err(error) = self.producer.flush(AT_MOST) {
+            tracing::warn!(%error, "some records aren't durable at the end: they were never acknowledged");
+        }
+    }
+
+    /// For what any client can be asked.
+    pub(super) fn client(&self) -> &rdkafka::client::Client<Deliveries> {
+        self.producer.client()
+    }
+}
+
+impl fmt::Debug for Appender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Appender").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// A token is back. The last one says what became of the batch.
+    fn token(&self, result: Result<(), AppendError>, health: &Health) {
+        result.err().into_iter().for_each(|error| _ = self.failed.set(error));
+        if self.waits.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let result = self.failed.get().map_or(Ok(()), |error| Err(error.clone()));
+        match &result {
+            Ok(()) => health.appended(),
+            Err(error) => health.refused(&error.to_string()),
+        }
+        histogram!(names::APPEND_SECONDS).record(self.began.elapsed());
+        let resolver = self.resolver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        resolver.into_iter().for_each(|resolver| resolver.resolve(result.clone()));
+    }
+}
+
+fn refusal(error: &KafkaError) -> AppendError {
+    match error.rdkafka_error_code() {
+        // Taken back while the queue was closed.
+        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => AppendError::Closed,
+        Some(code) => AppendError::Refused(code.to_string()),
+        None => AppendError::Refused(error.to_string()),
+    }
+}
+
+// === impl Deliveries ===
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        clients::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            let doing = "go on appending".to_owned();
+            self.failure.note(&QueueError::Fatal { doing, what: reason.to_owned() });
+        }
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Arc<Batch>;
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, batch: Arc<Batch>) {
+        let result = delivery.as_ref().map(drop).map_err(|(error, message)| match refusal(error) {
+            AppendError::Refused(why) => AppendError::Refused(format!("{}: {why}", message.topic())),
+            closed @ AppendError::Closed => closed,
+        });
+        batch.token(result, &self.health);
+    }
+}

@@ -1,0 +1,221 @@
+//! Reading at a place of its own: sweeps, progress, dead letters. One consumer on one thread serves all of it, one block after the other; it is
+//! assigned by hand, never subscribes and never commits, so that it costs live reading nothing.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use futures_util::{FutureExt, future::BoxFuture};
+use pushline_model::Offset;
+use rdkafka::{
+    Message, Offset as KafkaOffset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+use tokio::{sync::oneshot, time::sleep};
+
+use super::{
+    Options,
+    clients::{self, Quiet},
+    frames::{Frames, offset_of},
+    health::Health,
+};
+use crate::{Frame, QueueError, Reader};
+
+/// How many readers may wait for their turn.
+const WAITING: usize = 1024;
+
+/// After so long without a request, nothing is fetched ahead any more.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long a block may take before the reader is told that Kafka is away.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a reader waits before it asks again: at the end of a log, and while Kafka is away.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+}
+
+/// The way to ask the consumer's thread, which ends when nobody can ask it any more.
+#[derive(Debug)]
+pub(super) struct CatchUp {
+    requests: Sender<Request>,
+}
+
+/// A block to be read.
+#[derive(Debug)]
+struct Request {
+    place: Place,
+    from: Offset,
+    answer: oneshot::Sender<Result<Vec<Frame>, QueueError>>,
+}
+
+struct Fetcher {
+    consumer: BaseConsumer<Quiet>,
+    /// What is fetched at the moment, and the next offset that it gives.
+    at: Option<(Place, Offset)>,
+}
+
+/// A reader of any partition.
+pub(super) struct CatchUpReader {
+    requests: Sender<Request>,
+    place: Place,
+    /// After what lies in `ahead`.
+    position: Offset,
+    ahead: VecDeque<Frame>,
+    /// A block that was asked for: whoever stops waiting for it and comes back still gets it.
+    asked: Option<oneshot::Receiver<Result<Vec<Frame>, QueueError>>>,
+    health: Arc<Health>,
+}
+
+// === impl CatchUp ===
+
+impl CatchUp {
+    pub(super) fn start(options: &Options) -> Result<Self, QueueError> {
+        let consumer =
+            clients::catch_up(options).create_with_context(Quiet).map_err(|error| QueueError::kafka("set up a consumer", &error))?;
+        let (requests, asked) = bounded(WAITING);
+        let run = move || Fetcher { consumer, at: None }.run(&asked);
+        std::thread::Builder::new().name("kafka-catch-up".into()).spawn(run).map_err(|error| QueueError::thread(&error))?;
+        Ok(Self { requests })
+    }
+
+    pub(super) fn reader(&self, place: Place, from: Offset, health: &Arc<Health>) -> CatchUpReader {
+        let requests = self.requests.clone();
+        CatchUpReader { requests, place, position: from, ahead: VecDeque::new(), asked: None, health: Arc::clone(health) }
+    }
+}
+
+// === impl Fetcher ===
+
+impl Fetcher {
+    fn run(mut self, requests: &Receiver<Request>) {
+        let mut asked = Instant::now();
+        loop {
+            match requests.recv_timeout(AGAIN) {
+                Ok(request) => {
+                    asked = Instant::now();
+                    let block = self.fetch(&request.place, request.from);
+                    if block.is_err() {
+                        self.at = None;
+                    }
+                    // A reader that is gone wants nothing.
+                    drop(request.answer.send(block));
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) if asked.elapsed() > IDLE => self.rest(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Fetches nothing ahead, but is still polled.
+    fn rest(&mut self) {
+        if self.at.take().is_some()
+            && let Err(error) = self.consumer.unassign()
+        {
+            tracing::debug!(%error, "can't be unassigned");
+        }
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+    }
+
+    /// About a frame of records from an offset on; none at the end of the log.
+    fn fetch(&mut self, place: &Place, from: Offset) -> Result<Vec<Frame>, QueueError> {
+        if self.at.as_ref().is_none_or(|(other, next)| other != place || *next != from) {
+            self.assign(place, from)?;
+        }
+        let (mut frames, until) = (Frames::default(), Instant::now() + PATIENCE);
+        while !frames.is_large() && Instant::now() < until {
+            // What has arrived is handed out; only for the first record it is waited.
+            let wait = if frames.is_empty() { AGAIN } else { Duration::from_millis(1) };
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) if message.topic() == &*place.topic && message.partition() == place.partition => {
+                    if offset_of(&message) >= from {
+                        frames.push(&message);
+                        self.at = Some((place.clone(), offset_of(&message) + 1));
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    // The end is told once for an offset: to be told again, it is assigned again.
+                    self.at = self.at.take().filter(|_| !frames.is_empty());
+                    return Ok(frames.take());
+                }
+                Some(Err(error)) => return Err(QueueError::kafka("read", &error)),
+                None if !frames.is_empty() => break,
+                Some(Ok(_)) | None => {}
+            }
+        }
+        if frames.is_empty() {
+            return Err(QueueError::Unavailable { doing: "read".into(), what: format!("nothing came within {PATIENCE:?}") });
+        }
+        Ok(frames.take())
+    }
+
+    fn assign(&mut self, place: &Place, from: Offset) -> Result<(), QueueError> {
+        let mut list = TopicPartitionList::new();
+        let offset = KafkaOffset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
+        let assigned = list.add_partition_offset(&place.topic, place.partition, offset).and_then(|()| self.consumer.assign(&list));
+        assigned.map_err(|error| QueueError::kafka("assign", &error))?;
+        self.at = Some((place.clone(), from));
+        Ok(())
+    }
+}
+
+// === impl CatchUpReader ===
+
+impl CatchUpReader {
+    /// Moves on by about a frame of records. None: the log ends here. Asks until Kafka answers.
+    pub(super) async fn read_on(&mut self) -> Result<Vec<Frame>, QueueError> {
+        loop {
+            let block = match &mut self.asked {
+                Some(asked) => asked.await.unwrap_or(Err(QueueError::Closed)),
+                None => {
+                    let (answer, block) = oneshot::channel();
+                    let request = Request { place: self.place.clone(), from: self.position, answer };
+                    self.requests.try_send(request).map_err(|_| QueueError::Closed)?;
+                    self.asked = Some(block);
+                    continue;
+                }
+            };
+            self.asked = None;
+            match block {
+                Ok(frames) => {
+                    self.health.read();
+                    self.position = frames.last().map_or(self.position, Frame::end);
+                    return Ok(frames);
+                }
+                Err(error) if error.is_passing() => {
+                    self.health.unread(&error.to_string());
+                    sleep(AGAIN * 10).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn next_frame(&mut self) -> Result<Frame, QueueError> {
+        loop {
+            if let Some(frame) = self.ahead.pop_front() {
+                return Ok(frame);
+            }
+            self.ahead = self.read_on().await?.into();
+            if self.ahead.is_empty() {
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+impl Reader for CatchUpReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
+        self.next_frame().boxed()
+    }
+}

@@ -1,0 +1,165 @@
+//! How the clients of librdkafka are set up: what the promise needs is fixed, the rest is the operator's.
+
+use std::collections::BTreeMap;
+
+use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
+use tracing::debug;
+
+use super::Options;
+
+/// Properties that the promise rests on: they can't be given.
+const OURS: [&str; 19] = [
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "delivery.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "isolation.level",
+    "message.max.bytes",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "partitioner",
+    "request.required.acks",
+    "transactional.id",
+];
+
+/// Records below this need no raised limit anywhere.
+const SMALL: usize = 1_000_000;
+
+/// What a record takes beside its key, header and value, at the most.
+pub(super) const OVERHEAD: usize = 1024;
+
+/// Says what is wrong with properties before anything is connected.
+///
+/// # Errors
+/// The property that is wrong, and why.
+pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), (String, String)> {
+    for (name, value) in properties {
+        if OURS.contains(&name.as_str()) {
+            return Err((name.clone(), "Pushline sets it: the promise rests on it".to_owned()));
+        }
+        let wrong = |error: KafkaError| (name.clone(), reason(&error));
+        ClientConfig::new().set(name, value).create_native_config().map_err(wrong)?;
+    }
+    Ok(())
+}
+
+fn reason(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, what, ..) => what.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `defaults` may be overridden by the operator, `fixed` may not.
+fn client(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("client.id", "pushline").set("socket.keepalive.enable", "true").set("reconnect.backoff.max.ms", "2000");
+    defaults.iter().for_each(|(name, value)| _ = config.set(*name, *value));
+    options.properties.iter().for_each(|(name, value)| _ = config.set(name, value));
+    fixed.iter().for_each(|(name, value)| _ = config.set(*name, *value));
+    config.set("bootstrap.servers", &options.brokers);
+    config
+}
+
+/// The producer: idempotent, so in order and never twice; without a time-out, so that it is Kafka that decides; without a bound of its own,
+/// since whoever appends holds a lease.
+pub(super) fn producer(options: &Options) -> ClientConfig {
+    let largest = (options.largest_record + OVERHEAD).max(SMALL).to_string();
+    let fixed = [
+        ("enable.idempotence", "true"),
+        ("message.timeout.ms", "0"),
+        ("message.max.bytes", &largest),
+        ("queue.buffering.max.messages", "0"),
+        ("queue.buffering.max.kbytes", "2147483647"),
+        // That of Kafka's own clients: other producers agree about a key's partition.
+        ("partitioner", "murmur2_random"),
+    ];
+    client(options, &[("linger.ms", "2")], &fixed)
+}
+
+/// Live reading: a member of the group that shares the partitions.
+pub(super) fn group(options: &Options) -> ClientConfig {
+    let id = format!("{}-deliver", options.topic_prefix);
+    let fixed = [
+        ("group.id", id.as_str()),
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("statistics.interval.ms", "1000"),
+        ("auto.offset.reset", "error"),
+    ];
+    consumer(options, &[("session.timeout.ms", "10000"), ("fetch.wait.max.ms", "100")], &fixed)
+}
+
+/// Everything that is read at a place of its own: sweeps, progress, dead letters. It is in a group by name only.
+pub(super) fn catch_up(options: &Options) -> ClientConfig {
+    let id = format!("{}-catch-up", options.topic_prefix);
+    consumer(options, &[("fetch.wait.max.ms", "50")], &[("group.id", id.as_str()), ("auto.offset.reset", "earliest")])
+}
+
+fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
+    let defaults =
+        [&[("check.crcs", "false"), ("queued.max.messages.kbytes", "16384"), ("fetch.error.backoff.ms", "100")], defaults].concat();
+    let always = [
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("enable.partition.eof", "true"),
+        // A foreign transaction that hangs must hold nobody up.
+        ("isolation.level", "read_uncommitted"),
+    ];
+    client(options, &defaults, &[&always, fixed].concat())
+}
+
+/// For asking and creating.
+pub(super) fn admin(options: &Options) -> ClientConfig {
+    client(options, &[], &[])
+}
+
+/// Where librdkafka's own log goes: what matters of it is said by whoever notices.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    debug!(target: "librdkafka", ?level, facility, "{line}");
+}
+
+/// A client that only asks.
+#[derive(Debug)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: &str) -> Result<(), (String, String)> {
+        check_properties(&[(name.to_owned(), value.to_owned())].into())
+    }
+
+    #[test]
+    fn what_the_promise_rests_on_cannot_be_given() {
+        assert!(check("acks", "1").is_err() && check("group.id", "mine").is_err());
+        assert_eq!(check("security.protocol", "ssl"), Ok(()));
+        assert_eq!(check("compression.type", "zstd"), Ok(()));
+    }
+
+    #[test]
+    fn an_unknown_property_or_value_is_told() {
+        assert!(check("linger.mss", "1").unwrap_err().1.contains("No such configuration property"));
+        assert!(check("linger.ms", "soon").is_err());
+    }
+}

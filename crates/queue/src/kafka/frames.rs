@@ -1,0 +1,74 @@
+//! Kafka's messages become frames: the form in which every reader of the queue takes records. The message is done with at once; what is fetched
+//! ahead lies in librdkafka's buffers, what is handed over in frames of at most [`FRAME_MAX`], and nothing lies in both.
+
+use std::mem;
+
+use pushline_model::{Offset, Timestamp};
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Headers},
+};
+
+use super::header;
+use crate::{FRAME_MAX, Frame, FrameBuilder, Record};
+
+/// Records of one partition on their way into frames. A frame's offsets follow each other; where some are missing, the next begins.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    builder: FrameBuilder,
+    base: Offset,
+    next: Offset,
+    full: Vec<Frame>,
+    bytes: usize,
+}
+
+impl Frames {
+    pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) {
+        let (offset, record) = (offset_of(message), record_of(message));
+        if offset != self.next || self.builder.is_full_for(&record) {
+            self.seal();
+        }
+        if self.builder.is_empty() {
+            self.base = offset;
+        }
+        self.builder.push(&record);
+        self.bytes += record.payload.len() + record.group.len();
+        self.next = offset + 1;
+    }
+
+    /// Whether it holds about as much as a frame may.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes >= FRAME_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.builder.is_empty()
+    }
+
+    /// What was pushed.
+    pub(super) fn take(&mut self) -> Vec<Frame> {
+        self.seal();
+        self.bytes = 0;
+        mem::take(&mut self.full)
+    }
+
+    fn seal(&mut self) {
+        if !self.builder.is_empty() {
+            self.full.push(mem::take(&mut self.builder).seal(self.base, self.base));
+        }
+    }
+}
+
+/// A message's offset. Kafka's are never negative.
+pub(super) fn offset_of(message: &BorrowedMessage<'_>) -> Offset {
+    Offset::try_from(message.offset()).unwrap_or_default()
+}
+
+fn record_of<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+    /// Timestamps are in units of 100 ns, Kafka's in milliseconds.
+    const UNITS: u64 = 10_000;
+    let written_at = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok()).unwrap_or_default();
+    let header =
+        message.headers().and_then(|headers| headers.iter().find(|header| header.key == header::NAME)).and_then(|header| header.value);
+    header::record(message.key(), header, message.payload(), Timestamp(written_at.saturating_mul(UNITS)))
+}

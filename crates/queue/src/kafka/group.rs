@@ -1,0 +1,361 @@
+//! Live reading: a member of the group that shares the partitions. One thread polls one consumer, always; what it reads is handed over to the
+//! partitions' tasks within bounds, and a partition whose task is slow is paused, never the others.
+//!
+//! A rebalance is answered outside its callback (LANES.md L11). Assigned: the task of each partition finds where to begin, then all are assigned
+//! at these offsets. Revoked: they leave the list of partitions, and are given up when their tasks have let go of them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use metrics::{counter, gauge};
+use pushline_model::Offset;
+use rdkafka::{
+    ClientContext, Message, Offset as KafkaOffset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaRespErr,
+};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{Options, clients, frames::Frames, health::Health, live::Live, partition::KafkaPartition};
+use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as names};
+
+/// How often the thread looks at what it was told when nothing arrives.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The consumer, and who it reads for.
+pub(super) struct Group {
+    pub(super) partitions: watch::Sender<Partitions>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the polling thread knows.
+struct Poller {
+    consumer: Arc<BaseConsumer<Rebalances>>,
+    topic: Arc<str>,
+    /// Makes the partitions that are assigned.
+    make: Box<dyn Fn(Arc<Live>) -> Arc<KafkaPartition> + Send>,
+    partitions: watch::Sender<Partitions>,
+    /// By partition.
+    reading: BTreeMap<i32, Reading>,
+    gained: Vec<Vec<Arc<Live>>>,
+    lost: Vec<Vec<(i32, Weak<KafkaPartition>)>>,
+    health: Arc<Health>,
+    failure: Arc<Failure>,
+}
+
+/// A partition that is assigned, or will be.
+struct Reading {
+    live: Arc<Live>,
+    partition: Weak<KafkaPartition>,
+    /// Polled, and not handed over yet.
+    frames: Frames,
+}
+
+/// Takes note of rebalances while the consumer is polled.
+#[derive(Debug, Default)]
+pub(super) struct Rebalances {
+    events: Mutex<VecDeque<Event>>,
+    /// The ends of partitions, as librdkafka's statistics tell.
+    ends: Mutex<Vec<(i32, Offset)>>,
+    closing: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Event {
+    Assigned(Vec<i32>),
+    Revoked(Vec<i32>),
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Joins the group.
+    pub(super) fn start(
+        options: &Options,
+        topic: &Arc<str>,
+        health: &Arc<Health>,
+        failure: &Arc<Failure>,
+        make: impl Fn(Arc<Live>, &Arc<BaseConsumer<Rebalances>>) -> Arc<KafkaPartition> + Send + 'static,
+    ) -> Result<Self, QueueError> {
+        let consumer: BaseConsumer<Rebalances> = clients::group(options)
+            .create_with_context(Rebalances::default())
+            .map_err(|error| QueueError::kafka("set up a consumer", &error))?;
+        consumer.subscribe(&[topic]).map_err(|error| QueueError::kafka("subscribe", &error))?;
+        let (consumer, partitions, stop) = (Arc::new(consumer), watch::Sender::new(Vec::new()), Arc::new(AtomicBool::new(false)));
+        let made_by = Arc::clone(&consumer);
+        let poller = Poller {
+            consumer: Arc::clone(&consumer),
+            topic: Arc::clone(topic),
+            make: Box::new(move |live| make(live, &made_by)),
+            partitions: partitions.clone(),
+            reading: BTreeMap::new(),
+            gained: Vec::new(),
+            lost: Vec::new(),
+            health: Arc::clone(health),
+            failure: Arc::clone(failure),
+        };
+        let ends = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("kafka-poll".into()).spawn(move || poller.run(&ends));
+        let thread = Mutex::new(Some(thread.map_err(|error| QueueError::thread(&error))?));
+        Ok(Self { partitions, stop, thread })
+    }
+
+    /// Leaves the group. Blocks until it has.
+    pub(super) fn close(&self) {
+        self.partitions.send_replace(Vec::new());
+        self.stop.store(true, Ordering::Release);
+        let thread = lock(&self.thread).take();
+        if let Some(Err(panic)) = thread.map(JoinHandle::join) {
+            tracing::error!(?panic, "the polling thread panicked");
+        }
+    }
+}
+
+// === impl Poller ===
+
+impl Poller {
+    fn run(mut self, stop: &AtomicBool) {
+        let mut wait = Duration::ZERO;
+        while !stop.load(Ordering::Acquire) {
+            let consumer = Arc::clone(&self.consumer);
+            match consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    wait = Duration::ZERO;
+                    if let Some(reading) = self.reading.get_mut(&message.partition()) {
+                        reading.frames.push(&message);
+                        if reading.frames.is_large() {
+                            reading.hand_over(&consumer, &self.topic);
+                            self.look();
+                        }
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let Some(reading) = self.reading.get_mut(&partition) {
+                        reading.hand_over(&consumer, &self.topic);
+                        reading.live.is_at_end();
+                    }
+                }
+                Some(Err(error)) => self.trouble(&error),
+                None => {
+                    // Nothing more has arrived: what has is handed over, and only then it is waited.
+                    let handed_over = self.reading.values_mut().filter_map(|reading| reading.hand_over(&consumer, &self.topic)).count();
+                    if handed_over > 0 {
+                        self.health.read();
+                    }
+                    self.look();
+                    wait = LOOK_EVERY;
+                }
+            }
+        }
+        self.leave();
+    }
+
+    /// Says goodbye, so that the others needn't wait until it is missed.
+    fn leave(self) {
+        /// Brokers that are away can't be told.
+        const AT_MOST: Duration = Duration::from_secs(5);
+        let until = Instant::now() + AT_MOST;
+        self.consumer.context().closing.store(true, Ordering::Release);
+        self.reading.values().for_each(|reading| reading.live.close());
+        match self.consumer.close_queue() {
+            Ok(()) => {
+                while !self.consumer.closed() && Instant::now() < until {
+                    drop(self.consumer.poll(LOOK_EVERY));
+                }
+            }
+            Err(error) => warn!(%error, "the group can't be left: the others notice after the session's time-out"),
+        }
+    }
+
+    /// What was told meanwhile: by rebalances, by tasks, by statistics.
+    fn look(&mut self) {
+        let (events, ends) = (self.consumer.context().take_events(), self.consumer.context().take_ends());
+        for event in events {
+            match event {
+                Event::Assigned(partitions) => self.assigned(&partitions),
+                Event::Revoked(partitions) => self.revoked(&partitions),
+            }
+        }
+        for (partition, end) in ends {
+            self.reading.get(&partition).into_iter().for_each(|reading| reading.live.ends_at(end));
+        }
+        let ready = self.gained.extract_if(.., |lives| lives.iter().all(|live| live.begin().is_some())).collect::<Vec<_>>();
+        ready.iter().for_each(|lives| self.assign(lives));
+        let is_free = |lost: &mut Vec<(i32, Weak<KafkaPartition>)>| lost.iter().all(|(_, partition)| partition.strong_count() == 0);
+        let free = self.lost.extract_if(.., is_free).collect::<Vec<_>>();
+        free.iter().for_each(|lost| self.unassign(lost));
+    }
+
+    fn assigned(&mut self, partitions: &[i32]) {
+        counter!(names::REBALANCES).increment(1);
+        let mut lives = Vec::new();
+        for &index in partitions {
+            let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default()));
+            let partition = (self.make)(Arc::clone(&live));
+            self.reading
+                .insert(index, Reading { live: Arc::clone(&live), partition: Arc::downgrade(&partition), frames: Frames::default() });
+            self.partitions.send_modify(|all| all.push(partition as Arc<dyn Partition>));
+            lives.push(live);
+        }
+        self.gained.push(lives);
+        self.told("assigned", partitions);
+    }
+
+    /// Their tasks hear of it by the list.
+    fn revoked(&mut self, partitions: &[i32]) {
+        counter!(names::REBALANCES).increment(1);
+        let index = |partition: &Arc<dyn Partition>| i32::try_from(partition.index()).unwrap_or_default();
+        self.partitions.send_modify(|all| all.retain(|partition| !partitions.contains(&index(partition))));
+        let lost = partitions.iter().filter_map(|index| self.reading.remove(index).map(|reading| (*index, reading)));
+        let lost = lost.map(|(index, reading)| {
+            reading.live.close();
+            (index, reading.partition)
+        });
+        self.lost.push(lost.collect());
+        // What was to be assigned together can't be any more, and needn't.
+        for lives in &mut self.gained {
+            lives.retain(|live| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default()));
+        }
+        self.told("revoked", partitions);
+    }
+
+    fn told(&self, what: &str, partitions: &[i32]) {
+        let now = self.partitions.borrow().len();
+        gauge!(names::ASSIGNED).set(f64::from(u32::try_from(now).unwrap_or(u32::MAX)));
+        info!(?partitions, now, "partitions were {what}");
+    }
+
+    fn assign(&self, lives: &[Arc<Live>]) {
+        let mut list = TopicPartitionList::with_capacity(lives.len());
+        for live in lives {
+            let offset = KafkaOffset::Offset(i64::try_from(live.begin().unwrap_or_default()).unwrap_or(i64::MAX));
+            let added = list.add_partition_offset(&self.topic, i32::try_from(live.index()).unwrap_or_default(), offset);
+            added.map_err(|error| QueueError::kafka("name a partition", &error)).unwrap_or_else(|error| self.failure.note(&error));
+        }
+        if let Err(error) = self.consumer.incremental_assign(&list) {
+            self.failure.note(&QueueError::kafka("assign partitions", &error));
+        }
+    }
+
+    fn unassign(&self, lost: &[(i32, Weak<KafkaPartition>)]) {
+        let mut list = TopicPartitionList::with_capacity(lost.len());
+        lost.iter().for_each(|(index, _)| _ = list.add_partition(&self.topic, *index));
+        if let Err(error) = self.consumer.incremental_unassign(&list) {
+            self.failure.note(&QueueError::kafka("give partitions up", &error));
+        }
+    }
+
+    fn trouble(&self, error: &KafkaError) {
+        match error {
+            KafkaError::MessageConsumptionFatal(code) => {
+                self.failure.note(&QueueError::Fatal { doing: "go on reading".into(), what: code.to_string() });
+            }
+            // The log was cut below where it is read: the start finds out what that means.
+            KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => {
+                let what = "the log doesn't hold the offset any more that is read next".to_owned();
+                self.failure.note(&QueueError::Fatal { doing: "go on reading".into(), what });
+            }
+            // Brokers come and go: that is told where something waits for them.
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,
+            ) => {}
+            other => self.health.unread(&other.to_string()),
+        }
+    }
+}
+
+impl Reading {
+    /// Hands over what was polled, if anything was.
+    fn hand_over(&mut self, consumer: &BaseConsumer<Rebalances>, topic: &str) -> Option<()> {
+        let frames = Some(self.frames.take()).filter(|frames| !frames.is_empty())?;
+        let index = i32::try_from(self.live.index()).unwrap_or_default();
+        self.live.hand_over(frames, || set_paused(consumer, topic, index, true));
+        Some(())
+    }
+}
+
+/// Pauses or resumes one partition: what was fetched ahead of it is fetched again.
+pub(super) fn set_paused(consumer: &BaseConsumer<Rebalances>, topic: &str, partition: i32, paused: bool) {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition(topic, partition);
+    let done = if paused { consumer.pause(&list) } else { consumer.resume(&list) };
+    if let Err(error) = done {
+        // It isn't assigned any more.
+        warn!(partition, paused, %error, "can't be paused or resumed");
+    }
+}
+
+// === impl Rebalances ===
+
+impl Rebalances {
+    fn take_events(&self) -> VecDeque<Event> {
+        std::mem::take(&mut lock(&self.events))
+    }
+
+    fn take_ends(&self) -> Vec<(i32, Offset)> {
+        std::mem::take(&mut lock(&self.ends))
+    }
+}
+
+impl ClientContext for Rebalances {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        clients::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+
+    /// Only the ends of partitions are taken out.
+    fn stats_raw(&self, statistics: &[u8]) {
+        #[derive(Deserialize)]
+        struct Statistics {
+            topics: BTreeMap<String, Topic>,
+        }
+        #[derive(Deserialize)]
+        struct Topic {
+            partitions: BTreeMap<i32, End>,
+        }
+        #[derive(Deserialize)]
+        struct End {
+            hi_offset: i64,
+        }
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(statistics) => {
+                let ends = statistics.topics.into_values().flat_map(|topic| topic.partitions);
+                lock(&self.ends).extend(ends.filter_map(|(partition, end)| Some((partition, Offset::try_from(end.hi_offset).ok()?))));
+            }
+            Err(error) => warn!(%error, "librdkafka's statistics can't be read: lag isn't known"),
+        }
+    }
+}
+
+impl ConsumerContext for Rebalances {
+    /// Answered later, by the polling thread; while the consumer is being closed, at once.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let is_assigned = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            let done = if is_assigned { consumer.unassign() } else { consumer.incremental_unassign(list) };
+            done.unwrap_or_else(|error| warn!(%error, "partitions can't be given up"));
+            return;
+        }
+        let partitions = list.elements().iter().map(|element| element.partition()).collect();
+        lock(&self.events).push_back(if is_assigned { Event::Assigned(partitions) } else { Event::Revoked(partitions) });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,106 @@
+//! One partition of one topic as a log: for the packets, for progress, and for dead letters, which have one partition.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use pushline_model::Offset;
+use tokio::{task::spawn_blocking, time::sleep};
+
+use super::{
+    append::Appender,
+    catch_up::{CatchUp, Place},
+    health::Health,
+};
+use crate::{Append, AppendError, Appended, QueueError, Read, Reader, Record};
+
+/// How long Kafka may take to answer a question before it is asked again.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A log. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct KafkaLog {
+    pub(super) place: Place,
+    pub(super) health: Arc<Health>,
+    appender: Arc<Appender>,
+    catch_up: Arc<CatchUp>,
+}
+
+impl KafkaLog {
+    pub(super) fn new(topic: &Arc<str>, partition: i32, appender: &Arc<Appender>, catch_up: &Arc<CatchUp>, health: &Arc<Health>) -> Self {
+        let place = Place { topic: Arc::clone(topic), partition };
+        Self { place, health: Arc::clone(health), appender: Arc::clone(appender), catch_up: Arc::clone(catch_up) }
+    }
+
+    /// Bytes of ours.
+    pub(super) async fn put(&self, key: &str, bytes: &[u8]) -> Result<(), AppendError> {
+        self.appender.put(&self.place.topic, self.place.partition, key, bytes).await
+    }
+
+    /// Asks until Kafka answers.
+    pub(super) async fn ask_bounds(&self) -> Result<Range<Offset>, QueueError> {
+        loop {
+            let (appender, place) = (Arc::clone(&self.appender), self.place.clone());
+            let ask = move || appender.client().fetch_watermarks(&place.topic, place.partition, ANSWER);
+            match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
+                Ok((start, end)) => return Ok(offset(start)..offset(end)),
+                Err(error) => {
+                    self.health.unread(&error.to_string());
+                    sleep(ANSWER / 10).await;
+                }
+            }
+        }
+    }
+
+    /// The value of its last record.
+    pub(super) async fn last_value(&self) -> Result<Option<Vec<u8>>, QueueError> {
+        let bounds = self.ask_bounds().await?;
+        // The last record is never compacted away. What may lie behind it without being one is skipped backwards.
+        for back in [1, 16, Offset::MAX] {
+            let from = bounds.end.saturating_sub(back).max(bounds.start);
+            if from >= bounds.end {
+                return Ok(None);
+            }
+            let mut reader = self.catch_up.reader(self.place.clone(), from, &self.health);
+            let (mut last, mut at) = (None, from);
+            loop {
+                let frames = reader.read_on().await?;
+                let records = frames.iter().flat_map(|frame| frame.records(at));
+                last = records.last().map(|(_, record)| record.payload.to_vec()).or(last);
+                match frames.last() {
+                    Some(frame) => at = frame.end(),
+                    None => break,
+                }
+            }
+            if last.is_some() {
+                return Ok(last);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn offset(kafka: i64) -> Offset {
+    Offset::try_from(kafka).unwrap_or_default()
+}
+
+impl Append for KafkaLog {
+    fn append(&self, batch: &[Record<'_>]) -> Appended {
+        self.appender.append(&self.place.topic, batch)
+    }
+}
+
+impl Read for KafkaLog {
+    fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+        self.ask_bounds().boxed()
+    }
+
+    fn reader(&self, from: Offset) -> Box<dyn Reader> {
+        Box::new(self.catch_up.reader(self.place.clone(), from, &self.health))
+    }
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaLog").field("place", &self.place).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! The queue on Apache Kafka, for processes that share its partitions (DESIGN.md section 3). The only place that knows librdkafka.
+//!
+//! | topic | what lies there |
+//! |---|---|
+//! | `<prefix>.packets` | packets: key `organisation/group`, value the payload as published, the rest in one header (`header.rs`); and replays |
+//! | `<prefix>.progress` | what the owner of each partition saved last (LANES.md L9): compacted, as many partitions |
+//! | `<prefix>.dead-letters`, `<prefix>.strays` | dead letters, one partition each |
+//!
+//! | what | where |
+//! |---|---|
+//! | the header (pure) | `header.rs` |
+//! | live reading and rebalances | `group.rs`, handed over by `live.rs` |
+//! | reading at a place of its own | `catch_up.rs` |
+//! | appending | `append.rs` |
+//! | a partition's progress and watermark | `partition.rs` |
+//! | creating and checking topics | `topics.rs` |
+//! | what the promise fixes of librdkafka's configuration | `clients.rs` |
+
+mod append;
+mod catch_up;
+mod clients;
+mod frames;
+mod group;
+mod header;
+mod health;
+mod live;
+mod log;
+mod partition;
+#[cfg(test)]
+mod tests;
+mod topics;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use metrics::gauge;
+use rdkafka::error::KafkaError;
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, interval},
+};
+
+pub use self::clients::check_properties;
+use self::{append::Appender, catch_up::CatchUp, group::Group, health::Health, log::KafkaLog, partition::KafkaPartition, topics::Topics};
+use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, failure::Failure, metrics as names};
+
+/// How to keep the queue.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `host:port`, several with commas.
+    pub brokers: String,
+    /// The topics' and groups' names begin with it.
+    pub topic_prefix: String,
+    /// How many partitions the packets topic has. Never changes: a group's packets would change their partition.
+    pub partitions: u32,
+    /// For librdkafka, beside what the promise fixes ([`check_properties`]).
+    pub properties: BTreeMap<String, String>,
+    /// Whether this process takes its share of the partitions, to deliver what lies there.
+    pub serves_partitions: bool,
+    /// Bytes of the largest record: a packet, a dead letter or a replay.
+    pub largest_record: usize,
+    /// How long packets may wait before they become dead letters (LANES.md L12); Kafka keeps them a day longer.
+    pub max_age: Duration,
+    /// How long dead letters are kept.
+    pub keep_dead_letters: Duration,
+    /// Bytes that dead letters may take; strays get a quarter of it.
+    pub dead_letters_max_bytes: u64,
+}
+
+/// The queue.
+pub struct Kafka {
+    appender: Arc<Appender>,
+    topics: Topics,
+    group: Option<Arc<Group>>,
+    /// Where this process serves no partitions.
+    none: watch::Sender<Partitions>,
+    dead_letters: DeadLetters,
+    strays: DeadLetters,
+    health: Arc<Health>,
+    failure: Arc<Failure>,
+    watching: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Options {
+    /// The defaults of DESIGN.md.
+    #[must_use]
+    pub fn new(brokers: &str) -> Self {
+        Self {
+            brokers: brokers.to_owned(),
+            topic_prefix: "pushline".to_owned(),
+            partitions: 16,
+            properties: BTreeMap::new(),
+            serves_partitions: true,
+            largest_record: 2 << 20,
+            max_age: Duration::from_hours(72),
+            keep_dead_letters: Duration::from_hours(14 * 24),
+            dead_letters_max_bytes: 5 << 30,
+        }
+    }
+}
+
+impl Kafka {
+    /// Creates the topics that are missing, checks the others, and joins the group where this process serves partitions. Waits while Kafka
+    /// is away.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the topics aren't as they must be, or a client can't be set up.
+    pub async fn open(options: &Options) -> Result<Self, QueueError> {
+        Topics::new(&options.topic_prefix).ensure(options).await?;
+        Self::connect(options)
+    }
+
+    /// The same on topics that are there.
+    fn connect(options: &Options) -> Result<Self, QueueError> {
+        let topics = Topics::new(&options.topic_prefix);
+        let (health, failure) = (Arc::new(Health::new()), Arc::new(Failure::default()));
+        let appender = Arc::new(Appender::new(options, &health, &failure)?);
+        let catch_up = Arc::new(CatchUp::start(options)?);
+        let letters = |topic| DeadLetters::new(Arc::new(KafkaLog::new(topic, 0, &appender, &catch_up, &health)));
+        let (dead_letters, strays) = (letters(&topics.dead_letters), letters(&topics.strays));
+        let group = if options.serves_partitions {
+            let (names, appender, own_health) = (topics.clone(), Arc::clone(&appender), Arc::clone(&health));
+            let log = move |topic: &Arc<str>, live: &live::Live| {
+                KafkaLog::new(topic, i32::try_from(live.index()).unwrap_or_default(), &appender, &catch_up, &own_health)
+            };
+            let make = move |live: Arc<live::Live>, consumer: &_| {
+                let (packets, progress) = (log(&names.packets, &live), log(&names.progress, &live));
+                Arc::new(KafkaPartition::new(live, packets, progress, Arc::clone(consumer)))
+            };
+            Some(Arc::new(Group::start(options, &topics.packets, &health, &failure, make)?))
+        } else {
+            None
+        };
+        let watching =
+            tokio::spawn(watch_over(Arc::clone(&appender), Arc::clone(&health), Arc::clone(&failure), topics.clone(), options.partitions));
+        let none = watch::Sender::new(Vec::new());
+        Ok(Self { appender, topics, group, none, dead_letters, strays, health, failure, watching: Mutex::new(Some(watching)) })
+    }
+}
+
+impl Append for Kafka {
+    fn append(&self, batch: &[Record<'_>]) -> Appended {
+        self.appender.append(&self.topics.packets, batch)
+    }
+}
+
+impl Queue for Kafka {
+    fn partitions(&self) -> watch::Receiver<Partitions> {
+        self.group.as_ref().map_or(&self.none, |group| &group.partitions).subscribe()
+    }
+
+    fn dead_letters(&self) -> DeadLetters {
+        self.dead_letters.clone()
+    }
+
+    fn strays(&self) -> DeadLetters {
+        self.strays.clone()
+    }
+
+    fn stalled(&self) -> Option<Stalled> {
+        self.health.stalled()
+    }
+
+    fn failed(&self) -> BoxFuture<'static, QueueError> {
+        self.failure.noted()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let (appender, group) = (Arc::clone(&self.appender), self.group.clone());
+        self.stop_watching();
+        let close = move || {
+            group.iter().for_each(|group| group.close());
+            appender.close();
+        };
+        spawn_blocking(close).map(Result::unwrap_or_default).boxed()
+    }
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka").field("topics", &self.topics).field("appender", &self.appender).finish_non_exhaustive()
+    }
+}
+
+impl Kafka {
+    fn stop_watching(&self) {
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
+        watching.into_iter().for_each(|watching| watching.abort());
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.stop_watching();
+        self.group.iter().for_each(|group| group.close());
+    }
+}
+
+/// Tells of stalls, and ends the queue when somebody changed the number of partitions: a group's packets would change their partition.
+async fn watch_over(appender: Arc<Appender>, health: Arc<Health>, failure: Arc<Failure>, topics: Topics, partitions: u32) {
+    const LOOK_AT_TOPICS: Duration = Duration::from_mins(1);
+    let mut looked = Instant::now();
+    let mut seconds = interval(Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        health.look();
+        gauge!(names::PRODUCING).set(approximately(appender.in_flight()));
+        if looked.elapsed() < LOOK_AT_TOPICS {
+            continue;
+        }
+        looked = Instant::now();
+        let asking = Arc::clone(&appender);
+        // Kafka that is away is told by others.
+        let Ok(Ok(metadata)) = spawn_blocking(move || topics::ask_metadata(asking.client())).await else { continue };
+        if let Some(count) = topics::partition_counts(&metadata).get(&*topics.packets).filter(|count| **count != partitions as usize) {
+            failure.note(&QueueError::Misfit(format!(
+                "topic {} has {count} partitions now, it had {partitions}: a group's packets would change their partition, and their order would be lost",
+                topics.packets
+            )));
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of records in memory is far below 2^52")]
+fn approximately(count: usize) -> f64 {
+    count as f64
+}
+
+impl QueueError {
+    fn kafka(doing: &str, error: &KafkaError) -> Self {
+        Self::Unavailable { doing: doing.to_owned(), what: error.to_string() }
+    }
+
+    fn thread(error: &io::Error) -> Self {
+        Self::Fatal { doing: "start a thread".to_owned(), what: error.to_string() }
+    }
+}

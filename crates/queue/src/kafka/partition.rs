@@ -1,0 +1,200 @@
+//! A partition of the packets topic, for the task that serves it. Its progress is the last record of the same partition of the progress topic; its
+//! watermark is the group's committed offset, so that Kafka's own tools show what is unsettled.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use pushline_model::Offset;
+use rdkafka::{
+    Offset as KafkaOffset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::{task::spawn_blocking, time::sleep};
+
+use super::{
+    group::{Rebalances, set_paused},
+    live::Live,
+    log::KafkaLog,
+};
+use crate::{AppendError, Frame, Partition, Progress, QueueError, Read, Reader, Saved};
+
+/// The first byte of saved progress; the rest is postcard.
+const VERSION: u8 = 1;
+
+/// How long Kafka may take to answer a question before it is asked again.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// L11: what settles, progress and commit of a partition that another process shall serve.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A partition that this process serves. It is given up when the last of its [`Arc`]s is dropped.
+pub(super) struct KafkaPartition {
+    live: Arc<Live>,
+    log: KafkaLog,
+    progress: KafkaLog,
+    consumer: Arc<BaseConsumer<Rebalances>>,
+}
+
+/// Live reading.
+struct LiveReader {
+    live: Arc<Live>,
+    topic: Arc<str>,
+    consumer: Arc<BaseConsumer<Rebalances>>,
+}
+
+impl KafkaPartition {
+    pub(super) fn new(live: Arc<Live>, log: KafkaLog, progress: KafkaLog, consumer: Arc<BaseConsumer<Rebalances>>) -> Self {
+        Self { live, log, progress, consumer }
+    }
+
+    fn list(&self, offset: KafkaOffset) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&self.log.place.topic, self.log.place.partition, offset)?;
+        Ok(list)
+    }
+
+    /// The committed offset; `None`: there is none.
+    async fn committed(&self) -> Result<Option<Offset>, QueueError> {
+        loop {
+            let (consumer, list) = (Arc::clone(&self.consumer), self.list(KafkaOffset::Invalid));
+            let asked = spawn_blocking(move || consumer.committed_offsets(list?, ANSWER)).await.map_err(|_| QueueError::Closed)?;
+            let committed = asked.and_then(|list| {
+                list.elements().first().map_or(Ok(KafkaOffset::Invalid), |element| element.error().map(|()| element.offset()))
+            });
+            match committed {
+                Ok(KafkaOffset::Offset(offset)) => return Ok(Offset::try_from(offset).ok()),
+                Ok(_) => return Ok(None),
+                Err(error) => {
+                    self.log.health.unread(&error.to_string());
+                    sleep(ANSWER / 10).await;
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, watermark: Offset) -> Result<(), QueueError> {
+        let offset = KafkaOffset::Offset(i64::try_from(watermark).unwrap_or(i64::MAX));
+        let (consumer, list) = (Arc::clone(&self.consumer), self.list(offset));
+        let committed = spawn_blocking(move || consumer.commit(&list?, CommitMode::Sync)).await.map_err(|_| QueueError::Closed)?;
+        match committed {
+            Err(error) if !is_lost(&error) => Err(QueueError::kafka("commit", &error)),
+            // Refused during a rebalance, or since another process serves it: that is no error (L11).
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a commit was refused since the partition is, or may soon be, another process's.
+fn is_lost(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::IllegalGeneration
+                | Code::UnknownMemberId
+                | Code::RebalanceInProgress
+                | Code::AssignmentLost
+                | Code::FencedInstanceId
+                | Code::NoOffset
+        )
+    )
+}
+
+impl Read for KafkaPartition {
+    fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+        async {
+            let bounds = self.log.ask_bounds().await?;
+            self.live.ends_at(bounds.end);
+            Ok(bounds)
+        }
+        .boxed()
+    }
+
+    fn reader(&self, from: Offset) -> Box<dyn Reader> {
+        self.log.reader(from)
+    }
+}
+
+impl Partition for KafkaPartition {
+    fn index(&self) -> u32 {
+        self.live.index()
+    }
+
+    fn end(&self) -> Offset {
+        self.live.end()
+    }
+
+    fn live(&self, from: Offset) -> Box<dyn Reader> {
+        self.live.begins_at(from);
+        let (live, consumer, topic) = (Arc::clone(&self.live), Arc::clone(&self.consumer), Arc::clone(&self.log.place.topic));
+        Box::new(LiveReader { live, topic, consumer })
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(PATIENCE)
+    }
+
+    /// Kafka keeps by age alone.
+    fn overflow(&self) -> Option<Offset> {
+        None
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
+        async {
+            let watermark = self.committed().await?;
+            let progress = self.progress.last_value().await?.and_then(|bytes| decode(&bytes));
+            Ok(Saved { progress, watermark })
+        }
+        .boxed()
+    }
+
+    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
+        async move {
+            match self.progress.put(&self.index().to_string(), &encode(progress)).await {
+                Ok(()) => self.commit(watermark).await,
+                Err(AppendError::Closed) => Err(QueueError::Closed),
+                Err(AppendError::Refused(what)) => Err(QueueError::Unavailable { doing: "save progress".into(), what }),
+            }
+        }
+        .boxed()
+    }
+
+    fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
+        async move {
+            loop {
+                match self.commit(watermark).await {
+                    Err(error) if error.is_passing() => {
+                        self.log.health.unread(&error.to_string());
+                        sleep(ANSWER / 10).await;
+                    }
+                    done => return done,
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Reader for LiveReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
+        let resume = || set_paused(&self.consumer, &self.topic, i32::try_from(self.live.index()).unwrap_or_default(), false);
+        self.live.next(resume).map(Ok).boxed()
+    }
+}
+
+impl fmt::Debug for KafkaPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaPartition").field("index", &self.index()).finish_non_exhaustive()
+    }
+}
+
+fn encode(progress: &Progress) -> Vec<u8> {
+    postcard::to_extend(progress, vec![VERSION]).expect("progress is plain data, and a Vec takes all of it")
+}
+
+/// `None`: another version wrote it, so the watermark decides alone.
+fn decode(bytes: &[u8]) -> Option<Progress> {
+    let (&version, rest) = bytes.split_first()?;
+    (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
+}
