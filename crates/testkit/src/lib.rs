@@ -4,6 +4,7 @@
 mod hostile;
 mod http;
 mod inbox;
+mod kafka;
 mod ledger;
 mod mosquitto;
 mod process;
@@ -14,6 +15,7 @@ pub use crate::{
     hostile::{Hostile, HostileReceiver},
     http::get,
     inbox::{Inbox, payloads},
+    kafka::{KAFKA_VARIABLE, KAFKA_VERSION, Kafka, KafkaCluster, KafkaMetadata, KafkaPartition, KafkaSecurity},
     ledger::Ledger,
     mosquitto::mosquitto_pub,
     process::{DeadLetterLine, Pushline, folder},
