@@ -1,7 +1,9 @@
 //! `cargo xtask test`: everything that must pass, in one command. A part that can't run fails it.
+//! `cargo xtask kafka [port]`: a Kafka for trying things out.
 
 use std::{
     io,
+    os::unix::process::CommandExt,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -14,10 +16,29 @@ const STEPS: [(&str, &[&str]); 4] = [
     ("the release build", &["cargo", "build", "--release", "--locked"]),
 ];
 
+/// A program of others and the Debian package that has it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+}
+
+/// Apache Kafka runs on java; mvn brings it.
+const KAFKA_NEEDS: [Need; 2] = [Need { program: "java", package: "default-jre-headless" }, Need { program: "mvn", package: "maven" }];
+
+/// The tests publish with Mosquitto's clients too.
+const TEST_NEEDS: [Need; 3] = {
+    let [java, maven] = KAFKA_NEEDS;
+    [Need { program: "mosquitto_pub", package: "mosquitto-clients" }, java, maven]
+};
+
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("test") => finish(test()),
-        _ => finish(Err("usage: cargo xtask test".into())),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["test"] => finish(test()),
+        ["kafka"] => finish(kafka(&[])),
+        ["kafka", port] => finish(kafka(&["--", port])),
+        _ => finish(Err("usage: cargo xtask test, cargo xtask kafka [port]".into())),
     }
 }
 
@@ -32,7 +53,7 @@ fn finish(result: Result<(), String>) -> ExitCode {
 }
 
 fn test() -> Result<(), String> {
-    need_mosquitto()?;
+    need(&TEST_NEEDS)?;
     if has("cargo-deny", "--version") {
         run("licences and advisories", &["cargo", "deny", "--offline", "check", "bans", "licenses", "sources"])?;
     } else {
@@ -41,18 +62,30 @@ fn test() -> Result<(), String> {
     STEPS.into_iter().try_for_each(|(what, command)| run(what, command))
 }
 
-/// The tests publish with Mosquitto's clients: installed where this runs as root on Debian, else asked for.
-fn need_mosquitto() -> Result<(), String> {
-    if has("mosquitto_pub", "--version") {
+/// The testkit's program in place of this process, so that Ctrl-C reaches it alone and the prompt comes back when it has ended.
+fn kafka(arguments: &[&str]) -> Result<(), String> {
+    need(&KAFKA_NEEDS)?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["run", "--quiet", "--locked", "--package", "pushline-testkit", "--bin", "kafka"]).args(arguments);
+    Err(format!("can't start cargo: {}", cargo.exec()))
+}
+
+/// Installs what is missing where this runs as root on Debian, else asks for it.
+fn need(needs: &[Need]) -> Result<(), String> {
+    let missing = || needs.iter().filter(|need| !has(need.program, "--version"));
+    if missing().next().is_none() {
         return Ok(());
     }
-    let remedy = "the tests need mosquitto_pub: apt-get install mosquitto-clients, or your system's package of that name";
-    if !is_root() || !has("apt-get", "--version") {
-        return Err(remedy.into());
+    if is_root() && has("apt-get", "--version") {
+        run("the list of packages", &["apt-get", "update", "--quiet"])?;
+        let packages: Vec<&str> = missing().map(|need| need.package).collect();
+        let install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"];
+        run("what is missing", &[&install, &packages[..]].concat())?;
     }
-    run("the list of packages", &["apt-get", "update", "--quiet"])?;
-    run("Mosquitto's clients", &["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "mosquitto-clients"])?;
-    if has("mosquitto_pub", "--version") { Ok(()) } else { Err(remedy.into()) }
+    let programs: Vec<&str> = missing().map(|need| need.program).collect();
+    let packages: Vec<&str> = missing().map(|need| need.package).collect();
+    let remedy = || format!("{} missing: apt-get install {}, or your system's packages", programs.join(", "), packages.join(" "));
+    if programs.is_empty() { Ok(()) } else { Err(remedy()) }
 }
 
 /// `mosquitto_pub --version` ends with an error code in some versions: what counts is whether it can be started.

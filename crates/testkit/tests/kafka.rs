@@ -7,10 +7,19 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use pushline_testkit::{Kafka, KafkaCluster};
+use pushline_testkit::{Kafka, KafkaCluster, KafkaSecurity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, pem::PemObject},
+    },
+};
 
 /// Set where this test binary plays a test process that is killed.
 const VICTIM: &str = "PUSHLINE_TEST_KAFKA_VICTIM";
@@ -131,4 +140,39 @@ async fn victim() {
         println!("broker {} {}", kafka.pid(), kafka.folder().display());
         std::future::pending::<()>().await;
     }
+}
+
+#[tokio::test]
+async fn a_secured_broker_shows_its_certificate_and_lets_in_who_knows_the_password() {
+    let kafka = Kafka::secured().await;
+    let security = kafka.security();
+    assert_eq!(authenticate(security, security.password).await, 0);
+    let sasl_authentication_failed = 58;
+    assert_eq!(authenticate(security, "wrong").await, sasl_authentication_failed);
+    let topic = kafka.prefix();
+    kafka.create_topic(&topic, 1).await;
+    kafka.revoke(&topic).await;
+    kafka.grant(&topic).await;
+}
+
+/// TLS, then SaslHandshake version 1 and SaslAuthenticate version 0, by hand: Kafka's error code.
+async fn authenticate(security: &KafkaSecurity, password: &str) -> i16 {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&security.ca_file).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let address: SocketAddr = security.brokers.parse().unwrap();
+    let connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut connection = TlsConnector::from(Arc::new(config)).connect(address.ip().into(), connection).await.unwrap();
+    let plain = format!("\0{}\0{password}", security.user);
+    let plain = [&u32::try_from(plain.len()).unwrap().to_be_bytes()[..], plain.as_bytes()].concat();
+    let mut code = 0;
+    for (key, version, body) in [(17_i16, 1_i16, &b"\0\x05PLAIN"[..]), (36, 0, &plain)] {
+        let request = [&key.to_be_bytes()[..], &version.to_be_bytes(), &[0; 4], &(-1_i16).to_be_bytes(), body].concat();
+        connection.write_u32(request.len().try_into().unwrap()).await.unwrap();
+        connection.write_all(&request).await.unwrap();
+        let mut answer = vec![0; connection.read_u32().await.unwrap().try_into().unwrap()];
+        connection.read_exact(&mut answer).await.unwrap();
+        code = i16::from_be_bytes(answer[4..6].try_into().unwrap());
+    }
+    code
 }

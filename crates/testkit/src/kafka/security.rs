@@ -1,8 +1,12 @@
 //! The listener for tests of TLS and passwords: SASL_SSL beside the plain one, with an authority of its own.
 
-use std::{fs, net::SocketAddr, path::Path, path::PathBuf};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 const USER: &str = "pushline";
 const PASSWORD: &str = "only-for-tests";
@@ -75,13 +79,16 @@ fn server_file(folder: &Path) -> PathBuf {
 
 /// The authority's certificate; the server's key and certificate.
 fn certificates() -> Result<(String, String), rcgen::Error> {
+    // Each its own name: OpenSSL takes a certificate whose issuer has its own name for self-signed.
     let mut authority = CertificateParams::new(Vec::new())?;
+    authority.distinguished_name.push(DnType::CommonName, "Pushline's authority for tests");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let key = KeyPair::generate()?;
     let certificate = authority.self_signed(&key)?.pem();
     let issuer = Issuer::new(authority, key);
     let server_key = KeyPair::generate()?;
-    let server = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()])?.signed_by(&server_key, &issuer)?;
-    Ok((certificate, server_key.serialize_pem() + &server.pem()))
+    let mut server = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+    server.distinguished_name.push(DnType::CommonName, "Kafka for tests");
+    Ok((certificate, server_key.serialize_pem() + &server.signed_by(&server_key, &issuer)?.pem()))
 }
