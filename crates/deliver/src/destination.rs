@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use metrics::counter;
 use pushline_model::{MessageId, NoResponse, Outcome, RESPONSE_KEPT, Webhook};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     DeliverError, Network, metrics as names,
@@ -24,6 +24,9 @@ const DRAINED: usize = 64 << 10;
 
 /// A connection that nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(50);
+
+/// A connection that isn't ready for the next request by then never may be: its server answered without having read the last one.
+const READY: Duration = Duration::from_secs(1);
 
 /// Where a webhook's messages go. How many attempts run at once is for the caller to bound.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Destination {
             };
             match self.send(sender, id, body.clone()).await {
                 Some(outcome) => return outcome,
-                // The server had closed a connection that was kept alive, and nothing of the request left: no attempt was made.
+                // A connection that was kept alive was closed or stuck, and nothing of the request left: no attempt was made.
                 None if is_reused => {}
                 None => return Outcome::NoResponse(NoResponse::ConnectionLost),
             }
@@ -72,7 +75,7 @@ impl Destination {
 
     /// `None`: the request never left.
     async fn send(&self, mut sender: Sender, id: MessageId, body: Bytes) -> Option<Outcome> {
-        if sender.ready().await.is_err() {
+        if !matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))) {
             return None;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -33,6 +33,8 @@ pub enum Hostile {
     HugeError,
     /// 413 before it has read the body.
     AnswersEarly,
+    /// 413, reads no body ever, and keeps the connection open.
+    NeverReads,
     /// Reads and says nothing.
     Hangs,
     /// A status line, then one byte of a header now and then.
@@ -55,7 +57,7 @@ pub enum Hostile {
 
 impl Hostile {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AcceptsAndCloses,
         Self::NoContent,
         Self::Informational,
@@ -64,6 +66,7 @@ impl Hostile {
         Self::Redirects,
         Self::HugeError,
         Self::AnswersEarly,
+        Self::NeverReads,
         Self::Hangs,
         Self::DripsHeaders,
         Self::EndlessHeaders,
@@ -82,7 +85,7 @@ impl Hostile {
             Self::AcceptsAndCloses | Self::NoContent | Self::Informational | Self::EndlessBody | Self::TruncatedBody => (None, 1),
             Self::Redirects => (Some(("error_response", Some(302))), 1),
             Self::HugeError => (Some(("error_response", Some(500))), 1),
-            Self::AnswersEarly => (Some(("error_response", Some(413))), 1),
+            Self::AnswersEarly | Self::NeverReads => (Some(("error_response", Some(413))), 1),
             Self::Hangs
             | Self::DripsHeaders
             | Self::EndlessHeaders
@@ -149,7 +152,8 @@ impl Drop for HostileReceiver {
 
 async fn serve(hostile: Hostile, mut stream: TcpStream, attempts: &Mutex<HashMap<String, usize>>) -> std::io::Result<()> {
     loop {
-        let Some(id) = read_request(&mut stream, hostile != Hostile::AnswersEarly).await? else { return Ok(()) };
+        let with_body = !matches!(hostile, Hostile::AnswersEarly | Hostile::NeverReads);
+        let Some(id) = read_request(&mut stream, with_body).await? else { return Ok(()) };
         *attempts.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default() += 1;
         match hostile {
             Hostile::AcceptsAndCloses => {
@@ -183,6 +187,10 @@ async fn serve(hostile: Hostile, mut stream: TcpStream, attempts: &Mutex<HashMap
                 // It goes on reading for a moment, or the answer would be lost with a reset.
                 sleep(Duration::from_millis(100)).await;
                 return Ok(());
+            }
+            Hostile::NeverReads => {
+                stream.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n").await?;
+                std::future::pending().await
             }
             Hostile::Hangs => std::future::pending().await,
             Hostile::DripsHeaders => {

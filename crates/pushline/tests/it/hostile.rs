@@ -42,8 +42,27 @@ async fn each_hostile_behaviour_has_its_outcome_and_its_number_of_attempts() {
         }
     }
     assert_eq!(pushline.metric("pushline_packets_delivered_total", "").await, 5.0);
-    assert_eq!(pushline.metric("pushline_packets_dead_lettered_total", "error_response").await, 3.0);
+    assert_eq!(pushline.metric("pushline_packets_dead_lettered_total", "error_response").await, 4.0);
     assert_eq!(pushline.metric("pushline_packets_dead_lettered_total", "no_response").await, 9.0);
+}
+
+#[tokio::test]
+async fn a_connection_whose_server_never_read_the_last_request_is_not_used_again() {
+    let dir = folder();
+    let receiver = HostileReceiver::start(Hostile::NeverReads).await;
+    // Larger than what two sockets take in between.
+    let options = "max_packets = 1\nmax_body_bytes = \"32MiB\"";
+    let configuration = format!("{}{}", webhook("w", &receiver.url(), options), group("mti", "g", "w"));
+    let configuration =
+        Pushline::configuration(&configuration).replace("[mqtt.listener]\n", "[mqtt.listener]\nmax_packet_bytes = \"32MiB\"\n");
+    let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", [vec![b'x'; 20 << 20]])).await.unwrap();
+    pushline.until_metric("pushline_packets_dead_lettered_total", "error_response", |count| count == 1.0).await;
+    gateway.publish(&packets("mti/1", ["small"])).await.unwrap();
+    pushline.until_metric("pushline_packets_dead_lettered_total", "error_response", |count| count == 2.0).await;
+    assert_eq!(receiver.attempts().len(), 2, "each on a connection of its own");
+    pushline.kill().await;
 }
 
 #[tokio::test]
