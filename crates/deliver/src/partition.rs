@@ -322,7 +322,9 @@ impl Task {
         match consequence {
             Consequence::Delivered(packets) => self.metrics.delivered(packets),
             Consequence::Bury(burial) => self.bury([burial]),
-            Consequence::Again | Consequence::Discarded => {}
+            // What ended under an old definition was let go: a sweep rebuilds it for the new one.
+            Consequence::Again => self.turn.wanted = true,
+            Consequence::Discarded => {}
         }
     }
 

@@ -50,6 +50,25 @@ async fn what_waits_goes_out_under_the_new_definition_with_the_same_packets_and_
 }
 
 #[tokio::test]
+async fn what_is_to_be_sent_again_after_a_reload_goes_out_under_the_new_definition() {
+    let dir = folder();
+    let slow = Behaviour { status: 503, delay: Duration::from_secs(2), ..Behaviour::default() };
+    let mut failing = Inbox::behaving(slow).await;
+    let mut fine = Inbox::start().await;
+    let options = "retry_on_status = [503]";
+    let before = format!("{}{}", webhook("w", &failing.url(), options), group("mti", "g", "w"));
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&before)).await;
+    Gateway::connect(pushline.mqtt, "g").await.unwrap().publish(&packets("mti/1", ["a"])).await.unwrap();
+    let in_flight = failing.next().await;
+    write(dir.path(), &format!("{}{}", webhook("w", &fine.url(), options), group("mti", "g", "w")));
+    pushline.hang_up();
+    until_logged(&pushline, "were read again", 1).await;
+    // Nothing else happens: the answer alone has to see to it.
+    let again = fine.next().await;
+    assert_eq!((again.header("webhook-id"), &again.body), (in_flight.header("webhook-id"), &in_flight.body));
+}
+
+#[tokio::test]
 async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
     let dir = folder();
     let mut inbox = Inbox::start().await;
