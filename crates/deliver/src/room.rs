@@ -36,6 +36,8 @@ struct State {
     held: i64,
     /// It refused: it begins nothing until it is woken.
     full: bool,
+    /// Somebody was told that it may not begin, and looks again when it is woken.
+    missed: bool,
     suspect: bool,
     /// The number of the suspicion that it is, or was last, under.
     suspicion: u64,
@@ -101,10 +103,12 @@ impl Room {
 
 impl Share {
     /// Whether the webhook may begin a message: while it holds nothing, or, not suspect and not having refused, less than an
-    /// eighth of what is free.
+    /// eighth of what is free. Whoever is told no is woken when that may have changed.
     pub(crate) fn may_begin(&self) -> bool {
-        let state = lock(&self.state);
-        state.held <= 0 || !state.suspect && !state.full && state.held * PART < self.room.free()
+        let mut state = lock(&self.state);
+        let may = state.held <= 0 || !state.suspect && !state.full && state.held * PART < self.room.free();
+        state.missed |= !may;
+        may
     }
 
     /// It refused a record: it begins nothing, live or behind, until it is woken. One that has come to hold nothing meanwhile is woken
@@ -154,7 +158,7 @@ impl Share {
         if !state.suspect {
             return false;
         }
-        (state.suspect, state.full) = (false, false);
+        (state.suspect, state.full, state.missed) = (false, false, false);
         drop(state);
         self.room.wake();
         true
@@ -199,8 +203,8 @@ impl Share {
         let free = self.room.free.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let mut state = lock(&self.state);
         state.held -= bytes;
-        if state.full && (state.held <= 0 || state.held * PART * 2 < free) {
-            state.full = false;
+        if (state.full || state.missed) && (state.held <= 0 || state.held * PART * 2 < free) {
+            (state.full, state.missed) = (false, false);
             drop(state);
             self.room.wake();
         }
@@ -263,6 +267,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn held(share: &Arc<Share>, bytes: usize) -> Lease {
@@ -325,6 +331,20 @@ mod tests {
         drop((again, lease));
         assert!(share.may_begin());
         assert!(share.answered() && !share.answered() && !share.is_suspect());
+    }
+
+    #[test]
+    fn who_was_told_that_it_may_not_begin_is_woken_though_no_record_was_refused() {
+        let room = Room::new(1 << 20);
+        let task = room.join();
+        let share = room.share();
+        let lease = held(&share, 10);
+        share.suspect();
+        assert!(task.notified().now_or_never().is_some());
+        // Another partition's lane that was let go looks whether it may begin.
+        assert!(!share.may_begin());
+        drop(lease);
+        assert!(task.notified().now_or_never().is_some() && share.may_begin());
     }
 
     #[tokio::test]
