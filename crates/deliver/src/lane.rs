@@ -304,6 +304,13 @@ impl Lane {
         self.outlet = outlet;
     }
 
+    /// L13: it has waited too long for somewhere to go. Nobody can close its window any more.
+    pub(crate) fn lose(&mut self) {
+        self.is_lost = true;
+        self.cutter = Cutter::default();
+        self.closes = None;
+    }
+
     // --- packets that become dead letters without an attempt (L12, L13)
 
     /// Shows a record that won't be sent. A packet that isn't in a message yet is a dead letter by itself; one of a message that was let go makes
@@ -314,6 +321,8 @@ impl Lane {
                 dead.messages.push(message);
             }
         } else {
+            // No message goes across a record that isn't in it: rebuilt, it would be another one.
+            self.close(partition);
             self.burying = Some(offset + 1);
             dead.packets.extend(packets_of(record));
         }

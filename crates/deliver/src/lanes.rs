@@ -301,6 +301,17 @@ impl Lanes {
             let is_due = |lane: &Lane| lane.window_end() == Some(at);
             self.close_if(key, is_due);
         }
+        // What the one clock has closed leaves its entry with the other: those in front are dropped, or a task that is always behind the end
+        // of its log, or never, would keep one for each window.
+        while let Some(&Reverse((at, key))) = self.closes_by_clock.peek()
+            && !self.is_open(key, |lane| lane.closes == Some(at))
+        {
+            self.closes_by_clock.pop();
+        }
+    }
+
+    fn is_open(&self, key: LaneKey, by: impl FnOnce(&Lane) -> bool) -> bool {
+        self.lanes.get(key).is_some_and(|lane| lane.is_live() && by(lane))
     }
 
     /// At the end of the log a window closes by the monotonic clock. Pauses end.
@@ -311,6 +322,11 @@ impl Lanes {
             }
             self.closes_by_clock.pop();
             self.close_if(key, |lane| lane.closes == Some(at));
+        }
+        while let Some(&Reverse((at, key))) = self.closes_by_log.peek()
+            && !self.is_open(key, |lane| lane.window_end() == Some(at))
+        {
+            self.closes_by_log.pop();
         }
         while let Some(&Reverse((at, key, first))) = self.pauses.peek() {
             if at > now {
@@ -325,7 +341,8 @@ impl Lanes {
             }
             self.unknown.pop();
             if let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.unknown_since.is_some_and(|since| since + UNKNOWN_FOR == at)) {
-                lane.is_lost = true;
+                lane.lose();
+                self.tidy(key);
             }
         }
     }
@@ -418,6 +435,7 @@ impl Lanes {
         if let Some(cause) = cause {
             lane.show_dead(offset, record, self.partition, dead.entry((key, cause)).or_default());
             lane.advance(offset + 1, Offset::MAX);
+            self.line_up(key);
             return true;
         }
         lane.fresh_at = looks;
@@ -807,5 +825,7 @@ fn dead_letter(group: &GroupId, webhook: Option<String>, message: &Message, caus
     })
 }
 
+#[cfg(test)]
+mod edge_test;
 #[cfg(test)]
 mod model_test;

@@ -1,0 +1,99 @@
+//! Lanes at edges that random schedules seldom come to.
+
+use std::sync::LazyLock;
+
+use pushline_model::{Iccid, Packet, Registry, RegistryBuilder, Webhook};
+use pushline_queue::{FrameBuilder, LaneProgress, OpenWindow, Saved};
+
+use super::*;
+use crate::{Egress, Network, room::Room};
+
+const GROUP: &str = "o/a";
+const WALL: Timestamp = Timestamp(1 << 50);
+
+fn registry(knows: bool) -> Arc<Registry> {
+    let mut builder = RegistryBuilder::default();
+    builder.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
+    builder.group(GROUP.parse().unwrap(), knows.then_some("w"), false).unwrap();
+    Arc::new(builder.build())
+}
+
+fn outlets(knows: bool) -> Arc<Outlets> {
+    static NETWORK: LazyLock<Arc<Network>> = LazyLock::new(|| Network::new(Egress::default()).unwrap());
+    Arc::new(Outlets::new(registry(knows), &Room::new(1 << 20), &NETWORK).unwrap())
+}
+
+fn at(seconds: u64) -> Timestamp {
+    WALL.plus(Duration::from_secs(seconds))
+}
+
+/// One packet of the group for each time.
+fn frame(base: Offset, times: &[Timestamp]) -> Frame {
+    let mut builder = FrameBuilder::default();
+    for &received_at in times {
+        let iccid = Iccid::from_bytes(b"897612653856781234").unwrap();
+        builder.push(&Record::packet(GROUP, &Packet { iccid, topic: "o/897612653856781234", received_at, payload: b"ABC" }));
+    }
+    builder.seal(base, base)
+}
+
+/// A start with one lane, behind from 0 on or at the head, and maybe with an open window.
+fn restarted(head: Offset, next: Offset, window: Option<OpenWindow>, knows: bool, now: Instant) -> Lanes {
+    let lane = LaneProgress { group: GROUP.into(), next, unsettled: head - next, window, messages: Vec::new() };
+    let last = LastPassed { offset: head - 1, at: WALL };
+    let progress = Progress { head, last, durable_end: head, lanes: vec![lane] };
+    Lanes::new(0, outlets(knows), Restart::new(Saved { progress: Some(progress), watermark: next }, 0, true), now)
+}
+
+fn accept(lanes: &mut Lanes, now: Instant) {
+    let mut sent = Vec::new();
+    lanes.dispatch(|sending| sent.push(sending.key));
+    for key in sent {
+        let attempt = Attempt { at: WALL, took: Duration::ZERO, status: Some(200), no_response: None };
+        lanes.outcome(key, Outcome::Accepted { status: 200 }, attempt, 0.5, now);
+    }
+}
+
+#[test]
+fn windows_that_came_and_went_leave_nothing_behind() {
+    let began = Instant::now();
+    // Always at the end of the log, and always behind it.
+    for end in [0, Offset::MAX] {
+        let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), 0, false), began);
+        for second in 0..1000 {
+            let now = began + Duration::from_secs(2 * second);
+            lanes.live(&frame(second, &[at(2 * second)]), end.max(second + 1), now);
+            lanes.tick(end.max(second + 1), now + Duration::from_secs(1));
+            accept(&mut lanes, now);
+        }
+        let entries = (lanes.closes_by_log.len(), lanes.closes_by_clock.len());
+        assert!(entries.0 < 5 && entries.1 < 5, "{entries:?} entries after a thousand windows");
+    }
+}
+
+#[test]
+fn a_message_never_goes_across_a_packet_that_expired() {
+    let now = Instant::now();
+    let mut lanes = restarted(3, 0, None, true, now);
+    // The clock of received_at isn't monotonic: the second is older than the first.
+    let frames = [frame(0, &[at(100), at(99), at(100)])];
+    assert!(lanes.expire(Some(Expiry { before: at(100), below: 0 }), WALL).is_empty());
+    let burials = lanes.sweep(0, &frames, now, WALL);
+    assert_eq!(burials.iter().map(|burial| burial.key).collect::<Vec<_>>(), [BurialKey::Packets { lane: 0, to: 2, count: 1 }]);
+    assert_eq!(lanes.buried(burials[0].key), 1);
+    lanes.sweep(2, &frames, now, WALL);
+    lanes.tick(3, now + Duration::from_secs(1));
+    let mut sent = Vec::new();
+    lanes.dispatch(|sending| sent.push((sending.key.first, sending.packets)));
+    assert_eq!(sent, [(0, 1), (2, 1)], "the one between them is a dead letter");
+}
+
+#[test]
+fn a_window_that_was_cut_from_keeps_no_lane_that_nobody_will_serve() {
+    let now = Instant::now();
+    let window = Some(OpenWindow { opened: WALL, cut_from: true });
+    let mut lanes = restarted(3, 3, window, false, now);
+    assert_eq!(lanes.count(), (1, 0));
+    lanes.tick(3, now + UNKNOWN_FOR);
+    assert_eq!(lanes.count(), (0, 0));
+}
