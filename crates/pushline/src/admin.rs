@@ -24,8 +24,9 @@ use pushline_model::Registry;
 use pushline_queue::{Queue, Stalled};
 use tokio::{
     net::TcpListener,
+    sync::Mutex,
     task::{JoinHandle, JoinSet},
-    time::interval,
+    time::{interval, sleep},
 };
 
 use crate::{dead_letters, replay};
@@ -35,6 +36,9 @@ const SECONDS: [f64; 16] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0
 
 /// Buckets of packets in a message.
 const PACKETS: [f64; 6] = [1.0, 2.0, 5.0, 9.0, 10.0, 100.0];
+
+/// After an error of `accept` it is tried again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A server of the admin address.
 pub(crate) struct Admin {
@@ -49,6 +53,8 @@ struct Answers {
     metrics: PrometheusHandle,
     queue: Arc<dyn Queue>,
     registry: Arc<ArcSwap<Registry>>,
+    /// One replay at a time: two that looked at the same dead letter would both send it.
+    replaying: Arc<Mutex<()>>,
 }
 
 /// Metrics of the whole process go to one recorder.
@@ -85,12 +91,15 @@ impl Admin {
                 kept.run_upkeep();
             }
         });
-        let answers = Answers { metrics, queue, registry };
+        let answers = Answers { metrics, queue, registry, replaying: Arc::default() };
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
-                // A connection that can't be accepted is the client's loss; the next may be.
-                let Ok((stream, _)) = socket.accept().await else { continue };
+                // A connection that can't be accepted is the client's loss; the next may be, but with too many open files not at once.
+                let Ok((stream, _)) = socket.accept().await else {
+                    sleep(ACCEPT_AGAIN).await;
+                    continue;
+                };
                 while connections.try_join_next().is_some() {}
                 let answers = answers.clone();
                 let service = service_fn(move |request| {
@@ -124,6 +133,7 @@ impl Answers {
                 dead_letters::answer(&log, request.uri().query().unwrap_or_default()).await
             }
             (&Method::POST, path @ ("/dead-letters/replay" | "/strays/replay")) => {
+                let _alone = self.replaying.lock().await;
                 let log = if path.starts_with("/strays") { self.queue.strays() } else { self.queue.dead_letters() };
                 replay::answer(&*self.queue, &log, &self.registry.load(), request.uri().query().unwrap_or_default()).await
             }

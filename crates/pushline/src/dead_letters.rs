@@ -7,20 +7,26 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::{Method, Request, Response, StatusCode, client::conn::http1, header::HeaderValue};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    client::conn::http1,
+    header::{HeaderName, HeaderValue},
+};
 use hyper_util::rt::TokioIo;
 use pushline_model::{Cause, Offset, Timestamp};
-use pushline_queue::{DeadLetters, Filter, Found};
+use pushline_queue::{DeadLetters, Filter, Found, Page};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-use crate::admin::text;
+use crate::{admin::text, print};
 
 /// Messages in a page, if not told otherwise.
 const PAGE: usize = 100;
 
-/// The header that carries the offset of the next page.
+/// The header that carries the offset of the next page, and the one with the end that the next page is to keep to: dead letters that are
+/// written meanwhile, such as those of a replay that fails again, belong to no page.
 const NEXT: &str = "pushline-next";
+const END: &str = "pushline-end";
 
 /// Which ones, of which process.
 #[derive(Debug, Args)]
@@ -90,7 +96,7 @@ fn timestamp(text: &str) -> Result<Timestamp, String> {
 
 // === the admin address's side ===
 
-/// Answers `GET /dead-letters?group=…&cause=…&since=…&until=…&from=…&limit=…`.
+/// Answers `GET /dead-letters?group=…&cause=…&since=…&until=…&from=…&below=…&limit=…`.
 pub(crate) async fn answer(log: &DeadLetters, query: &str) -> Response<Full<Bytes>> {
     let (filter, from, limit) = match read_query(query) {
         Ok(asked) => asked,
@@ -109,13 +115,14 @@ pub(crate) async fn answer(log: &DeadLetters, query: &str) -> Response<Full<Byte
             body.push(b'\n');
         }
     }
-    page_of(body, page.next)
+    page_of(body, &page)
 }
 
-/// A page, and where the next one begins.
-pub(crate) fn page_of(body: impl Into<Bytes>, next: Option<Offset>) -> Response<Full<Bytes>> {
+/// A page, and where the next one begins and ends.
+pub(crate) fn page_of(body: impl Into<Bytes>, page: &Page) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, body);
-    response.headers_mut().extend(next.map(|next| (hyper::header::HeaderName::from_static(NEXT), HeaderValue::from(next))));
+    let bounds = page.next.map(|next| [(NEXT, next), (END, page.end)]).into_iter().flatten();
+    response.headers_mut().extend(bounds.map(|(name, offset)| (HeaderName::from_static(name), HeaderValue::from(offset))));
     response
 }
 
@@ -133,8 +140,9 @@ pub(crate) fn read_query(query: &str) -> Result<(Filter, u64, usize), String> {
             "until" => filter.until = Some(timestamp(&value)?),
             "message_id" => filter.message_id = Some(value),
             "from" => from = number()?,
+            "below" => filter.below = Some(number()?),
             "limit" => limit = usize::try_from(number()?).unwrap_or(usize::MAX).clamp(1, 1000),
-            _ => return Err(format!("{name:?} isn't known: group, cause, since, until, message_id, from, limit")),
+            _ => return Err(format!("{name:?} isn't known: group, cause, since, until, message_id, from, below, limit")),
         }
     }
     Ok((filter, from, limit))
@@ -201,20 +209,27 @@ pub(crate) const LOGS: [&str; 2] = ["/dead-letters", "/strays"];
 /// Lists dead letters, then strays, page by page.
 pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
     for log in LOGS {
-        let mut from = Some(0);
-        while let Some(offset) = from {
-            let (page, next) = options.which.ask(Method::GET, log, offset).await?;
+        let mut place = Some(Place::default());
+        while let Some(here) = place {
+            let (page, next) = options.which.ask(Method::GET, log, here).await?;
             for line in page.lines() {
                 if options.json {
-                    println!("{line}")
+                    print(format_args!("{line}\n"))?;
                 } else {
-                    print_line(&serde_json::from_str(line).context("the process answered something else")?)
+                    print_line(&serde_json::from_str(line).context("the process answered something else")?)?;
                 }
             }
-            from = next;
+            place = next;
         }
     }
     Ok(())
+}
+
+/// A page's place: where it begins, and where it ends if the first one said so.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    from: Offset,
+    below: Option<Offset>,
 }
 
 impl Which {
@@ -223,15 +238,16 @@ impl Which {
         self.group.is_none() && self.cause.is_none() && self.since.is_none() && self.until.is_none() && self.message_id.is_none()
     }
 
-    /// One page of an answer, and where the next begins.
-    pub(crate) async fn ask(&self, method: Method, path: &str, from: Offset) -> anyhow::Result<(String, Option<Offset>)> {
+    /// One page of an answer, and the place of the next.
+    pub(crate) async fn ask(&self, method: Method, path: &str, place: Place) -> anyhow::Result<(String, Option<Place>)> {
         let filters = [
             ("group", self.group.clone()),
             ("cause", self.cause.map(|cause| cause.to_string())),
             ("since", self.since.map(|time| time.to_string())),
             ("until", self.until.map(|time| time.to_string())),
             ("message_id", self.message_id.clone()),
-            ("from", Some(from.to_string())),
+            ("from", Some(place.from.to_string())),
+            ("below", place.below.map(|below| below.to_string())),
         ];
         let query: Vec<String> =
             filters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(&value?)))).collect();
@@ -241,7 +257,9 @@ impl Which {
         let connection = tokio::spawn(connection);
         let request = Request::builder().method(method).uri(format!("{path}?{}", query.join("&")));
         let response = sender.send_request(request.header("host", admin.to_string()).body(Empty::<Bytes>::new())?).await?;
-        let (status, next) = (response.status(), response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok()));
+        let status = response.status();
+        let offset = |name| response.headers().get(name).and_then(|offset| offset.to_str().ok()?.parse().ok());
+        let next = offset(NEXT).map(|from| Place { from, below: offset(END) });
         let body = String::from_utf8(response.into_body().collect().await?.to_bytes().into())?;
         connection.abort();
         if status != StatusCode::OK {
@@ -251,7 +269,7 @@ impl Which {
     }
 }
 
-fn print_line(line: &Line) {
+fn print_line(line: &Line) -> anyhow::Result<()> {
     let group = if line.group.is_empty() { &line.topic } else { &format!("{}/{}", line.org, line.group) };
     let payload = base64_simd::STANDARD.decode_to_vec(&line.payload).unwrap_or_default();
     let status = line.status.map_or(String::new(), |status| format!(" {status}"));
@@ -260,14 +278,14 @@ fn print_line(line: &Line) {
         1 => " after 1 attempt".to_owned(),
         many => format!(" after {many} attempts"),
     };
-    println!(
-        "{}  {group}  {}{status}{tries}  {} received {}  {:?}",
+    print(format_args!(
+        "{}  {group}  {}{status}{tries}  {} received {}  {:?}\n",
         line.time,
         line.cause,
         line.iccid,
         line.received_at,
         String::from_utf8_lossy(&payload)
-    );
+    ))
 }
 
 #[cfg(test)]

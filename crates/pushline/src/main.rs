@@ -8,8 +8,16 @@ mod receive;
 mod replay;
 mod run;
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Display,
+    io::{ErrorKind, IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -101,7 +109,7 @@ fn main() -> ExitCode {
             log(line.log_format);
             runtime.block_on(run::run(&config))
         }
-        Command::Check(ConfigFile { config }) => Config::load(&config).map(|config| print!("{config}")),
+        Command::Check(ConfigFile { config }) => Config::load(&config).and_then(print),
         Command::Receive(options) => runtime.block_on(receive::receive(&options)),
         Command::DeadLetters(DeadLetters::Replay(options)) => runtime.block_on(replay::command(&options)),
         Command::DeadLetters(DeadLetters::List(options)) => runtime.block_on(dead_letters::list(&options)),
@@ -109,6 +117,14 @@ fn main() -> ExitCode {
     // A lookup of a name that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) ends the process, and that is no failure.
+fn print(what: impl Display) -> anyhow::Result<()> {
+    match write!(std::io::stdout().lock(), "{what}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.context("can't write to standard output"),
+    }
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

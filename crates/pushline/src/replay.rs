@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::text,
-    dead_letters::{LOGS, Which, page_of, read_query},
+    dead_letters::{LOGS, Place, Which, page_of, read_query},
+    print,
 };
 
 /// Which ones: a filter, or all.
@@ -62,10 +63,10 @@ pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, registry: &Regi
             page.found.iter().filter(|found| !found.replayed).map(|found| (found.offset, found.letter.clone())).collect();
         let already = page.found.len() - letters.len();
         let replayed = replay(queue, log, registry, letters).await?;
-        Ok::<_, ReplayError>((Replayed { already, ..replayed }, page.next))
+        Ok::<_, ReplayError>((Replayed { already, ..replayed }, page))
     };
-    match page.await.map(|(replayed, next)| (serde_json::to_string(&replayed), next)) {
-        Ok((Ok(body), next)) => page_of(body, next),
+    match page.await.map(|(replayed, page)| (serde_json::to_string(&replayed), page)) {
+        Ok((Ok(body), page)) => page_of(body, &page),
         Ok((Err(error), _)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
@@ -121,9 +122,9 @@ pub(crate) async fn command(options: &Options) -> anyhow::Result<()> {
     }
     let mut sum = Replayed::default();
     for log in LOGS {
-        let mut from = Some(0);
-        while let Some(offset) = from {
-            let (page, next) = options.which.ask(Method::POST, &format!("{log}/replay"), offset).await?;
+        let mut place = Some(Place::default());
+        while let Some(here) = place {
+            let (page, next) = options.which.ask(Method::POST, &format!("{log}/replay"), here).await?;
             let page: Replayed = serde_json::from_str(&page).context("the process answered something else")?;
             sum.messages += page.messages;
             sum.packets += page.packets;
@@ -132,12 +133,11 @@ pub(crate) async fn command(options: &Options) -> anyhow::Result<()> {
             if next.is_some() {
                 eprintln!("{} messages so far", sum.messages);
             }
-            from = next;
+            place = next;
         }
     }
     let Replayed { messages, packets, already, unwanted } = sum;
-    println!(
-        "{messages} messages with {packets} packets are on their way again; {already} had been replayed before, {unwanted} are still wanted by nobody"
-    );
-    Ok(())
+    print(format_args!(
+        "{messages} messages with {packets} packets are on their way again; {already} had been replayed before, {unwanted} are still wanted by nobody\n"
+    ))
 }

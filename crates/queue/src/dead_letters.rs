@@ -37,6 +37,8 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// Of this message.
     pub message_id: Option<String>,
+    /// Below this offset: what was written before somebody began to ask.
+    pub below: Option<Offset>,
 }
 
 /// A dead letter and its place.
@@ -57,6 +59,8 @@ pub struct Page {
     pub found: Vec<Found>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<Offset>,
+    /// Where it looked no further: the end of the log, or what the filter said.
+    pub end: Offset,
 }
 
 // === impl DeadLetters ===
@@ -92,14 +96,15 @@ impl DeadLetters {
         let replayed = self.replayed().await?;
         let is_replayed = |offset: &Offset| lock(replayed).contains(offset);
         let bounds = self.read.bounds().await?;
+        let end = filter.below.map_or(bounds.end, |below| below.min(bounds.end));
         let mut at = from.max(bounds.start);
         let mut reader = self.read.reader(at);
         let mut found = Vec::new();
-        while at < bounds.end {
+        while at < end {
             let frame = reader.next().await?;
-            for (offset, record) in frame.records(at) {
+            for (offset, record) in frame.records(at).take_while(|(offset, _)| *offset < end) {
                 if found.len() == limit {
-                    return Ok(Page { found, next: Some(offset) });
+                    return Ok(Page { found, next: Some(offset), end });
                 }
                 if record.kind == Kind::DeadLetter && filter.wants_record(&record) {
                     let letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
@@ -108,7 +113,7 @@ impl DeadLetters {
             }
             at = frame.end();
         }
-        Ok(Page { found, next: None })
+        Ok(Page { found, next: None, end })
     }
 
     /// Notes that dead letters were replayed. A crash before this is durable repeats their replay under the same ids.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, folder, payloads};
+use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, folder, get, payloads};
 use tokio::process::Command;
 
 use crate::{BINARY, group, packets, webhook};
@@ -123,4 +123,43 @@ async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing()
     assert!(said.starts_with("0 messages with 0 packets are on their way again; 3 had been replayed before"), "{said}");
     pushline.until_quiet().await;
     assert!(fine.rest(Duration::from_millis(200)).await.is_empty());
+}
+
+/// A customer whose server answers 500 to all of 250 messages.
+async fn two_hundred_and_fifty_dead_letters(dir: &Path) -> (Pushline, Inbox) {
+    let mut failing = Inbox::behaving(Behaviour { status: 500, ..Behaviour::default() }).await;
+    let configuration = format!("{}{}", webhook("w", &failing.url(), "max_packets = 1"), group("mti", "g", "w"));
+    let pushline = Pushline::start(BINARY, dir, &Pushline::configuration(&configuration)).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..250).map(|number| number.to_string()))).await.unwrap();
+    failing.packets(250).await;
+    pushline.until_quiet().await;
+    (pushline, failing)
+}
+
+async fn replay_all(pushline: &Pushline) -> usize {
+    let admin = pushline.admin.to_string();
+    let output = Command::new(BINARY).args(["dead-letters", "replay", "--all", "--admin", &admin]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{said} {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[tokio::test]
+async fn what_fails_again_while_a_replay_runs_is_not_replayed_by_it() {
+    let dir = folder();
+    let (pushline, mut failing) = two_hundred_and_fifty_dead_letters(dir.path()).await;
+    assert_eq!(replay_all(&pushline).await, 250);
+    pushline.until_quiet().await;
+    assert_eq!(failing.rest(Duration::from_millis(200)).await.len(), 250);
+}
+
+#[tokio::test]
+async fn two_replays_at_once_send_nothing_twice() {
+    let dir = folder();
+    let (pushline, mut failing) = two_hundred_and_fifty_dead_letters(dir.path()).await;
+    let (one, other, third) = tokio::join!(replay_all(&pushline), replay_all(&pushline), replay_all(&pushline));
+    pushline.until_quiet().await;
+    let sent = failing.rest(Duration::from_millis(200)).await.len();
+    let (_, listed) = get(pushline.admin, "/dead-letters?limit=1000").await.unwrap();
+    assert_eq!((one + other + third, listed.matches("\"replayed\":true").count()), (sent, sent), "each once");
 }
