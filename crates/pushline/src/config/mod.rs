@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use pushline_deliver::Egress;
 use pushline_ingest::TopicPattern;
 use pushline_model::Registry;
@@ -70,7 +70,7 @@ impl Config {
     /// Reads a file, and the environment of this process.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("can't read the configuration {}", path.display()))?;
-        let variables = std::env::vars().filter(|(name, _)| name.starts_with(PREFIX));
+        let variables = variables().collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self::parse(path, &text, variables)?)
     }
 
@@ -112,6 +112,17 @@ impl Settings {
         .into_iter()
         .find_map(|(name, differs)| differs.then_some(name))
     }
+}
+
+/// Pushline's own of this process's environment. What other programs put there may be any bytes.
+fn variables() -> impl Iterator<Item = anyhow::Result<(String, String)>> {
+    let own = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(PREFIX));
+    own.map(|(name, value)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => bail!("environment variable {name}: its value isn't UTF-8"),
+    })
 }
 
 /// A folder that isn't absolute lies beside the configuration file.

@@ -1,6 +1,6 @@
 //! The command line: what a newcomer types first.
 
-use std::{path::Path, process::Output};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path, process::Output};
 
 use pushline_testkit::{Gateway, Pushline, folder, get};
 use tokio::process::Command;
@@ -22,6 +22,31 @@ async fn the_example_configuration_is_accepted() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let shown = text(&output.stdout);
     assert!(shown.contains("tokyo-server") && !shown.contains("123456789\""), "{shown}");
+}
+
+#[tokio::test]
+async fn whatever_else_is_in_the_environment_is_nobodys_business() {
+    let dir = folder();
+    let file = dir.path().join("pushline.toml");
+    std::fs::write(&file, "").unwrap();
+    let bytes = OsStr::from_bytes(b"\xff");
+    let check = |name: &str| Command::new(BINARY).args(["check", "--config"]).arg(&file).env(name, bytes).output();
+    let output = check("ODD").await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = check("PUSHLINE_QUEUE__DIR").await.unwrap();
+    assert!(text(&output.stderr).contains("environment variable PUSHLINE_QUEUE__DIR: its value isn't UTF-8"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let dir = folder();
+    let (pushline_process, _inbox) = start_with_inbox(dir.path(), "").await;
+    let mut gateway = Gateway::connect(pushline_process.mqtt, "g").await.unwrap();
+    // More than a pipe holds.
+    gateway.publish(&packets("nobody/1", vec![vec![b'x'; 1000]; 500])).await.unwrap();
+    let listing = format!("{BINARY} dead-letters list --json --admin {} | head -n 1; exit ${{PIPESTATUS[0]}}", pushline_process.admin);
+    let output = Command::new("bash").args(["-c", &listing]).output().await.unwrap();
+    assert!(output.status.success() && output.stdout.ends_with(b"\n"), "{}", text(&output.stderr));
 }
 
 #[tokio::test]
