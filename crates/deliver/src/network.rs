@@ -99,14 +99,7 @@ impl Network {
             let addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
             return Err(ConnectError::Blocked(format!("{} may not be dialled: add its range to [egress] allow", addresses.join(", "))));
         }
-        for address in permitted {
-            if let Ok(stream) = TcpStream::connect(address).await
-                && stream.set_nodelay(true).is_ok()
-            {
-                return Ok(stream);
-            }
-        }
-        Err(ConnectError::No(NoResponse::Connect))
+        first_of(&permitted, CONNECT_TIMEOUT).await.ok_or(ConnectError::No(NoResponse::Connect))
     }
 }
 
@@ -114,6 +107,19 @@ impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
     }
+}
+
+/// Dials one address after the other. Each has a part of the time: one that swallows what it is sent leaves some for the next.
+async fn first_of(addresses: &[SocketAddr], within: Duration) -> Option<TcpStream> {
+    let each = within / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    for address in addresses {
+        if let Ok(Ok(stream)) = timeout(each, TcpStream::connect(address)).await
+            && stream.set_nodelay(true).is_ok()
+        {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 /// A literal is its own address. `None`: there is no address.
@@ -133,4 +139,34 @@ async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static)
     // How it ends is told to whoever sent a request on it.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// An address that takes no connection and refuses none: its queue is full.
+    async fn swallows() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            waiting.push(stream.unwrap());
+        }
+        (address, (listener, waiting))
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_what_it_is_sent_leaves_time_for_the_next() {
+        let (swallows, _held) = swallows().await;
+        let answers = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [swallows, answers.local_addr().unwrap()];
+        let within = Duration::from_secs(2);
+        let dialled = timeout(within, first_of(&addresses, within)).await;
+        assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), addresses[1]);
+    }
 }
