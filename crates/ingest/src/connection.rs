@@ -111,7 +111,12 @@ impl Connection {
 
     /// Serves the client until it goes away or is refused.
     pub(crate) async fn run(mut self) {
-        let connect = match timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or(Err(Refusal::NoConnect.into())) {
+        let mut stop = self.shared.stop.clone();
+        let connect = tokio::select! {
+            connect = timeout(CONNECT_DEADLINE, self.connect()) => connect.unwrap_or(Err(Refusal::NoConnect.into())),
+            () = stopped(&mut stop) => Err(Refusal::ShuttingDown.into()),
+        };
+        let connect = match connect {
             Ok(connect) => connect,
             Err(end) => return self.end(None, end).await,
         };

@@ -17,6 +17,9 @@ const UNSUBSCRIBE: u8 = 10;
 const PINGREQ: u8 = 12;
 const DISCONNECT: u8 = 14;
 
+/// The flag of a PUBLISH that is sent again.
+const DUP: u8 = 8;
+
 /// Which MQTT a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
@@ -108,6 +111,8 @@ impl<'a> Raw<'a> {
     pub(crate) fn read(&self, version: Version, max_payload: usize) -> Result<Packet<'a>, Refusal> {
         match self.first >> 4 {
             PUBLISH => self.publish(version, max_payload).map(Packet::Publish),
+            // MQTT 5 §2.1.3: these flags are reserved. (The codec looks at those of the others.)
+            PINGREQ | DISCONNECT if self.first & 0xf != 0 => Err(Refusal::Malformed),
             PINGREQ if self.body.is_empty() => Ok(Packet::Ping),
             DISCONNECT => Ok(Packet::Disconnect),
             SUBSCRIBE | UNSUBSCRIBE => self.filters(version),
@@ -121,6 +126,8 @@ impl<'a> Raw<'a> {
         let qos = self.first >> 1 & 3;
         let (topic, rest) = self.topic()?;
         let (id, rest) = match qos {
+            // §3.3.1.1: nothing at QoS 0 is sent again.
+            0 if self.first & DUP != 0 => return Err(Refusal::Malformed),
             0 => (None, rest),
             1 => split_u16(rest).filter(|(id, _)| *id > 0).map(|(id, rest)| (Some(id), rest)).ok_or(Refusal::Malformed)?,
             2 => return Err(Refusal::Qos2),
@@ -268,6 +275,9 @@ mod tests {
             (b"\x40\x02\x00\x01", Refusal::Protocol),
             (b"\x00\x00", Refusal::Malformed),
             (b"\xc0\x01\x00", Refusal::Malformed),
+            (b"\xc1\x00", Refusal::Malformed),
+            (b"\xe1\x00", Refusal::Malformed),
+            (b"\x38\x06\x00\x03o/1\x00", Refusal::Malformed),
         ] {
             assert_eq!(read(bytes, Version::V5), Err(refusal), "{bytes:x?}");
         }

@@ -150,3 +150,14 @@ async fn qos_0_is_pushed_too_and_thousands_in_flight_are_acknowledged_in_order()
     gateway.publish(&packets("mti/1", (0..5000).map(|number| number.to_string()))).await.unwrap();
     inbox.packets(7000).await;
 }
+
+#[tokio::test]
+async fn whoever_connects_and_says_nothing_holds_up_no_shutdown() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let _silent = TcpStream::connect(pushline.mqtt).await.unwrap();
+    // It is accepted once a later one has its answer.
+    talk(pushline.mqtt, CONNECT_V3).await;
+    let log = pushline.terminate().await;
+    assert!(!log.contains("didn't end in time"), "{log}");
+}
