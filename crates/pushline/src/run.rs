@@ -216,29 +216,56 @@ impl Signals {
 /// A file whose changes are noticed. What it names (devices, secrets) isn't watched: SIGHUP is for those.
 struct Watched {
     path: PathBuf,
-    seen: Option<(SystemTime, u64)>,
+    /// As it was read last.
+    read: Option<Stamp>,
+    /// As it was looked at last.
+    seen: Option<Stamp>,
 }
+
+/// When a file was written, and how long it is.
+type Stamp = (SystemTime, u64);
 
 impl Watched {
     fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: stamp(path) }
+        let stamp = stamp(path);
+        Self { path: path.to_owned(), read: stamp, seen: stamp }
     }
 
     /// Resolves when it is another one, or was written.
     async fn changed(&mut self) {
         loop {
             sleep(LOOK_EVERY).await;
-            let now = stamp(&self.path);
-            // A file that is away is being replaced.
-            if now.is_some() && now != self.seen {
-                self.seen = now;
+            if self.is_changed(stamp(&self.path)) {
                 return;
             }
         }
     }
+
+    /// A file that is away is being replaced, and one that was another at the last look is being written: half of it may be valid too.
+    fn is_changed(&mut self, now: Option<Stamp>) -> bool {
+        let rests = std::mem::replace(&mut self.seen, now) == now;
+        let changed = rests && now.is_some() && now != self.read;
+        if changed {
+            self.read = now;
+        }
+        changed
+    }
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_being_written_or_replaced_is_not_read_yet() {
+        let stamp = |bytes| Some((SystemTime::UNIX_EPOCH, bytes));
+        let mut file = Watched { path: PathBuf::new(), read: stamp(9), seen: stamp(9) };
+        let looks = [stamp(9), stamp(0), stamp(5), None, stamp(7), stamp(7), stamp(7)];
+        assert_eq!(looks.map(|now| file.is_changed(now)), [false, false, false, false, false, true, false]);
+    }
 }
