@@ -1,7 +1,7 @@
 //! Dialling: resolve, ask the egress guard for each address, connect, and TLS where the URL wants it, within ten seconds.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +17,9 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
+    sync::Semaphore,
+    task::spawn_blocking,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -33,9 +35,14 @@ const MAX_HEADERS: usize = 256;
 /// How much of a response's header section is read before it is a malformed answer, in bytes.
 const MAX_HEADER_BYTES: usize = 128 << 10;
 
+/// How many names are looked up at once. Each takes a thread until the system gives up, whoever still waits for it; of the 512 that may block
+/// the others are left to those who read logs and save progress.
+const LOOKUPS: usize = 384;
+
 /// How to reach servers: which addresses, and whose certificates to believe.
 pub struct Network {
     egress: Egress,
+    lookups: Arc<Semaphore>,
     tls: TlsConnector,
 }
 
@@ -74,7 +81,7 @@ impl Network {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(Self { egress, tls: Arc::new(config).into() }))
+        Ok(Arc::new(Self { egress, lookups: Arc::new(Semaphore::new(LOOKUPS)), tls: Arc::new(config).into() }))
     }
 
     /// A new connection to where a URL points.
@@ -93,13 +100,27 @@ impl Network {
     }
 
     async fn tcp(&self, url: &Url) -> Result<TcpStream, ConnectError> {
-        let addresses = resolve(url).await.ok_or(ConnectError::No(NoResponse::Dns))?;
+        let addresses = self.resolve(url).await.ok_or(ConnectError::No(NoResponse::Dns))?;
         let permitted: Vec<SocketAddr> = addresses.iter().filter(|address| self.egress.permits(address.ip())).copied().collect();
         if permitted.is_empty() {
             let addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
             return Err(ConnectError::Blocked(format!("{} may not be dialled: add its range to [egress] allow", addresses.join(", "))));
         }
         first_of(&permitted, CONNECT_TIMEOUT).await.ok_or(ConnectError::No(NoResponse::Connect))
+    }
+
+    /// A literal is its own address. `None`: there is no address.
+    async fn resolve(&self, url: &Url) -> Option<Vec<SocketAddr>> {
+        if let Ok(literal) = url.host().parse::<IpAddr>() {
+            return Some(vec![SocketAddr::new(literal, url.port())]);
+        }
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+        let (host, port) = (url.host().to_owned(), url.port());
+        let look_up = move || {
+            let _permit = permit; // for as long as the thread is taken
+            (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+        };
+        spawn_blocking(look_up).await.ok()?.ok().filter(|addresses| !addresses.is_empty())
     }
 }
 
@@ -120,15 +141,6 @@ async fn first_of(addresses: &[SocketAddr], within: Duration) -> Option<TcpStrea
         }
     }
     None
-}
-
-/// A literal is its own address. `None`: there is no address.
-async fn resolve(url: &Url) -> Option<Vec<SocketAddr>> {
-    if let Ok(literal) = url.host().parse::<IpAddr>() {
-        return Some(vec![SocketAddr::new(literal, url.port())]);
-    }
-    let addresses: Vec<SocketAddr> = lookup_host((url.host(), url.port())).await.ok()?.collect();
-    (!addresses.is_empty()).then_some(addresses)
 }
 
 /// The connection lives in a task of its own, until the sender is dropped or the server closes it.
