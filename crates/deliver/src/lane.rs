@@ -96,16 +96,16 @@ pub(crate) struct Parcel {
 /// What won't be sent, found in a turn of a sweep.
 #[derive(Debug, Default)]
 pub(crate) struct Dead {
-    /// Packets that were in no message.
-    pub(crate) packets: Vec<Unsent>,
+    /// Packets that were in no message, each by itself, and replays, each whole and with the id that it brings back.
+    pub(crate) unlisted: Vec<Unsent>,
     /// First offsets of messages that are whole again.
     pub(crate) messages: Vec<Offset>,
 }
 
-/// A packet that won't be sent.
+/// What won't be sent: a packet by itself, or a replay.
 #[derive(Debug)]
 pub(crate) struct Unsent {
-    pub(crate) packet: DeadPacket,
+    pub(crate) message: Replay,
     /// What is wrong with it by itself, for people; mostly nothing.
     pub(crate) why: String,
 }
@@ -324,7 +324,7 @@ impl Lane {
             // No message goes across a record that isn't in it: rebuilt, it would be another one.
             self.close(partition);
             self.burying = Some(offset + 1);
-            dead.packets.extend(packets_of(record));
+            dead.unlisted.extend(unlisted(record));
         }
     }
 
@@ -566,17 +566,17 @@ fn push_all(body: &mut Body, form: &Webhook, record: &Record<'_>) {
     }
 }
 
-fn packets_of(record: &Record<'_>) -> Vec<Unsent> {
-    let unsent = |packet| Unsent { packet, why: String::new() };
-    match (record.as_packet(), record.kind) {
-        (Some(packet), _) => vec![unsent(packet.into())],
+fn unlisted(record: &Record<'_>) -> Option<Unsent> {
+    let alone = |packet| Replay { message_id: None, array: false, packets: vec![packet] };
+    let (message, why) = match (record.as_packet(), record.kind) {
+        (Some(packet), _) => (alone(packet.into()), ""),
         (None, Kind::Foreign { why }) => {
             let payload = record.payload.to_vec();
-            let packet = DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload };
-            vec![Unsent { packet, why: why.to_owned() }]
+            (alone(DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload }), why)
         }
-        (None, _) => Replay::of(record).map_or_else(Vec::new, |replay| replay.packets.into_iter().map(unsent).collect()),
-    }
+        (None, _) => (Replay::of(record)?, ""),
+    };
+    Some(Unsent { message, why: why.to_owned() })
 }
 
 fn replayed_id(record: &Record<'_>) -> Option<MessageId> {

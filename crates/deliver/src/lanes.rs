@@ -489,21 +489,21 @@ impl Lanes {
         // A lane of which nothing was dead may have ended its turn, and itself.
         let Some(lane) = self.lanes.get(key) else { return Vec::new() };
         let (group, webhook) = (lane.group.key().to_owned(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
-        let letter = |Unsent { packet, why }| DeadLetter {
+        let letter = |Unsent { message: Replay { message_id, array, packets }, why }| DeadLetter {
             time: wall,
             group: group.clone(),
             webhook: webhook.clone(),
-            message_id: None,
-            array: false,
+            message_id,
+            array,
             cause,
             status: None,
             response: why.into_bytes(),
             attempts: Vec::new(),
-            packets: vec![packet],
+            packets,
         };
-        let letters: Vec<DeadLetter> = dead.packets.into_iter().map(letter).collect();
-        let packets =
-            lane.burying().map(|to| Burial { key: BurialKey::Packets { lane: key, to, count: letters.len() as u64 }, cause, letters });
+        let count = dead.unlisted.iter().map(|unlisted| unlisted.message.packets.len() as u64).sum();
+        let letters = dead.unlisted.into_iter().map(letter).collect();
+        let packets = lane.burying().map(|to| Burial { key: BurialKey::Packets { lane: key, to, count }, cause, letters });
         let whole = dead.messages.into_iter().filter_map(|first| self.bury_message(MessageKey { lane: key, first }, cause, wall));
         whole.collect::<Vec<_>>().into_iter().chain(packets).collect()
     }

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use pushline_model::{Iccid, Packet, Registry, RegistryBuilder, Webhook};
-use pushline_queue::{FrameBuilder, LaneProgress, OpenWindow, Saved};
+use pushline_model::{DeadPacket, Iccid, Packet, Registry, RegistryBuilder, Webhook};
+use pushline_queue::{FrameBuilder, Kind, LaneProgress, OpenWindow, Saved};
 
 use super::*;
 use crate::{Egress, Network, room::Room};
@@ -86,6 +86,20 @@ fn a_message_never_goes_across_a_packet_that_expired() {
     let mut sent = Vec::new();
     lanes.dispatch(|sending| sent.push((sending.key.first, sending.packets)));
     assert_eq!(sent, [(0, 1), (2, 1)], "the one between them is a dead letter");
+}
+
+#[test]
+fn a_replay_that_expires_keeps_its_id_and_its_packets_together() {
+    let now = Instant::now();
+    let mut lanes = restarted(1, 0, None, true, now);
+    let packet = DeadPacket { received_at: at(0), topic: "o/1".into(), iccid: "1".into(), payload: b"ABC".to_vec() };
+    let replay = Replay { message_id: Some(MessageId([7; 16]).to_string()), array: true, packets: vec![packet; 2] };
+    let mut builder = FrameBuilder::default();
+    builder.push(&Record { group: GROUP, at: at(0), kind: Kind::Replay, payload: &replay.encode() });
+    lanes.expire(Some(Expiry { before: at(1), below: 0 }), WALL);
+    let burials = lanes.sweep(0, &[builder.seal(0, 0)], now, WALL);
+    let [Burial { key: BurialKey::Packets { count: 2, .. }, letters, .. }] = &burials[..] else { panic!("{burials:?}") };
+    assert_eq!(letters.iter().map(Replay::new).collect::<Vec<_>>(), [replay]);
 }
 
 #[test]
