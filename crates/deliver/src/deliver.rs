@@ -165,7 +165,7 @@ impl Serving {
                 // Kafka may be away: starting takes as long as it takes, or until another process shall serve it.
                 tokio::select! {
                     task = Task::start(partition, around, stop) => task?.run().await,
-                    _ = stopped.wait_for(|stop| *stop) => Ok(()),
+                    () = told(&mut stopped) => Ok(()),
                 }
             });
         }
@@ -183,6 +183,12 @@ impl Serving {
         self.served.retain(|served| served.partition.strong_count() > 0);
         into_result(ended)
     }
+}
+
+/// Resolves when a task shall let go.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // Whoever would tell it is gone: that tells it too.
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// A task that panicked takes the process with it.

@@ -42,7 +42,7 @@ fn restarted(head: Offset, next: Offset, window: Option<OpenWindow>, knows: bool
     let lane = LaneProgress { group: GROUP.into(), next, unsettled: head - next, window, messages: Vec::new() };
     let last = LastPassed { offset: head - 1, at: WALL };
     let progress = Progress { head, last, durable_end: head, lanes: vec![lane] };
-    Lanes::new(0, outlets(knows), Restart::new(Saved { progress: Some(progress), watermark: next }, 0, true), now)
+    Lanes::new(0, outlets(knows), Restart::new(Saved { progress: Some(progress), watermark: Some(next) }, 0, true), now)
 }
 
 fn accept(lanes: &mut Lanes, now: Instant) {
