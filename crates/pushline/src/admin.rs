@@ -20,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use pushline_deliver::Losses;
 use pushline_model::Registry;
 use pushline_queue::{Queue, Stalled};
 use tokio::{
@@ -53,6 +54,8 @@ struct Answers {
     metrics: PrometheusHandle,
     queue: Arc<dyn Queue>,
     registry: Arc<ArcSwap<Registry>>,
+    /// What the log has lost, where this process delivers.
+    losses: Option<Arc<Losses>>,
     /// One replay at a time: two that looked at the same dead letter would both send it.
     replaying: Arc<Mutex<()>>,
 }
@@ -80,6 +83,7 @@ impl Admin {
         metrics: PrometheusHandle,
         queue: Arc<dyn Queue>,
         registry: Arc<ArcSwap<Registry>>,
+        losses: Option<Arc<Losses>>,
     ) -> anyhow::Result<Self> {
         let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
         let address = socket.local_addr()?;
@@ -91,7 +95,7 @@ impl Admin {
                 kept.run_upkeep();
             }
         });
-        let answers = Answers { metrics, queue, registry, replaying: Arc::default() };
+        let answers = Answers { metrics, queue, registry, losses, replaying: Arc::default() };
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -137,9 +141,16 @@ impl Answers {
                 let log = if path.starts_with("/strays") { self.queue.strays() } else { self.queue.dead_letters() };
                 replay::answer(&*self.queue, &log, &self.registry.load(), request.uri().query().unwrap_or_default()).await
             }
+            (&Method::POST, "/losses/acknowledge") => {
+                let offsets = self.losses.as_ref().map_or(0, |losses| losses.acknowledge());
+                text(StatusCode::OK, format!("{offsets} lost offsets acknowledged\n"))
+            }
             (_, "/metrics" | "/healthz" | "/readyz" | "/dead-letters" | "/strays") => text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
-            (_, "/dead-letters/replay" | "/strays/replay") => text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /dead-letters[/replay] and /strays[/replay]\n"),
+            (_, "/dead-letters/replay" | "/strays/replay" | "/losses/acknowledge") => text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /metrics, /healthz, /readyz, /dead-letters[/replay], /strays[/replay] and /losses/acknowledge\n",
+            ),
         }
     }
 
@@ -147,7 +158,13 @@ impl Answers {
         if let Some(Stalled(why)) = self.queue.stalled() {
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
         }
-        text(StatusCode::OK, "ready\n")
+        match self.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {
+            0 => text(StatusCode::OK, "ready\n"),
+            lost => {
+                let why = format!("the log has lost {lost} offsets that hadn't settled; say that you know it: POST /losses/acknowledge\n");
+                text(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
+        }
     }
 }
 

@@ -14,7 +14,10 @@ use pushline_queue::Filter;
 use pushline_sample::{Behaviour, Gateway, Push, Receiver};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::{config::Config, run::Running};
+use crate::{
+    config::Config,
+    run::{Role, Running},
+};
 
 /// It ends within this time, whatever happens.
 const AT_MOST: Duration = Duration::from_secs(25);
@@ -77,14 +80,15 @@ pub(crate) async fn demo() -> anyhow::Result<()> {
         };
         receivers.push(Receiver::start(ANYWHERE, customer.behaviour, receive).await?);
     }
-    let running = Running::start(configuration(folder.path(), &receivers)?).await?;
-    println!("Pushline listens for devices on {} and pushes to three customers:", running.mqtt);
+    let running = Running::start(configuration(folder.path(), &receivers)?, Role::Run).await?;
+    let mqtt = running.mqtt().context("it listens")?;
+    println!("Pushline listens for devices on {mqtt} and pushes to three customers:");
     CUSTOMERS.iter().for_each(|customer| println!("  {}  {}", customer.org, customer.what));
     println!("Each has one group of devices. What arrives within a second is pushed together, at most ten packets a message.\n");
 
     let mut acknowledged = 0;
     tokio::select! {
-        result = timeout(AT_MOST, play(&running, &accepted, &mut acknowledged)) => result.unwrap_or(Ok(()))?,
+        result = timeout(AT_MOST, play(&running, mqtt, &accepted, &mut acknowledged)) => result.unwrap_or(Ok(()))?,
         _ = tokio::signal::ctrl_c() => {}
     }
     let dead = dead_letters(&running).await?;
@@ -102,9 +106,9 @@ pub(crate) async fn demo() -> anyhow::Result<()> {
 }
 
 /// Publishes by the plan, then waits until everything has settled.
-async fn play(running: &Running, accepted: &Mutex<Accepted>, acknowledged: &mut usize) -> anyhow::Result<()> {
+async fn play(running: &Running, mqtt: SocketAddr, accepted: &Mutex<Accepted>, acknowledged: &mut usize) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut gateway = Gateway::connect(running.mqtt, "demo-gateway").await?;
+    let mut gateway = Gateway::connect(mqtt, "demo-gateway").await?;
     for (place, (after, customer, count)) in PLAN.into_iter().enumerate() {
         sleep_until(began + Duration::from_millis(after)).await;
         let org = CUSTOMERS[customer].org;

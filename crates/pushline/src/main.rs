@@ -4,9 +4,11 @@ mod admin;
 mod config;
 mod dead_letters;
 mod demo;
+mod queue;
 mod receive;
 mod replay;
 mod run;
+mod wishes;
 
 use std::{
     fmt::Display,
@@ -21,7 +23,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Config;
+use crate::{config::Config, run::Role};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -52,6 +54,10 @@ enum Command {
     Demo,
     /// Run all roles in one process: listen for devices, keep, push
     Run(ConfigFile),
+    /// Take packets in over MQTT and keep them on Kafka; as many processes as it takes
+    Ingest(ConfigFile),
+    /// Push what lies on Kafka; processes share the partitions
+    Deliver(ConfigFile),
     /// Say what is wrong with a configuration, or print the effective one with secrets hidden
     Check(ConfigFile),
     /// A sample webhook receiver that prints what it gets
@@ -105,10 +111,9 @@ fn main() -> ExitCode {
     };
     let result = match line.command {
         Command::Demo => runtime.block_on(demo::demo()),
-        Command::Run(ConfigFile { config }) => {
-            log(line.log_format);
-            runtime.block_on(run::run(&config))
-        }
+        Command::Run(file) => runtime.block_on(run(line.log_format, &file, Role::Run)),
+        Command::Ingest(file) => runtime.block_on(run(line.log_format, &file, Role::Ingest)),
+        Command::Deliver(file) => runtime.block_on(run(line.log_format, &file, Role::Deliver)),
         Command::Check(ConfigFile { config }) => Config::load(&config).and_then(print),
         Command::Receive(options) => runtime.block_on(receive::receive(&options)),
         Command::DeadLetters(DeadLetters::Replay(options)) => runtime.block_on(replay::command(&options)),
@@ -125,6 +130,11 @@ fn print(what: impl Display) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         written => written.context("can't write to standard output"),
     }
+}
+
+async fn run(format: LogFormat, ConfigFile { config }: &ConfigFile, role: Role) -> anyhow::Result<()> {
+    log(format);
+    run::run(config, role).await
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -1,56 +1,65 @@
-//! All roles in one process: starting up and shutting down, in packet order.
+//! The roles of a process: starting up and shutting down, in packet order.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
+use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
 use pushline_ingest::Listener;
 use pushline_model::Registry;
-use pushline_queue::{
-    Queue,
-    embedded::{self, Embedded},
-};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::JoinHandle,
-    time::sleep,
-};
+use pushline_queue::Queue;
+use tokio::{sync::watch, task::JoinHandle};
 use tracing::{error, info};
 
 use crate::{
     admin::{self, Admin},
     config::{Config, Settings},
+    queue,
+    wishes::{Signals, Watched, Wish},
 };
 
-/// How often the configuration file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What a process does of a packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// All of it.
+    Run,
+    /// MQTT to the queue.
+    Ingest,
+    /// The queue to the webhooks.
+    Deliver,
+}
 
 /// A process that is up.
 pub(crate) struct Running {
+    role: Role,
     /// As it was started, or reloaded last.
     settings: Settings,
+    /// What the queue was opened for.
+    largest_record: usize,
     registry: Arc<ArcSwap<Registry>>,
     queue: Arc<dyn Queue>,
-    deliver: Deliver,
-    listener: JoinHandle<()>,
+    deliver: Option<Deliver>,
+    intake: Option<Intake>,
     admin: Admin,
-    stop_listener: watch::Sender<bool>,
-    /// Where devices connect.
-    pub(crate) mqtt: SocketAddr,
+}
+
+/// Where packets come in.
+struct Intake {
+    address: SocketAddr,
+    listening: JoinHandle<()>,
+    stop: watch::Sender<bool>,
 }
 
 /// Runs until a signal, or until something fails for good.
-pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut file = Watched::new(path);
-    let mut running = Running::start(Config::load(path)?).await?;
+    let config = Config::load(path)?;
+    let mut running = tokio::select! {
+        running = Running::start(config, role) => running?,
+        () = signals.end() => return Err(anyhow!("ended by a signal before it was ready")),
+    };
     let failure = loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -72,33 +81,45 @@ pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+impl Role {
+    fn ingests(self) -> bool {
+        self != Self::Deliver
+    }
+
+    fn delivers(self) -> bool {
+        self != Self::Ingest
+    }
+}
+
 impl Running {
     /// From the end of a packet's way to its beginning: whoever takes packets finds who takes them further.
-    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Self> {
         let metrics = admin::install_metrics()?;
-        let egress = config.egress();
-        let queue = open_queue(&config.settings).await?;
+        let (egress, largest_record) = (config.egress(), config.largest_record());
         let Config { settings, registry } = config;
-        let registry = Arc::new(registry);
-        let options = pushline_deliver::Options {
-            shutdown_grace: settings.shutdown_grace,
-            max_age: settings.backlog_max_age,
-            ..pushline_deliver::Options::new(egress)
+        let queue = queue::open(&settings, role, largest_record).await?;
+        let registry = Arc::new(ArcSwap::from_pointee(registry));
+        let deliver = if role.delivers() {
+            let options = pushline_deliver::Options {
+                shutdown_grace: settings.shutdown_grace,
+                max_age: settings.backlog_max_age,
+                ..pushline_deliver::Options::new(egress)
+            };
+            Some(Deliver::start(options, &queue, registry.load_full()).await?)
+        } else {
+            None
         };
-        let deliver = Deliver::start(options, &queue, Arc::clone(&registry)).await?;
+        let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry).await?) } else { None };
+        let losses = deliver.as_ref().map(Deliver::losses);
+        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), Arc::clone(&registry), losses).await?;
+        let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
+        info!(mqtt, admin = %admin.address(), "ready");
+        Ok(Self { role, settings, largest_record, registry, queue, deliver, intake, admin })
+    }
 
-        let (stop_listener, stopped) = watch::channel(false);
-        let ingest = pushline_ingest::Options {
-            max_packet_bytes: usize::try_from(settings.listener.max_packet_bytes)?,
-            ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
-        };
-        let registry = Arc::new(ArcSwap::from(registry));
-        let listener = Listener::bind(ingest, Arc::clone(&queue), Arc::clone(&registry), stopped).await?;
-        let mqtt = listener.local_addr()?;
-        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), Arc::clone(&registry)).await?;
-        let listener = tokio::spawn(listener.run());
-        info!(%mqtt, admin = %admin.address(), "ready");
-        Ok(Self { settings, registry, queue, deliver, listener, admin, stop_listener, mqtt })
+    /// Where devices connect.
+    pub(crate) fn mqtt(&self) -> Option<SocketAddr> {
+        self.intake.as_ref().map(|intake| intake.address)
     }
 
     /// The queue, to look at.
@@ -123,11 +144,14 @@ impl Running {
     }
 
     fn apply(&mut self, config: Config) -> anyhow::Result<()> {
-        if let Some(changed) = self.settings.difference(&config.settings) {
+        if let Some(changed) = self.settings.difference(&config.settings, self.role) {
             bail!("{changed} has changed, and only webhooks and groups can be read again: change it back, or restart");
         }
+        if config.largest_record() > self.largest_record {
+            bail!("a webhook's max_body_bytes or max_packets is larger than what the queue was opened for: restart");
+        }
         let registry = Arc::new(config.registry);
-        self.deliver.reload(Arc::clone(&registry))?;
+        self.deliver.as_ref().map_or(Ok(()), |deliver| deliver.reload(Arc::clone(&registry)))?;
         self.registry.store(registry);
         Ok(())
     }
@@ -136,8 +160,8 @@ impl Running {
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.queue.failed() => anyhow!(error).context("the queue failed: nothing acknowledged is lost, start again when the cause is mended"),
-            error = self.deliver.failed() => anyhow!(error).context("delivering failed"),
-            ended = &mut self.listener => match ended {
+            Some(error) = OptionFuture::from(self.deliver.as_mut().map(Deliver::failed)) => anyhow!(error).context("delivering failed"),
+            Some(ended) = OptionFuture::from(self.intake.as_mut().map(|intake| &mut intake.listening)) => match ended {
                 Ok(()) => anyhow!("the listener ended"),
                 Err(error) => anyhow!(error).context("the listener failed"),
             },
@@ -146,13 +170,15 @@ impl Running {
 
     /// In packet order: take nothing in, finish what is in flight, make the rest durable. Each part has its own deadline.
     pub(crate) async fn shutdown(self) -> anyhow::Result<()> {
-        self.stop_listener.send_replace(true);
-        if !self.listener.is_finished() {
-            self.listener.await.context("the listener failed")?;
+        if let Some(intake) = self.intake {
+            intake.shutdown().await?;
+            info!("nothing is taken in any more");
         }
-        info!("nothing is taken in any more");
-        let delivered = self.deliver.shutdown().await.context("progress couldn't be saved: some packets may be sent again");
-        info!("nothing is in flight any more");
+        let mut delivered = Ok(());
+        if let Some(deliver) = self.deliver {
+            delivered = deliver.shutdown().await.context("progress couldn't be saved: some packets may be sent again");
+            info!("nothing is in flight any more");
+        }
         let closed = tokio::time::timeout(Duration::from_secs(10), self.queue.close()).await;
         self.admin.stop();
         delivered?;
@@ -162,110 +188,19 @@ impl Running {
     }
 }
 
-async fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
-    let options = embedded::Options {
-        max_bytes: settings.queue.max_bytes,
-        min_free: settings.queue.min_free,
-        keep_dead_letters: settings.dead_letters.keep,
-        dead_letters_max_bytes: settings.dead_letters.max_bytes,
-        ..embedded::Options::new(settings.queue.dir.clone())
-    };
-    info!(dir = %options.dir.display(), "opening the queue");
-    // Every frame is checked: that may take seconds.
-    let queue = tokio::task::spawn_blocking(move || Embedded::open(&options)).await??;
-    Ok(Arc::new(queue))
-}
-
-/// What a signal wishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    End,
-    Reload,
-}
-
-/// SIGTERM and SIGINT end it, SIGHUP reads the configuration again.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("can't listen for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
+impl Intake {
+    async fn start(settings: &Settings, queue: &Arc<dyn Queue>, registry: &Arc<ArcSwap<Registry>>) -> anyhow::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let options = pushline_ingest::Options {
+            max_packet_bytes: usize::try_from(settings.listener.max_packet_bytes)?,
+            ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
+        };
+        let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
+        Ok(Self { address: listener.local_addr()?, listening: tokio::spawn(listener.run()), stop })
     }
 
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.terminate.recv() => Wish::End,
-            _ = self.interrupt.recv() => Wish::End,
-            _ = self.hang_up.recv() => Wish::Reload,
-        }
-    }
-
-    async fn end(&mut self) {
-        while self.next().await != Wish::End {}
-    }
-}
-
-/// A file whose changes are noticed. What it names (devices, secrets) isn't watched: SIGHUP is for those.
-struct Watched {
-    path: PathBuf,
-    /// As it was read last.
-    read: Option<Stamp>,
-    /// As it was looked at last.
-    seen: Option<Stamp>,
-}
-
-/// When a file was written, and how long it is.
-type Stamp = (SystemTime, u64);
-
-impl Watched {
-    fn new(path: &Path) -> Self {
-        let stamp = stamp(path);
-        Self { path: path.to_owned(), read: stamp, seen: stamp }
-    }
-
-    /// Resolves when it is another one, or was written.
-    async fn changed(&mut self) {
-        loop {
-            sleep(LOOK_EVERY).await;
-            if self.is_changed(stamp(&self.path)) {
-                return;
-            }
-        }
-    }
-
-    /// A file that is away is being replaced, and one that was another at the last look is being written: half of it may be valid too.
-    fn is_changed(&mut self, now: Option<Stamp>) -> bool {
-        let rests = std::mem::replace(&mut self.seen, now) == now;
-        let changed = rests && now.is_some() && now != self.read;
-        if changed {
-            self.read = now;
-        }
-        changed
-    }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_being_written_or_replaced_is_not_read_yet() {
-        let stamp = |bytes| Some((SystemTime::UNIX_EPOCH, bytes));
-        let mut file = Watched { path: PathBuf::new(), read: stamp(9), seen: stamp(9) };
-        let looks = [stamp(9), stamp(0), stamp(5), None, stamp(7), stamp(7), stamp(7)];
-        assert_eq!(looks.map(|now| file.is_changed(now)), [false, false, false, false, false, true, false]);
+    async fn shutdown(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        if self.listening.is_finished() { Ok(()) } else { self.listening.await.context("the listener failed") }
     }
 }

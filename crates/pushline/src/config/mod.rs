@@ -9,18 +9,22 @@ mod units;
 mod webhooks;
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use pushline_deliver::Egress;
 use pushline_ingest::TopicPattern;
-use pushline_model::Registry;
+use pushline_model::{Registry, Webhook};
 
 pub(crate) use self::document::ConfigError;
-use self::document::{PREFIX, Parsed, Section, Size};
+use crate::run::Role;
+
+use self::document::{OneOf, PREFIX, Parsed, Section, Size};
 
 /// All of it, valid.
 #[derive(Debug)]
@@ -45,10 +49,20 @@ pub(crate) struct Settings {
 
 /// `[queue]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Queue {
-    pub(crate) dir: PathBuf,
-    pub(crate) max_bytes: u64,
-    pub(crate) min_free: u64,
+pub(crate) enum Queue {
+    /// In a folder, for one process.
+    Embedded { dir: PathBuf, max_bytes: u64, min_free: u64 },
+    /// On Apache Kafka, for many.
+    Kafka(Kafka),
+}
+
+/// `[queue.kafka]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kafka {
+    pub(crate) brokers: String,
+    pub(crate) topic_prefix: String,
+    pub(crate) partitions: u32,
+    pub(crate) properties: BTreeMap<String, String>,
 }
 
 /// `[dead_letters]`.
@@ -92,19 +106,30 @@ impl Config {
         Ok(config)
     }
 
+    /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
+    pub(crate) fn largest_record(&self) -> usize {
+        /// A dead letter's response, attempts and names.
+        const AROUND: usize = 16 << 10;
+        /// MQTT 5 §1.5.4. That a message's packets have many such topics is not to be expected; a dead letter that doesn't fit isn't lost, it waits.
+        const TOPIC: usize = 64 << 10;
+        let message = |webhook: &Arc<Webhook>| webhook.max_body_bytes + webhook.max_packets.min(16) * TOPIC;
+        let packet = usize::try_from(self.settings.listener.max_packet_bytes).unwrap_or(usize::MAX) + TOPIC;
+        self.registry.webhooks().iter().map(message).fold(packet, usize::max) + AROUND
+    }
+
     pub(crate) fn egress(&self) -> Egress {
         Egress::new(self.settings.egress_allow.clone())
     }
 }
 
 impl Settings {
-    /// The first part that differs, as the file names it.
-    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+    /// The first part that differs and that this role reads, as the file names it.
+    pub(crate) fn difference(&self, other: &Self, role: Role) -> Option<&'static str> {
         [
             ("[queue]", self.queue != other.queue),
             ("[backlog]", self.backlog_max_age != other.backlog_max_age),
             ("[dead_letters]", self.dead_letters != other.dead_letters),
-            ("[mqtt.listener]", self.listener != other.listener),
+            ("[mqtt.listener]", role != Role::Deliver && self.listener != other.listener),
             ("[admin]", self.admin != other.admin),
             ("[egress]", self.egress_allow != other.egress_allow),
             ("shutdown_grace", self.shutdown_grace != other.shutdown_grace),
@@ -128,20 +153,73 @@ fn variables() -> impl Iterator<Item = anyhow::Result<(String, String)>> {
 /// A folder that isn't absolute lies beside the configuration file.
 fn queue(root: &mut Section, folder: &Path) -> Result<Queue, ConfigError> {
     let Some(mut section) = root.section("queue")? else {
-        return Ok(Queue { dir: folder.join("pushline-data"), max_bytes: 10 << 30, min_free: 1 << 30 });
+        return Ok(Queue::Embedded { dir: folder.join("pushline-data"), max_bytes: 10 << 30, min_free: 1 << 30 });
     };
-    let kind = section.or("kind", "embedded".to_owned())?;
-    if kind != "embedded" {
-        return Err(section.error("kind", format!("{kind:?} isn't known to this version, expected \"embedded\"")));
-    }
+    // What belongs to the other kind is checked all the same, and then left alone.
+    let kind = section.or("kind", OneOf(Kind::Embedded))?.0;
     let dir = folder.join(section.or("dir", PathBuf::from("pushline-data"))?);
     let max_bytes = section.or("max_bytes", Size(10 << 30))?.0;
     if max_bytes < 256 << 20 {
         return Err(section.error("max_bytes", "a backlog needs at least 256MiB: four segments of the log"));
     }
     let min_free = section.or("min_free", Size(1 << 30))?.0;
+    let kafka = section.section("kafka")?.map(kafka).transpose()?;
+    let queue = match (kind, kafka) {
+        (Kind::Embedded, _) => Queue::Embedded { dir, max_bytes, min_free },
+        (Kind::Kafka, _) if !cfg!(feature = "kafka") => {
+            return Err(section.error("kind", "this Pushline was built without Kafka: build it with the cargo feature kafka"));
+        }
+        (Kind::Kafka, Some(kafka)) => Queue::Kafka(kafka),
+        (Kind::Kafka, None) => return Err(section.error("kafka", "it is missing: [queue.kafka] with brokers = \"host:9092\"")),
+    };
     section.finish()?;
-    Ok(Queue { dir, max_bytes, min_free })
+    Ok(queue)
+}
+
+/// `queue.kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Embedded,
+    Kafka,
+}
+
+impl document::Words for Kind {
+    const WORDS: &'static [(&'static str, Self)] = &[("embedded", Self::Embedded), ("kafka", Self::Kafka)];
+}
+
+fn kafka(mut section: Section) -> Result<Kafka, ConfigError> {
+    let brokers: String = section.require("brokers")?;
+    if brokers.trim().is_empty() {
+        return Err(section.error("brokers", "it is empty: host:port, several with commas"));
+    }
+    let topic_prefix = section.or("topic_prefix", "pushline".to_owned())?;
+    // Kafka's own rule for topic names, which are at most 249 long.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=200).contains(&topic_prefix.len()) || !topic_prefix.bytes().all(is_name) {
+        return Err(section.error("topic_prefix", "1 to 200 letters, digits, dots, underscores or hyphens"));
+    }
+    let partitions = section.or("partitions", 16u32)?;
+    if !(1..=10_000).contains(&partitions) {
+        return Err(section.error("partitions", "1 to 10000: it can't be changed later"));
+    }
+    let properties = properties(&mut section)?;
+    section.finish()?;
+    Ok(Kafka { brokers, topic_prefix, partitions, properties })
+}
+
+/// Each is shown to librdkafka, so that a mistake is told here.
+fn properties(section: &mut Section) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut properties = BTreeMap::new();
+    for (name, value, place) in section.texts("properties")? {
+        #[cfg(feature = "kafka")]
+        if let Err(problem) = pushline_queue::kafka::check_property(&name, &value) {
+            return Err(ConfigError { place, field: format!("queue.kafka.properties.{name}"), problem });
+        }
+        #[cfg(not(feature = "kafka"))]
+        let _ = place;
+        properties.insert(name, value);
+    }
+    Ok(properties)
 }
 
 fn backlog(root: &mut Section) -> Result<Duration, ConfigError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use pushline_model::{Auth, Webhook};
 
 use super::{
-    Config, Settings,
+    Config, Kafka, Queue, Settings,
     document::Words,
     units::{duration, size},
 };
@@ -17,8 +17,7 @@ impl fmt::Display for Config {
         let Self { settings, registry } = self;
         let Settings { queue, backlog_max_age, dead_letters, listener, admin, egress_allow, shutdown_grace } = settings;
         writeln!(f, "shutdown_grace = {:?}\n", duration(*shutdown_grace))?;
-        writeln!(f, "[queue]\nkind = \"embedded\"\ndir = {:?}", queue.dir)?;
-        writeln!(f, "max_bytes = {:?}\nmin_free = {:?}\n", size(queue.max_bytes), size(queue.min_free))?;
+        show_queue(f, queue)?;
         writeln!(f, "[backlog]\nmax_age = {:?}\n", duration(*backlog_max_age))?;
         writeln!(f, "[dead_letters]\nkeep = {:?}\nmax_bytes = {:?}\n", duration(dead_letters.keep), size(dead_letters.max_bytes))?;
         let topics = list(listener.topics.iter().map(|topic| format!("{:?}", topic.to_string())));
@@ -34,6 +33,26 @@ impl fmt::Display for Config {
             group.webhook.iter().try_for_each(|webhook| writeln!(f, "webhook = {:?}", webhook.name))?;
         }
         writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())
+    }
+}
+
+fn show_queue(f: &mut fmt::Formatter<'_>, queue: &Queue) -> fmt::Result {
+    match queue {
+        Queue::Embedded { dir, max_bytes, min_free } => {
+            writeln!(f, "[queue]\nkind = \"embedded\"\ndir = {dir:?}")?;
+            writeln!(f, "max_bytes = {:?}\nmin_free = {:?}\n", size(*max_bytes), size(*min_free))
+        }
+        Queue::Kafka(Kafka { brokers, topic_prefix, partitions, properties }) => {
+            writeln!(
+                f,
+                "[queue]\nkind = \"kafka\"\n\n[queue.kafka]\nbrokers = {brokers:?}\ntopic_prefix = {topic_prefix:?}\npartitions = {partitions}"
+            )?;
+            let is_secret = |name: &str| ["password", "secret", "key.pem", "token", "jaas"].iter().any(|word| name.contains(word));
+            let property = |(name, value): (&String, &String)| {
+                if is_secret(name) { format!("{name:?} = {HIDDEN}") } else { format!("{name:?} = {value:?}") }
+            };
+            writeln!(f, "properties = {{ {} }}\n", properties.iter().map(property).collect::<Vec<_>>().join(", "))
+        }
     }
 }
 

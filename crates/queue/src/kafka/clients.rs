@@ -1,7 +1,5 @@
 //! How the clients of librdkafka are set up: what the promise needs is fixed, the rest is the operator's.
 
-use std::collections::BTreeMap;
-
 use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
 use tracing::debug;
 
@@ -36,25 +34,18 @@ const SMALL: usize = 1_000_000;
 /// What a record takes beside its key, header and value, at the most.
 pub(super) const OVERHEAD: usize = 1024;
 
-/// Says what is wrong with properties before anything is connected.
+/// Says what is wrong with a property before anything is connected.
 ///
 /// # Errors
-/// The property that is wrong, and why.
-pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), (String, String)> {
-    for (name, value) in properties {
-        if OURS.contains(&name.as_str()) {
-            return Err((name.clone(), "Pushline sets it: the promise rests on it".to_owned()));
-        }
-        let wrong = |error: KafkaError| (name.clone(), reason(&error));
-        ClientConfig::new().set(name, value).create_native_config().map_err(wrong)?;
+/// Why it can't be given so.
+pub fn check_property(name: &str, value: &str) -> Result<(), String> {
+    if OURS.contains(&name) {
+        return Err("Pushline sets it: the promise rests on it".to_owned());
     }
-    Ok(())
-}
-
-fn reason(error: &KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(_, what, ..) => what.clone(),
-        other => other.to_string(),
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, what, ..)) => Err(what),
+        Err(other) => Err(other.to_string()),
     }
 }
 
@@ -146,20 +137,16 @@ impl ConsumerContext for Quiet {}
 mod tests {
     use super::*;
 
-    fn check(name: &str, value: &str) -> Result<(), (String, String)> {
-        check_properties(&[(name.to_owned(), value.to_owned())].into())
-    }
-
     #[test]
     fn what_the_promise_rests_on_cannot_be_given() {
-        assert!(check("acks", "1").is_err() && check("group.id", "mine").is_err());
-        assert_eq!(check("security.protocol", "ssl"), Ok(()));
-        assert_eq!(check("compression.type", "zstd"), Ok(()));
+        assert!(check_property("acks", "1").is_err() && check_property("group.id", "mine").is_err());
+        assert_eq!(check_property("security.protocol", "ssl"), Ok(()));
+        assert_eq!(check_property("compression.type", "zstd"), Ok(()));
     }
 
     #[test]
     fn an_unknown_property_or_value_is_told() {
-        assert!(check("linger.mss", "1").unwrap_err().1.contains("No such configuration property"));
-        assert!(check("linger.ms", "soon").is_err());
+        assert!(check_property("linger.mss", "1").unwrap_err().contains("No such configuration property"));
+        assert!(check_property("linger.ms", "soon").is_err());
     }
 }

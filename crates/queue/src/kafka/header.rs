@@ -93,7 +93,8 @@ mod tests {
         let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic: "mti/8976" };
         encode(&Record { group: "mti/line", at: Timestamp(7), kind, payload: b"ABC" }, &mut header);
         let later = [&[2], &header[1..]].concat();
-        let cases: [(Option<&[u8]>, Option<&[u8]>, Option<&[u8]>); 6] = [
+        type Bytes<'a> = Option<&'a [u8]>;
+        let cases: [(Bytes<'_>, Bytes<'_>, Bytes<'_>); 6] = [
             (Some(b"mti/line"), None, Some(b"ABC")),
             (Some(b"mti/line"), Some(&header[..9]), Some(b"ABC")),
             (Some(b"mti/line"), Some(&later), Some(b"ABC")),

@@ -175,10 +175,10 @@ mod tests {
     #[test]
     fn a_task_that_is_only_a_little_slower_is_waited_for() {
         let live = Arc::new(Live::new(0));
-        live.hand_over(vec![frame(0, MOST)], || unreachable!("it is full, not more"));
+        live.hand_over(vec![frame(0, MOST - 1000)], || unreachable!("it is full, not more"));
         let task = Arc::clone(&live);
         let takes = std::thread::spawn(move || while task.next(|| ()).now_or_never().is_none_or(|frame| frame.base() != 1) {});
-        live.hand_over(vec![frame(1, 1)], || ());
+        live.hand_over(vec![frame(1, 2000)], || ());
         takes.join().unwrap();
         assert_eq!(live.state().bytes, 0);
     }

@@ -46,7 +46,7 @@ use tokio::{
     time::{Instant, interval},
 };
 
-pub use self::clients::check_properties;
+pub use self::clients::check_property;
 use self::{append::Appender, catch_up::CatchUp, group::Group, health::Health, log::KafkaLog, partition::KafkaPartition, topics::Topics};
 use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, failure::Failure, metrics as names};
 
@@ -59,7 +59,7 @@ pub struct Options {
     pub topic_prefix: String,
     /// How many partitions the packets topic has. Never changes: a group's packets would change their partition.
     pub partitions: u32,
-    /// For librdkafka, beside what the promise fixes ([`check_properties`]).
+    /// For librdkafka, beside what the promise fixes ([`check_property`]).
     pub properties: BTreeMap<String, String>,
     /// Whether this process takes its share of the partitions, to deliver what lies there.
     pub serves_partitions: bool,
