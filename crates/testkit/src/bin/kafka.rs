@@ -22,7 +22,10 @@ async fn run(port: Option<String>) -> Result<(), String> {
     println!("starting Apache Kafka {KAFKA_VERSION}; its data is in {}", folder.display());
     let mut kafka = Kafka::keep(&folder, port).await?;
     println!("ready on {} until Ctrl-C", kafka.brokers());
-    tokio::signal::ctrl_c().await.map_err(|error| error.to_string())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(|error| error.to_string())?,
+        () = kafka.ended() => return Err(format!("it has ended:\n{}", kafka.log())),
+    }
     kafka.stop().await;
     Ok(())
 }

@@ -213,6 +213,13 @@ impl Broker {
         drop(self.process.take().expect("it runs"));
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) {
+        while self.process.as_mut().is_some_and(|process| process.ended().is_none()) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("it runs").signal(signal);
     }

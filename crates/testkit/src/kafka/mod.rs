@@ -8,7 +8,10 @@ mod leash;
 mod security;
 mod wire;
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -93,6 +96,9 @@ impl Kafka {
     /// # Errors
     /// What is missing, or its log when it doesn't start.
     pub async fn keep(folder: &Path, port: u16) -> Result<Self, String> {
+        let address = broker::local(port);
+        // Whoever listens there would be asked whether we are up.
+        TcpListener::bind(address).map_err(|error| format!("can't listen on {address}: {error}"))?;
         let ports = [Ports { plain: port, ..Ports::free(false) }];
         let settings = [("auto.create.topics.enable", "true")];
         let plan = Plan { id: 0, ports: &ports, folder: folder.to_owned(), disposable: None, settings: &settings };
@@ -175,6 +181,11 @@ impl Kafka {
     pub async fn start_again(&mut self) {
         self.own_mut().spawn().expect("java can be started");
         self.own_mut().until_it_knows(1).await.expect("it starts again");
+    }
+
+    /// Waits until it has ended by itself; it never does when all is well.
+    pub async fn ended(&mut self) {
+        self.own_mut().ended().await;
     }
 
     /// SIGSTOP: it keeps its connections and says nothing.
