@@ -765,3 +765,28 @@ fn the_worked_example_goes_as_it_is_written() {
     assert_eq!(offsets(&world.task.flying[0].body), [4, 5]);
     world.drain("none");
 }
+
+/// Whoever is always at the end of the log closes windows by the clock, whoever is always behind it by the log's time: neither keeps a window that is over.
+#[test]
+fn windows_that_are_over_leave_nothing_behind() {
+    for behind in [false, true] {
+        let mut world = World::new(1 << 20, Order::Arrival, 10);
+        for _ in 0..1000 {
+            world.step(&Step::Append { group: 0, after: 1100, size: 1, replay: 0, late: 0 });
+            if behind {
+                (0..2).for_each(|_| world.step(&Step::Append { group: 1, after: 1, size: 1, replay: 0, late: 0 }));
+                let frame = world.frame(world.task.lanes.head());
+                world.task.lanes.live(&frame, Offset::MAX, world.instant());
+            } else {
+                world.step(&Step::Live(1));
+                world.step(&Step::Time(1000));
+            }
+            world.step(&Step::Send);
+            while !world.task.flying.is_empty() {
+                world.answer(0, How::Accepted);
+            }
+        }
+        let kept = (world.task.lanes.closes_by_log.len(), world.task.lanes.closes_by_clock.len());
+        assert!(kept.0 + kept.1 <= FEW_CLOSES, "{kept:?} windows are kept, behind the end: {behind}");
+    }
+}
