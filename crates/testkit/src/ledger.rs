@@ -34,6 +34,11 @@ impl Ledger {
 
     /// A push was accepted. A repeated `webhook-id` is dropped, as Standard Webhooks tells a receiver to; the same id with another body is noted.
     pub fn arrived(&self, push: &Push) {
+        self.arrived_as(push, payloads(push));
+    }
+
+    /// The same, with names of its packets that are shorter than their payloads.
+    pub fn arrived_as(&self, push: &Push, packets: impl IntoIterator<Item = String>) {
         let mut book = self.book();
         let id = push.header("webhook-id").to_owned();
         if let Some(before) = book.messages.get(&id) {
@@ -43,7 +48,7 @@ impl Ledger {
             return;
         }
         book.messages.insert(id, push.body.to_vec());
-        for payload in payloads(push) {
+        for payload in packets {
             if !book.arrived.insert(payload.clone()) {
                 book.twice.insert(payload);
             }

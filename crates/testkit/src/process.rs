@@ -128,6 +128,17 @@ impl Pushline {
         self.child.id().expect("it runs")
     }
 
+    /// Its resident size in bytes, from `/proc` (proc(5)).
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.pid())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has a resident size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") << 10
+    }
+
     /// kill -9.
     ///
     /// # Panics
@@ -206,9 +217,9 @@ impl Pushline {
     /// Waits until everything that came in has settled.
     ///
     /// # Panics
-    /// When it never has.
+    /// When nothing more settles.
     pub async fn until_quiet(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let (mut deadline, mut least) = (Instant::now() + PATIENCE, f64::INFINITY);
         loop {
             let all = self.metrics().await;
             let sum =
@@ -223,6 +234,9 @@ impl Pushline {
                 - sum("pushline_packets_dead_lettered_total");
             if open == 0.0 {
                 return;
+            }
+            if open < least {
+                (deadline, least) = (Instant::now() + PATIENCE, open);
             }
             assert!(Instant::now() < deadline, "{open} packets never settle: {came_in} came in\n{all:#?}\n{}", self.log());
             sleep(Duration::from_millis(20)).await;

@@ -17,9 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{BINARY, group, packets, webhook};
-
-const KILLS: usize = 22;
+use crate::{BINARY, amount, group, packets, webhook};
 
 /// Publishes packets with numbers of its own to whatever process is up, and notes what was acknowledged.
 async fn publish_through_crashes(name: usize, mut server: watch::Receiver<Option<SocketAddr>>, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
@@ -86,7 +84,8 @@ async fn after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_
     for name in 0..8 {
         gateways.spawn(publish_through_crashes(name, up.clone(), Arc::clone(&ledger), Arc::clone(&stop)));
     }
-    for _ in 0..KILLS {
+    let kills = amount(22, 200);
+    for _ in 0..kills {
         sleep(Duration::from_millis(fastrand::u64(20..700))).await;
         server.send_replace(None);
         pushline.kill().await;
@@ -103,7 +102,7 @@ async fn after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_
     assert!(ledger.count() > 1000, "only {} packets were acknowledged: it wasn't under load", ledger.count());
     ledger.check();
     println!(
-        "{} packets acknowledged through {KILLS} kills, {} dead letters, {} came in two messages",
+        "{} packets acknowledged through {kills} kills, {} dead letters, {} came in two messages",
         ledger.count(),
         dead.len(),
         ledger.twice()

@@ -5,12 +5,14 @@
 mod commands;
 mod conservation;
 mod crashes;
+mod disk;
 mod document;
 mod hostile;
 mod isolation;
 mod limits;
 mod listener;
 mod reload;
+mod space;
 mod windows;
 
 use std::path::Path;
@@ -19,6 +21,11 @@ use pushline_testkit::{Inbox, Pushline};
 
 /// The binary that this test was built with.
 const BINARY: &str = env!("CARGO_BIN_EXE_pushline");
+
+/// How much of something a test does: this much in the ordinary run, that much in the long one (README, *Test it*).
+fn amount(ordinary: usize, long: usize) -> usize {
+    if std::env::var_os("LONG_TESTS").is_some() { long } else { ordinary }
+}
 
 /// Starts it with a webhook `w` and a default group of organisation `mti` that pushes there. `options` are fields of the webhook.
 async fn start(dir: &Path, url: &str, options: &str) -> Pushline {
