@@ -248,6 +248,9 @@ impl Lane {
 
     fn push_message(&mut self, outlet: &Arc<Outlet>, listed: Listed, body: Sealed, id: Option<MessageId>, partition: u32) {
         let parcel = Parcel::new(body, self.group.key(), partition, &listed, id, Some(outlet.share.lease()));
+        if self.messages.is_empty() {
+            self.messages.reserve_exact(1); // most lanes have one: the usual growth begins with four
+        }
         self.messages.push_back(Message { listed, attempts: Vec::new(), state: State::Waiting(parcel), is_buried: false });
         self.waiting += 1;
         if let Pace::Behind { next, .. } = &mut self.pace {

@@ -846,4 +846,6 @@ fn dead_letter(group: &GroupId, webhook: Option<String>, message: &Message, caus
 #[cfg(test)]
 mod edge_test;
 #[cfg(test)]
+mod memory_test;
+#[cfg(test)]
 mod model_test;
