@@ -1,10 +1,11 @@
-//! The receiver: answers 200 and counts packets. A process of its own, so that its work isn't counted as the sender's.
+//! The receiver: answers 200, counts packets, and tells how old those were that carry their time. A process of its own, so that its work isn't
+//! counted as the sender's.
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -20,7 +21,15 @@ use tokio::{
     process::Child,
 };
 
-use crate::{number, process, until};
+use crate::{gateways::now_micros, number, process, until};
+
+/// What was received.
+#[derive(Debug, Default)]
+struct Received {
+    packets: AtomicU64,
+    /// Microseconds from publishing until here, of packets that carry their time.
+    ages: Mutex<Vec<u64>>,
+}
 
 /// A running counter.
 pub(crate) struct Counter {
@@ -36,9 +45,24 @@ impl Counter {
         Ok(Self { address: line.parse()?, _child: child })
     }
 
+    /// How many packets were counted.
+    pub(crate) async fn count(&self) -> Result<u64> {
+        number(self.address, "/").await
+    }
+
+    /// 99 of 100 packets that carry their time were at most so many microseconds old.
+    pub(crate) async fn p99(&self) -> Result<u64> {
+        number(self.address, "/p99").await
+    }
+
+    /// Forgets the ages so far.
+    pub(crate) async fn forget_ages(&self) -> Result<()> {
+        number(self.address, "/forget").await.map(drop)
+    }
+
     /// Waits until so many packets were counted.
     pub(crate) async fn until(&self, packets: u64) -> Result<()> {
-        until(|| async { Ok(number(self.address, "/").await? >= packets) }).await
+        until(|| async { Ok(self.count().await? >= packets) }).await
     }
 }
 
@@ -46,24 +70,60 @@ impl Counter {
 pub(crate) async fn serve() -> Result<()> {
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", socket.local_addr()?);
-    let packets = Arc::new(AtomicU64::new(0));
+    let received = Arc::new(Received::default());
     loop {
         let (stream, _) = socket.accept().await?;
         stream.set_nodelay(true)?;
-        let packets = Arc::clone(&packets);
-        let service = service_fn(move |request| answer(request, Arc::clone(&packets)));
+        let received = Arc::clone(&received);
+        let service = service_fn(move |request| answer(request, Arc::clone(&received)));
         tokio::spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await) });
     }
 }
 
-async fn answer(request: Request<Incoming>, packets: Arc<AtomicU64>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Incoming>, received: Arc<Received>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() == Method::GET {
-        return Ok(Response::new(packets.load(Ordering::Relaxed).to_string().into()));
+        let number = match request.uri().path() {
+            "/p99" => received.p99(),
+            "/forget" => received.forget_ages(),
+            _ => received.packets.load(Ordering::Relaxed),
+        };
+        return Ok(Response::new(number.to_string().into()));
     }
     if let Ok(body) = request.into_body().collect().await {
-        // Each packet has one brace that opens; these payloads have none.
-        let count = body.to_bytes().iter().filter(|byte| **byte == b'{').count();
-        packets.fetch_add(count as u64, Ordering::Relaxed);
+        let body = body.to_bytes();
+        received.note(&body);
     }
     Ok(Response::new(Full::default()))
+}
+
+impl Received {
+    fn note(&self, body: &[u8]) {
+        // Each packet has one brace that opens; these payloads have none.
+        let count = body.iter().filter(|byte| **byte == b'{').count();
+        self.packets.fetch_add(count as u64, Ordering::Relaxed);
+        if time_of(body).is_some() {
+            let now = now_micros();
+            let ages = body.split(|byte| *byte == b'{').skip(1).filter_map(time_of).map(|at| now.saturating_sub(at));
+            self.ages.lock().unwrap_or_else(PoisonError::into_inner).extend(ages);
+        }
+    }
+
+    /// Returns how many it forgot.
+    fn forget_ages(&self) -> u64 {
+        std::mem::take(&mut *self.ages.lock().unwrap_or_else(PoisonError::into_inner)).len() as u64
+    }
+
+    fn p99(&self) -> u64 {
+        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        ages.sort_unstable();
+        ages.get(ages.len() * 99 / 100).copied().unwrap_or_default()
+    }
+}
+
+/// When the first packet of a body was published, where it says so.
+fn time_of(body: &[u8]) -> Option<u64> {
+    const BEFORE: &[u8] = b"\"Payload\":\"";
+    let start = body.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
+    let digits = body.get(start..)?.strip_prefix(b"T")?.get(..16)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }

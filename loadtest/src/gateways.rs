@@ -1,10 +1,13 @@
-//! The gateways: eight connections that publish as fast as they are acknowledged.
+//! The gateways: eight connections that publish as fast as they are acknowledged, or at a pace, with the time in each packet.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
 use pushline_testkit::Gateway;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::interval};
 
 const CONNECTIONS: u64 = 8;
 
@@ -35,4 +38,38 @@ async fn gateway(server: SocketAddr, number: u64, packets: u64, groups: u64) -> 
         left -= now as u64;
     }
     Ok(())
+}
+
+/// Paced gateways publish so often.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Publishes at a rate, over all groups. Each payload begins with `T` and the microseconds since 1970 at which it was published.
+pub(crate) async fn publish_paced(server: SocketAddr, rate: u64, seconds: u64, groups: u64) -> Result<()> {
+    let mut gateways = JoinSet::new();
+    for number in 0..CONNECTIONS {
+        gateways.spawn(paced(server, number, rate / CONNECTIONS / 100, seconds * 100, groups));
+    }
+    while let Some(ended) = gateways.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+async fn paced(server: SocketAddr, number: u64, each: u64, ticks: u64, groups: u64) -> Result<()> {
+    let mut gateway = Gateway::connect(server, &format!("gateway-{number}")).await?;
+    let mut clock = interval(TICK);
+    for tick in 0..ticks {
+        clock.tick().await;
+        let payload = format!("T{:016}{}", now_micros(), "p".repeat(183)).into_bytes();
+        let packet = |place: u64| (format!("o{}/8976126538567{number:05}", (number + tick * each + place) % groups), payload.clone());
+        let batch: Vec<(String, Vec<u8>)> = (0..each).map(packet).collect();
+        gateway.publish(&batch).await?;
+    }
+    Ok(())
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now_micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

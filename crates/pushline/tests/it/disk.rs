@@ -1,8 +1,9 @@
-//! A disk that is full: a small file system of the test's own.
+//! A disk that is full: a small file system of the test's own. A disk that fails.
 
 use std::{
     io::Write,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -159,4 +160,35 @@ async fn a_disk_that_fills_up_to_min_free_under_load_loses_nothing_acknowledged_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_to_the_last_byte_under_load_loses_nothing_acknowledged_and_goes_on() {
     a_disk_that_fills_up("0").await;
+}
+
+/// The system refuses to write for another reason than that there is no space: here the size of a file is limited. A failed sync takes the same way
+/// (`queue/src/embedded/tests/`), but needs a disk that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_ends_the_process_with_a_clear_message_and_the_next_start_loses_nothing() {
+    let dir = folder();
+    let ledger = Arc::new(Ledger::default());
+    let arrived = Arc::clone(&ledger);
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), Behaviour::default(), move |push| {
+        arrived.arrived_as(&push, payloads(&push).iter().map(|payload| short(payload)));
+    });
+    let receiver = receiver.await.unwrap();
+    let configuration = format!("{}{}", webhook("w", &format!("http://{}/", receiver.address()), ""), group("o0", "g", "w"));
+    let limited = dir.path().join("limited");
+    // In units of 512 bytes: 8 MiB. The signal that comes with it is ignored, so that writing fails.
+    std::fs::write(&limited, format!("#!/bin/sh\ntrap '' XFSZ\nulimit -f 16384\nexec '{BINARY}' \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&limited, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let pushline = Pushline::start(limited.to_str().unwrap(), dir.path(), &Pushline::configuration(&configuration)).await;
+    let (count, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let gateway = tokio::spawn(publish(0, pushline.mqtt, Arc::clone(&ledger), Arc::clone(&count), Arc::clone(&stop)));
+    let (ended_well, log) = pushline.ended().await;
+    assert!(!ended_well);
+    assert!(log.contains("the queue failed: nothing acknowledged is lost, start again when the cause is mended"), "{log}");
+    assert!(log.contains("File too large"), "{log}");
+    stop.store(true, Ordering::Relaxed);
+    gateway.await.unwrap();
+    let pushline = Pushline::start_again(BINARY, dir.path()).await;
+    pushline.until_quiet().await;
+    ledger.check();
+    assert!(ledger.count() > 100, "{} packets were acknowledged before it failed", ledger.count());
 }

@@ -1,0 +1,63 @@
+//! The whole path under load, beside what the same gateways get otherwise, as ratios in one run.
+//!
+//! Pushline (listener, fsync, push) beside Mosquitto with one bare rumqttc subscriber, which stores nothing and pushes nothing; and beside a bare
+//! hyper client that posts equal bodies to the same receiver. Gateways and receiver run as processes of their own.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use pushline_testkit::Pushline;
+
+use crate::{GROUPS, PACKETS, bare, binary, counter::Counter, median, process, process::Usage};
+
+/// Rounds of each side, in turns; the median counts.
+const ROUNDS: usize = 3;
+
+/// Measures and prints.
+pub(crate) async fn compare() -> Result<()> {
+    let (mut ours, mut theirs, mut posts, mut cpu, mut memory) = (vec![], vec![], vec![], vec![], vec![]);
+    for round in 1..=ROUNDS {
+        let (rate, usage) = through_pushline().await?;
+        println!(
+            "round {round}: Pushline             {rate:9.0} packets/s, {:.2} CPU s a million packets, {} MiB resident",
+            usage.cpu_of(PACKETS),
+            usage.memory >> 20
+        );
+        let bare = bare::through_mosquitto().await?;
+        println!("round {round}: Mosquitto to rumqttc {bare:9.0} packets/s");
+        let loop_rate = bare::post().await?;
+        println!("round {round}: bare hyper loop      {:9.0} packets/s in messages of ten", loop_rate * 10.0);
+        ours.push(rate);
+        theirs.push(bare);
+        posts.push(loop_rate * 10.0);
+        cpu.push(usage.cpu_of(PACKETS));
+        memory.push((usage.memory >> 20) as f64);
+    }
+    let (ours, theirs, posts) = (median(ours), median(theirs), median(posts));
+    println!("\nmedians of {ROUNDS} rounds of {PACKETS} packets of 200 bytes, {GROUPS} groups, QoS 1");
+    println!("  packets/s through Pushline, durable and pushed   {ours:9.0}");
+    println!("  beside Mosquitto to one bare subscriber          {:9.2} times (Mosquitto keeps nothing on the disk)", ours / theirs);
+    println!("  beside a bare hyper loop of equal bodies         {:9.2} times", ours / posts);
+    println!("  CPU of Pushline's own process                    {:9.2} s a million packets", median(cpu));
+    println!("  resident memory at full speed                    {:9.0} MiB", median(memory));
+    Ok(())
+}
+
+/// Packets a second from the first PUBLISH until the last one was accepted by the receiver.
+async fn through_pushline() -> Result<(f64, Usage)> {
+    let dir = tempfile::tempdir()?;
+    let receiver = Counter::start().await?;
+    let mut configuration = format!("[[webhooks]]\nname = \"w\"\nurl = \"http://{}/push\"\n", receiver.address);
+    for number in 0..GROUPS {
+        configuration += &format!("[[groups]]\norg = \"o{number}\"\nname = \"g\"\nwebhook = \"w\"\ndefault = true\n");
+    }
+    let pushline = Pushline::start(&binary()?, dir.path(), &Pushline::configuration(&configuration)).await;
+    let began = Instant::now();
+    let gateways = process::this(&["gateways", &pushline.mqtt.to_string(), &PACKETS.to_string(), &GROUPS.to_string()])?;
+    receiver.until(PACKETS).await?;
+    let took = began.elapsed();
+    let usage = Usage::of(pushline.pid())?;
+    process::finished(gateways).await?;
+    pushline.terminate().await;
+    Ok((PACKETS as f64 / took.as_secs_f64(), usage))
+}
