@@ -415,6 +415,9 @@ impl Lanes {
             while let Some((_, key)) = ahead.pop_if(|(taken, _)| *taken <= offset) {
                 joined.insert(key);
             }
+            if joined.is_empty() && ahead.is_empty() {
+                break; // the rest of the turn is nobody's
+            }
             last = Some(record.at);
             if let Some(&key) = self.by_group.get(record.group)
                 && joined.contains(&key)
