@@ -573,11 +573,12 @@ fn unlisted(record: &Record<'_>) -> Option<Unsent> {
     let alone = |packet| Replay { message_id: None, array: false, packets: vec![packet] };
     let (message, why) = match (record.as_packet(), record.kind) {
         (Some(packet), _) => (alone(packet.into()), ""),
-        (None, Kind::Foreign { why }) => {
+        (None, Kind::Replay) if Replay::of(record).is_some_and(|replay| !replay.packets.is_empty()) => (Replay::of(record)?, ""),
+        (None, kind) => {
+            let why = if let Kind::Foreign { why } = kind { why } else { "it doesn't belong on this topic, or a later version wrote it" };
             let payload = record.payload.to_vec();
             (alone(DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload }), why)
         }
-        (None, _) => (Replay::of(record)?, ""),
     };
     Some(Unsent { message, why: why.to_owned() })
 }

@@ -211,26 +211,25 @@ impl Lanes {
     }
 
     /// Live reading: shows each record to its lane (L1); one that is refused stays behind (L2). `end` is the log's end: before it, the
-    /// log's own time closes windows (L6).
-    pub(crate) fn live(&mut self, frame: &Frame, end: Offset, now: Instant) {
+    /// log's own time closes windows (L6). Returns whether a sweep has something to do that nothing else would tell of: what nobody can read.
+    pub(crate) fn live(&mut self, frame: &Frame, end: Offset, now: Instant) -> bool {
+        let mut foreign = false;
         for (offset, record) in frame.records(self.head) {
             self.head = offset + 1;
             self.last = Some(LastPassed { offset, at: record.at });
+            foreign |= group_of(&record).is_empty();
             self.pass(offset, &record, now);
         }
         self.head = self.head.max(frame.end());
         if let (true, Some(last)) = (self.head < end, self.last) {
             self.close_by_log(last.at);
         }
+        foreign
     }
 
     fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) {
-        let packets = match (record.kind, Replay::of(record)) {
-            (Kind::Packet { .. } | Kind::Foreign { .. }, _) => 1,
-            (_, Some(replay)) => replay.packets.len() as u64,
-            (_, None) => return,
-        };
-        let Some(key) = self.lane_of(record.group, now) else { return };
+        let Some(key) = self.lane_of(group_of(record), now) else { return };
+        let packets = Replay::of(record).map_or(1, |replay| replay.packets.len().max(1) as u64);
         self.unsettled += packets;
         let lane = &mut self.lanes[key];
         lane.unsettled += packets;
@@ -419,7 +418,7 @@ impl Lanes {
                 break; // the rest of the turn is nobody's
             }
             last = Some(record.at);
-            if let Some(&key) = self.by_group.get(record.group)
+            if let Some(&key) = self.by_group.get(group_of(&record))
                 && joined.contains(&key)
                 && !self.sweep_one(key, offset, &record, now, &mut dead)
             {
@@ -498,10 +497,11 @@ impl Lanes {
 
     /// Why a record won't be sent.
     fn cause(&self, key: LaneKey, offset: Offset, record: &Record<'_>) -> Option<Cause> {
-        match record.kind {
-            Kind::Foreign { .. } => return Some(Cause::Unreadable),
-            _ if self.lanes[key].is_lost => return Some(Cause::NoWebhook),
-            _ => {}
+        if group_of(record).is_empty() {
+            return Some(Cause::Unreadable);
+        }
+        if self.lanes[key].is_lost {
+            return Some(Cause::NoWebhook);
         }
         self.expiry.filter(|expiry| record.at < expiry.before || offset < expiry.below).map(|_| Cause::Expired)
     }
@@ -798,6 +798,15 @@ impl Lanes {
         };
         let its = |lane: &Lane| lane.messages().filter(|message| is_awaited(lane, message)).count() + usize::from(lane.burying().is_some());
         self.lanes.iter().map(|(_, lane)| its(lane)).sum()
+    }
+}
+
+/// The group that a record belongs to: none where nobody can read it.
+fn group_of<'a>(record: &Record<'a>) -> &'a str {
+    match record.kind {
+        Kind::Packet { .. } => record.group,
+        Kind::Replay if Replay::of(record).is_some_and(|replay| !replay.packets.is_empty()) => record.group,
+        _ => "",
     }
 }
 

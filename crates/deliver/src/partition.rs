@@ -200,7 +200,7 @@ impl Task {
 
     fn live(&mut self, frame: &Frame) {
         self.turn.owed = self.turn.owed.saturating_sub(frame.bytes().len());
-        self.lanes.live(frame, self.partition.end(), Instant::now());
+        self.turn.wanted |= self.lanes.live(frame, self.partition.end(), Instant::now());
         self.changed = true;
     }
 

@@ -53,7 +53,7 @@ fn an_active_lane_takes_at_most_2_kib_and_an_idle_group_nothing() {
     let later = now + Duration::from_secs(2);
     let (mut lanes, frame, end) = (lanes(now), frame(0), GROUPS as Offset);
     let (mut held, mut sent) = (0, Vec::with_capacity(GROUPS));
-    let unfinished = each(&mut held, || lanes.live(&frame, end, now));
+    let unfinished = each(&mut held, || _ = lanes.live(&frame, end, now));
     assert_eq!(lanes.count(), (GROUPS, 0));
     let in_flight = each(&mut held, || {
         lanes.tick(end, later);
@@ -76,7 +76,7 @@ fn an_active_lane_takes_at_most_2_kib_and_an_idle_group_nothing() {
     for round in 0..3 {
         let frame = if round == 0 { None } else { Some(self::frame(round * end)) };
         left.push(each(&mut held, || {
-            frame.iter().for_each(|frame| lanes.live(frame, (round + 1) * end, later));
+            frame.iter().for_each(|frame| _ = lanes.live(frame, (round + 1) * end, later));
             let mut at = later + Duration::from_secs(10);
             while lanes.count() != (0, 0) {
                 at += Duration::from_secs(2);

@@ -269,7 +269,7 @@ impl World {
     fn live(&mut self) {
         if self.task.lanes.head() < self.end() {
             let frame = self.frame(self.task.lanes.head());
-            self.task.lanes.live(&frame, self.end(), self.instant());
+            self.task.wanted |= self.task.lanes.live(&frame, self.log.len() as Offset, self.began + Duration::from_millis(self.now));
         }
     }
 
@@ -511,7 +511,7 @@ impl World {
     /// The messages that the records make by the document's rule, said naively: by group, window and size.
     fn naive(&self, webhook: &Webhook) -> BTreeMap<Offset, (Vec<Offset>, bool)> {
         let (mut naive, many) = (BTreeMap::new(), webhook.max_packets > 1);
-        for group in 0..GROUPS.len() {
+        for group in (0..GROUPS.len()).filter(|group| !GROUPS[*group].0.is_empty()) {
             let (mut body, mut bytes, mut window) = (Vec::<Offset>::new(), 0, None::<(Timestamp, bool)>);
             let mut flush = |body: &mut Vec<Offset>, array: bool| {
                 if let Some(first) = body.first().copied() {
