@@ -20,11 +20,11 @@ use tokio::{
 
 use crate::{PATIENCE, get};
 
-/// A running `pushline run`. Dropping it kills the process.
+/// A running `pushline run`, `ingest` or `deliver`. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Pushline {
     child: Child,
-    /// Where devices connect.
+    /// Where devices connect; port 0 where they can't.
     pub mqtt: SocketAddr,
     /// Metrics, health, dead letters.
     pub admin: SocketAddr,
@@ -63,8 +63,16 @@ impl Pushline {
     /// # Panics
     /// With its log, when it doesn't become ready.
     pub async fn start(binary: &str, dir: &Path, configuration: &str) -> Self {
+        Self::start_as("run", binary, dir, configuration).await
+    }
+
+    /// The same in a role: `run`, `ingest` or `deliver`.
+    ///
+    /// # Panics
+    /// With its log, when it doesn't become ready.
+    pub async fn start_as(role: &str, binary: &str, dir: &Path, configuration: &str) -> Self {
         std::fs::write(dir.join("pushline.toml"), configuration).expect("the folder is writable");
-        Self::start_again(binary, dir).await
+        Self::start_again_as(role, binary, dir).await
     }
 
     /// Starts the binary in a folder that has its configuration.
@@ -72,8 +80,16 @@ impl Pushline {
     /// # Panics
     /// With its log, when it doesn't become ready.
     pub async fn start_again(binary: &str, dir: &Path) -> Self {
+        Self::start_again_as("run", binary, dir).await
+    }
+
+    /// The same in a role.
+    ///
+    /// # Panics
+    /// With its log, when it doesn't become ready.
+    pub async fn start_again_as(role: &str, binary: &str, dir: &Path) -> Self {
         let log = dir.join("pushline.log");
-        let child = Self::spawn(binary, dir, &log).expect("the binary can be started");
+        let child = Self::spawn(role, binary, dir, &log).expect("the binary can be started");
         let mut this = Self { child, mqtt: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into(), log };
         let ready = timeout(PATIENCE, this.ready()).await.unwrap_or(None);
         assert!(ready.is_some(), "it isn't ready:\n{}", this.log());
@@ -81,10 +97,10 @@ impl Pushline {
         this
     }
 
-    fn spawn(binary: &str, dir: &Path, log: &Path) -> io::Result<Child> {
+    fn spawn(role: &str, binary: &str, dir: &Path, log: &Path) -> io::Result<Child> {
         let log = File::create(log)?;
         let mut command = Command::new(binary);
-        command.args(["run", "--config"]).arg(dir.join("pushline.toml")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args([role, "--config"]).arg(dir.join("pushline.toml")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.kill_on_drop(true).spawn()
     }
 
@@ -94,7 +110,7 @@ impl Pushline {
     /// When it doesn't end.
     pub async fn end_of(binary: &str, dir: &Path) -> (bool, String) {
         let log = dir.join("pushline.log");
-        let mut child = Self::spawn(binary, dir, &log).expect("the binary can be started");
+        let mut child = Self::spawn("run", binary, dir, &log).expect("the binary can be started");
         let status = timeout(PATIENCE, child.wait()).await.expect("it ends").expect("it can be waited for");
         (status.success(), read(&log))
     }
@@ -104,7 +120,8 @@ impl Pushline {
             let log = self.log();
             if let Some(line) = log.lines().find(|line| line.contains(" ready ")) {
                 let field = |name: &str| line.split(name).nth(1)?.split_whitespace().next()?.parse().ok();
-                return field("mqtt=").zip(field("admin="));
+                let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+                return Some((field("mqtt=").unwrap_or(nowhere), field("admin=")?));
             }
             if self.child.try_wait().ok().flatten().is_some() {
                 return None;

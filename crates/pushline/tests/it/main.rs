@@ -9,6 +9,7 @@ mod disk;
 mod document;
 mod hostile;
 mod isolation;
+mod kafka;
 mod limits;
 mod listener;
 mod reload;
