@@ -28,8 +28,8 @@ const OURS: [&str; 19] = [
     "transactional.id",
 ];
 
-/// Records below this need no raised limit anywhere.
-const SMALL: usize = 1_000_000;
+/// Progress lists what hasn't settled: a few dozen bytes a message.
+pub(super) const PROGRESS_BYTES: usize = 16 << 20;
 
 /// What a record takes beside its key, header and value, at the most.
 pub(super) const OVERHEAD: usize = 1024;
@@ -63,7 +63,8 @@ fn client(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) 
 /// The producer: idempotent, so in order and never twice; without a time-out, so that it is Kafka that decides; without a bound of its own,
 /// since whoever appends holds a lease.
 pub(super) fn producer(options: &Options) -> ClientConfig {
-    let largest = (options.largest_record + OVERHEAD).max(SMALL).to_string();
+    // A batch is bounded by its own limit; this one is for records, progress among them.
+    let largest = (options.largest_record.max(PROGRESS_BYTES) + OVERHEAD).to_string();
     let fixed = [
         ("enable.idempotence", "true"),
         ("message.timeout.ms", "0"),

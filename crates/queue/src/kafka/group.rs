@@ -30,6 +30,12 @@ use tracing::{info, warn};
 use super::{Options, clients, frames::Frames, health::Health, live::Live, partition::KafkaPartition};
 use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as names};
 
+/// Under load, records are handed over after so many.
+const HAND_OVER_AFTER: u64 = 1024;
+
+/// What the hand-over of all partitions may hold.
+const HANDED_OVER: usize = 32 << 20;
+
 /// How often the thread looks at what it was told when nothing arrives.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -51,6 +57,8 @@ struct Poller {
     reading: BTreeMap<i32, Reading>,
     gained: Vec<Vec<Arc<Live>>>,
     lost: Vec<Vec<(i32, Weak<KafkaPartition>)>>,
+    /// Bytes that may wait for one partition's task.
+    most: usize,
     health: Arc<Health>,
     failure: Arc<Failure>,
 }
@@ -103,6 +111,7 @@ impl Group {
             reading: BTreeMap::new(),
             gained: Vec::new(),
             lost: Vec::new(),
+            most: HANDED_OVER / usize::try_from(options.partitions.clamp(4, 128)).unwrap_or(1),
             health: Arc::clone(health),
             failure: Arc::clone(failure),
         };
@@ -127,18 +136,17 @@ impl Group {
 
 impl Poller {
     fn run(mut self, stop: &AtomicBool) {
-        let mut wait = Duration::ZERO;
+        let (mut wait, mut polled) = (Duration::ZERO, 0);
         while !stop.load(Ordering::Acquire) {
             let consumer = Arc::clone(&self.consumer);
             match consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    wait = Duration::ZERO;
+                    (wait, polled) = (Duration::ZERO, polled + 1);
                     if let Some(reading) = self.reading.get_mut(&message.partition()) {
                         reading.frames.push(&message);
-                        if reading.frames.is_large() {
-                            reading.hand_over(&consumer, &self.topic);
-                            self.look();
-                        }
+                    }
+                    if polled % HAND_OVER_AFTER == 0 {
+                        self.hand_over();
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -150,16 +158,21 @@ impl Poller {
                 Some(Err(error)) => self.trouble(&error),
                 None => {
                     // Nothing more has arrived: what has is handed over, and only then it is waited.
-                    let handed_over = self.reading.values_mut().filter_map(|reading| reading.hand_over(&consumer, &self.topic)).count();
-                    if handed_over > 0 {
-                        self.health.read();
-                    }
-                    self.look();
+                    self.hand_over();
                     wait = LOOK_EVERY;
                 }
             }
         }
         self.leave();
+    }
+
+    /// Hands over what was polled, and looks up.
+    fn hand_over(&mut self) {
+        let handed_over = self.reading.values_mut().filter_map(|reading| reading.hand_over(&self.consumer, &self.topic)).count();
+        if handed_over > 0 {
+            self.health.read();
+        }
+        self.look();
     }
 
     /// Says goodbye, so that the others needn't wait until it is missed.
@@ -202,7 +215,7 @@ impl Poller {
         counter!(names::REBALANCES).increment(1);
         let mut lives = Vec::new();
         for &index in partitions {
-            let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default()));
+            let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default(), self.most));
             let partition = (self.make)(Arc::clone(&live));
             self.reading
                 .insert(index, Reading { live: Arc::clone(&live), partition: Arc::downgrade(&partition), frames: Frames::default() });
@@ -225,9 +238,11 @@ impl Poller {
         });
         self.lost.push(lost.collect());
         // What was to be assigned together can't be any more, and needn't.
-        for lives in &mut self.gained {
-            lives.retain(|live| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default()));
-        }
+        let is_kept = |live: &Arc<Live>| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default());
+        self.gained.retain_mut(|lives| {
+            lives.retain(is_kept);
+            !lives.is_empty()
+        });
         self.told("revoked", partitions);
     }
 
@@ -244,7 +259,9 @@ impl Poller {
             let added = list.add_partition_offset(&self.topic, i32::try_from(live.index()).unwrap_or_default(), offset);
             added.map_err(|error| QueueError::kafka("name a partition", &error)).unwrap_or_else(|error| self.failure.note(&error));
         }
-        if let Err(error) = self.consumer.incremental_assign(&list) {
+        // A pause outlives the assignment that it was made under.
+        let assigned = self.consumer.incremental_assign(&list).and_then(|()| self.consumer.resume(&list));
+        if let Err(error) = assigned {
             self.failure.note(&QueueError::kafka("assign partitions", &error));
         }
     }

@@ -11,12 +11,6 @@ use tokio::sync::Notify;
 
 use crate::Frame;
 
-/// Beyond this the partition is paused, if its task doesn't take anything for a moment.
-const MOST: usize = 8 << 20;
-
-/// Below this it is read again.
-const ENOUGH: usize = 2 << 20;
-
 /// A pause throws away what was fetched ahead, so a task that is only a little slower is waited for. Rebalances wait as long.
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -24,6 +18,8 @@ const MOMENT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Live {
     index: u32,
+    /// Beyond so many bytes the partition is paused, if its task doesn't take anything for a moment; below a quarter it is read again.
+    most: usize,
     state: Mutex<State>,
     /// Frames have come.
     more: Notify,
@@ -49,8 +45,8 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(index: u32) -> Self {
-        Self { index, state: Mutex::default(), more: Notify::new(), taken: Condvar::new() }
+    pub(super) fn new(index: u32, most: usize) -> Self {
+        Self { index, most, state: Mutex::default(), more: Notify::new(), taken: Condvar::new() }
     }
 
     pub(super) fn index(&self) -> u32 {
@@ -94,8 +90,8 @@ impl Live {
         state.bytes += frames.iter().map(|frame| frame.bytes().len()).sum::<usize>();
         state.frames.extend(frames);
         self.more.notify_one();
-        if state.bytes > MOST && !state.paused && !state.closed {
-            let is_full = |state: &mut State| state.bytes > MOST && !state.closed;
+        if state.bytes > self.most && !state.paused && !state.closed {
+            let is_full = |state: &mut State| state.bytes > self.most && !state.closed;
             (state, _) = self.taken.wait_timeout_while(state, MOMENT, is_full).unwrap_or_else(PoisonError::into_inner);
             if is_full(&mut state) {
                 state.paused = true;
@@ -127,10 +123,10 @@ impl Live {
         let mut state = self.state();
         let frame = state.frames.pop_front()?;
         state.bytes -= frame.bytes().len();
-        if state.bytes <= MOST {
+        if state.bytes <= self.most {
             self.taken.notify_one();
         }
-        if state.paused && state.bytes < ENOUGH && !state.closed {
+        if state.paused && state.bytes < self.most / 4 && !state.closed {
             state.paused = false;
             resume();
         }
@@ -151,6 +147,8 @@ mod tests {
     use super::*;
     use crate::{FrameBuilder, frame::tests::record};
 
+    const MOST: usize = 8 << 20;
+
     fn frame(base: Offset, bytes: usize) -> Frame {
         let mut builder = FrameBuilder::default();
         builder.push(&record("o/g", &vec![b'x'; bytes]));
@@ -159,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_slow_task_pauses_its_partition_and_resumes_it_when_it_has_room() {
-        let (live, paused) = (Live::new(0), Cell::new(false));
+        let (live, paused) = (Live::new(0, MOST), Cell::new(false));
         live.hand_over(vec![frame(0, MOST / 2)], || paused.set(true));
         assert!(!paused.get());
-        live.hand_over(vec![frame(1, MOST / 2), frame(2, ENOUGH / 2)], || paused.set(true));
+        live.hand_over(vec![frame(1, MOST / 2), frame(2, MOST / 8)], || paused.set(true));
         assert!(paused.get());
         for base in 0..3 {
             assert!(paused.get() || base > 1);
@@ -174,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_task_that_is_only_a_little_slower_is_waited_for() {
-        let live = Arc::new(Live::new(0));
+        let live = Arc::new(Live::new(0, MOST));
         live.hand_over(vec![frame(0, MOST - 1000)], || unreachable!("it is full, not more"));
         let task = Arc::clone(&live);
         let takes = std::thread::spawn(move || while task.next(|| ()).now_or_never().is_none_or(|frame| frame.base() != 1) {});
@@ -185,7 +183,7 @@ mod tests {
 
     #[test]
     fn at_the_end_the_position_is_the_end_whatever_was_told() {
-        let live = Live::new(0);
+        let live = Live::new(0, MOST);
         live.begins_at(5);
         live.ends_at(100);
         assert_eq!(live.end(), 100);

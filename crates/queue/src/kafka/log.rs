@@ -42,7 +42,10 @@ impl KafkaLog {
             let (appender, place) = (Arc::clone(&self.appender), self.place.clone());
             let ask = move || appender.client().fetch_watermarks(&place.topic, place.partition, ANSWER);
             match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
-                Ok((start, end)) => return Ok(offset(start)..offset(end)),
+                Ok((start, end)) => {
+                    self.health.read();
+                    return Ok(offset(start)..offset(end));
+                }
                 Err(error) => {
                     self.health.unread(&error.to_string());
                     sleep(ANSWER / 10).await;

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     Options,
-    clients::{self, OVERHEAD, Quiet},
+    clients::{self, OVERHEAD, PROGRESS_BYTES, Quiet},
 };
 use crate::{QueueError, metrics as names};
 
@@ -23,9 +23,6 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long packets outlive the time at which they become dead letters.
 const MARGIN: Duration = Duration::from_hours(24);
-
-/// Progress lists what hasn't settled: a few dozen bytes a message.
-const PROGRESS_BYTES: usize = 16 << 20;
 
 /// Their names.
 #[derive(Debug, Clone)]
@@ -94,7 +91,7 @@ impl Topics {
                 partitions: options.partitions,
                 settings: vec![
                     ("cleanup.policy", Is("compact".into())),
-                    ("max.message.bytes", AtLeast(PROGRESS_BYTES as u64)),
+                    ("max.message.bytes", AtLeast((PROGRESS_BYTES + OVERHEAD) as u64)),
                     ("segment.ms", Created("3600000".into())),
                 ],
             },
