@@ -5,6 +5,7 @@
 mod commands;
 mod conservation;
 mod crashes;
+mod deploy;
 mod disk;
 mod document;
 mod hostile;
