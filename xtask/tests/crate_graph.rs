@@ -19,12 +19,13 @@ const GRAPH: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that only these crates may use.
-const WALLS: [(&str, &[&str]); 5] = [
+const WALLS: [(&str, &[&str]); 6] = [
     ("rmqtt-codec", &["pushline-ingest"]),
     ("tokio-rustls", &["pushline-deliver"]),
     ("clap", &["pushline"]),
     ("simd-json", &["pushline-batch"]),
     ("crc32c", &["pushline-queue"]),
+    ("rdkafka", &["pushline-queue"]),
 ];
 
 /// No tokio, no I/O in these.
