@@ -25,6 +25,9 @@ const VERSION: u8 = 1;
 /// How long Kafka may take to answer a question before it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// How often a commit is tried during a rebalance.
+const COMMITS: usize = 4;
+
 /// L11: what settles, progress and commit of a partition that another process shall serve.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -75,13 +78,17 @@ impl KafkaPartition {
 
     async fn commit(&self, watermark: Offset) -> Result<(), QueueError> {
         let offset = KafkaOffset::Offset(i64::try_from(watermark).unwrap_or(i64::MAX));
-        let (consumer, list) = (Arc::clone(&self.consumer), self.list(offset));
-        let committed = spawn_blocking(move || consumer.commit(&list?, CommitMode::Sync)).await.map_err(|_| QueueError::Closed)?;
-        match committed {
-            Err(error) if !is_lost(&error) => Err(QueueError::kafka("commit", &error)),
-            // Refused during a rebalance, or since another process serves it: that is no error (L11).
-            _ => Ok(()),
+        // A rebalance is over soon. What is refused all the same, since another process serves the partition, is no error (L11).
+        for _ in 0..COMMITS {
+            let (consumer, list) = (Arc::clone(&self.consumer), self.list(offset));
+            let committed = spawn_blocking(move || consumer.commit(&list?, CommitMode::Sync)).await.map_err(|_| QueueError::Closed)?;
+            match committed {
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::RebalanceInProgress) => sleep(ANSWER / 20).await,
+                Err(error) if !is_lost(&error) => return Err(QueueError::kafka("commit", &error)),
+                _ => return Ok(()),
+            }
         }
+        Ok(())
     }
 }
 
@@ -90,14 +97,7 @@ fn is_lost(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
-        Some(
-            Code::IllegalGeneration
-                | Code::UnknownMemberId
-                | Code::RebalanceInProgress
-                | Code::AssignmentLost
-                | Code::FencedInstanceId
-                | Code::NoOffset
-        )
+        Some(Code::IllegalGeneration | Code::UnknownMemberId | Code::AssignmentLost | Code::FencedInstanceId | Code::NoOffset)
     )
 }
 
