@@ -1,5 +1,5 @@
 //! Nobody waits for another customer's server: a hundred customers in one partition, of whom one hangs, ten hang, or one answers in 20 s; the throughput of
-//! the others and how old their packets are when they arrive, beside a run in which all answer. Median of five pairs, as ratios.
+//! the others, how old their packets are when they arrive, and what it costs, beside a run in which all answer. Median of five pairs, as ratios.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use pushline_testkit::{Behaviour, Pushline, Receiver};
 use tokio::time::sleep;
 
-use crate::{binary, counter::Counter, median, process};
+use crate::{binary, counter::Counter, median, process, process::Usage};
 
 const CUSTOMERS: u64 = 100;
 const PAIRS: usize = 5;
@@ -22,7 +22,10 @@ const SECONDS: u64 = 4;
 /// What is wrong with the first customers of a hundred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sick {
-    Nobody,
+    /// `waited`: as long before as where one answers in 20 s.
+    Nobody {
+        waited: bool,
+    },
     Hang {
         customers: u64,
     },
@@ -33,8 +36,10 @@ enum Sick {
 /// What the other customers got.
 #[derive(Debug, Clone, Copy)]
 struct Got {
-    /// Packets a second.
+    /// Packets a second, as if there were a hundred such.
     rate: f64,
+    /// Seconds of Pushline's CPU a million packets meanwhile: what a busy machine changes least.
+    cpu: f64,
     /// Milliseconds from publishing until the push arrived, of 99 of 100 packets.
     p99: f64,
 }
@@ -43,26 +48,29 @@ struct Got {
 pub(crate) async fn isolation() -> Result<()> {
     let scenarios =
         [("one hangs", Sick::Hang { customers: 1 }), ("ten hang", Sick::Hang { customers: 10 }), ("one answers in 20 s", Sick::Slow)];
-    let mut ratios = [const { (Vec::new(), Vec::new()) }; 3];
+    let mut ratios = [const { (Vec::new(), Vec::new(), Vec::new()) }; 3];
     for pair in 1..=PAIRS {
-        let well = run(Sick::Nobody).await?;
-        print(pair, "all answer", well);
-        for ((name, sick), (rates, p99s)) in scenarios.into_iter().zip(&mut ratios) {
+        for ((name, sick), (rates, p99s, cpus)) in scenarios.into_iter().zip(&mut ratios) {
+            let well = run(Sick::Nobody { waited: sick == Sick::Slow }).await?;
+            print(pair, "all answer", well);
             let got = run(sick).await?;
             print(pair, name, got);
             rates.push(got.rate / well.rate);
             p99s.push(got.p99 / well.p99);
+            cpus.push(got.cpu / well.cpu);
         }
     }
     println!("\nthe others of {CUSTOMERS} customers in one partition, beside a run in which all answer: medians of {PAIRS} pairs");
-    for ((name, _), (rates, p99s)) in scenarios.into_iter().zip(ratios) {
-        println!("  {name:20} throughput {:.3} times, p99 from publish to push {:.3} times", median(rates), median(p99s));
+    for ((name, _), (rates, p99s, cpus)) in scenarios.into_iter().zip(ratios) {
+        let (rate, p99, cpu) = (median(rates), median(p99s), median(cpus));
+        println!("  {name:20} throughput {rate:.3} times, p99 from publish to push {p99:.3} times, CPU a packet {cpu:.3} times");
     }
     Ok(())
 }
 
 fn print(pair: usize, name: &str, got: Got) {
-    println!("pair {pair}: {name:20} {:9.0} packets/s to the others, p99 {:7.1} ms at {RATE} packets/s", got.rate, got.p99);
+    let Got { rate, cpu, p99 } = got;
+    println!("pair {pair}: {name:20} {rate:9.0} packets/s to the others, {cpu:.2} CPU s a million, p99 {p99:7.1} ms at {RATE} packets/s");
 }
 
 async fn run(sick: Sick) -> Result<Got> {
@@ -70,27 +78,28 @@ async fn run(sick: Sick) -> Result<Got> {
     let (others, rest) = (Counter::start().await?, Counter::start().await?);
     let behaviour = match sick {
         Sick::Slow => Behaviour { delay: Duration::from_secs(20), ..Behaviour::default() },
-        Sick::Nobody | Sick::Hang { .. } => Behaviour { hang: true, ..Behaviour::default() },
+        Sick::Nobody { .. } | Sick::Hang { .. } => Behaviour { hang: true, ..Behaviour::default() },
     };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), behaviour, drop).await?;
     let (customers, bad) = match sick {
-        Sick::Nobody => (1, rest.address),
+        Sick::Nobody { .. } => (1, rest.address),
         Sick::Hang { customers } => (customers, receiver.address()),
         Sick::Slow => (1, receiver.address()),
     };
     let pushline = Pushline::start(&binary()?, dir.path(), &configuration(customers, bad, others.address, sick)).await;
     let well = CUSTOMERS - customers;
-    if sick == Sick::Slow {
+    if matches!(sick, Sick::Slow | Sick::Nobody { waited: true }) {
         // Its first answers come in the middle of what is measured.
         let server = pushline.mqtt.to_string();
         process::finished(process::this(&["paced", &server, "8000", "1", &CUSTOMERS.to_string()])?).await?;
         sleep(Duration::from_secs(15)).await;
     }
-    let before = others.count().await?;
+    let (before, used) = (others.count().await?, Usage::of(pushline.pid())?);
     let began = Instant::now();
     let gateways = process::this(&["gateways", &pushline.mqtt.to_string(), &PACKETS.to_string(), &CUSTOMERS.to_string()])?;
     others.until(before + PACKETS / CUSTOMERS * well).await?;
     let took = began.elapsed();
+    let cpu = Usage::of(pushline.pid())?.since(&used).cpu_of(PACKETS);
     process::finished(gateways).await?;
 
     others.forget_ages().await?;
@@ -100,7 +109,7 @@ async fn run(sick: Sick) -> Result<Got> {
     others.until(before + RATE * SECONDS / CUSTOMERS * well).await?;
     let p99 = others.p99().await? as f64 / 1000.0;
     pushline.kill().await;
-    Ok(Got { rate: (PACKETS / CUSTOMERS * well) as f64 / took.as_secs_f64() * (CUSTOMERS as f64 / well as f64), p99 })
+    Ok(Got { cpu, rate: (PACKETS / CUSTOMERS * well) as f64 / took.as_secs_f64() * (CUSTOMERS as f64 / well as f64), p99 })
 }
 
 /// A webhook for each customer. A hanging one is given up after 2 s, so that both is measured: before it is suspect, and after.

@@ -28,6 +28,11 @@ impl Usage {
         Ok(Self { cpu: ticks / TICKS, memory: kib << 10 })
     }
 
+    /// What was used since an earlier look.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self { cpu: self.cpu - before.cpu, memory: self.memory }
+    }
+
     /// Seconds a million packets.
     pub(crate) fn cpu_of(&self, packets: u64) -> f64 {
         self.cpu * 1e6 / packets as f64
