@@ -1,7 +1,8 @@
-//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- isolation`. Each drives the real binary; gateways and receivers
+//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- isolation`, `-- cluster`. Each drives the real binary; gateways and receivers
 //! run as processes of their own.
 
 mod bare;
+mod cluster;
 mod compare;
 mod counter;
 mod gateways;
@@ -29,13 +30,14 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         [] => runtime.block_on(compare::compare()),
+        ["cluster"] => runtime.block_on(cluster::cluster()),
         ["isolation"] => runtime.block_on(isolation::isolation()),
         ["gateways", server, packets, groups] => runtime.block_on(gateways::publish(server.parse()?, packets.parse()?, groups.parse()?)),
         ["paced", server, rate, seconds, groups] => {
             runtime.block_on(gateways::publish_paced(server.parse()?, rate.parse()?, seconds.parse()?, groups.parse()?))
         }
         ["counter"] => runtime.block_on(counter::serve()),
-        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- isolation]"),
+        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- isolation | cluster]"),
     }
 }
 

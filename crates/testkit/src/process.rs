@@ -58,6 +58,14 @@ impl Pushline {
         )
     }
 
+    /// The same over a Kafka, with topics of its own.
+    #[must_use]
+    pub fn configuration_over_kafka(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
+        let queue =
+            format!("kind = \"kafka\"\n[queue.kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{prefix}\"\npartitions = {partitions}\n");
+        Self::configuration(more).replace("min_free = \"1MiB\"\n", &queue)
+    }
+
     /// Writes the configuration into a folder, starts the binary and waits until it is ready.
     ///
     /// # Panics
