@@ -9,10 +9,11 @@ use std::{
 };
 
 /// What a run consists of, in order.
-const STEPS: [(&str, &[&str]); 4] = [
+const STEPS: [(&str, &[&str]); 5] = [
     ("formatting", &["cargo", "fmt", "--all", "--check"]),
     ("lints", &["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]),
     ("tests", &["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]),
+    ("one box without Kafka", &["cargo", "clippy", "-p", "pushline", "--no-default-features", "--locked", "--", "--deny", "warnings"]),
     ("the release build", &["cargo", "build", "--release", "--locked"]),
 ];
 

@@ -72,7 +72,7 @@ fn the_example_of_the_design_is_read() {
 #[test]
 fn a_mistake_is_told_with_file_line_field_and_remedy() {
     for (text, expected) in [
-        ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known to this version, expected \"embedded\""),
+        ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
         ("[queue]\nmax_bytes = \"10GB\"", "/etc/p.toml:2: queue.max_bytes: \"10GB\": a size is"),
         ("\n[queue]\nmaxbytes = 1", "/etc/p.toml:3: queue.maxbytes: there is no such field; did you mean max_bytes?"),
         ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: queue,"),

@@ -65,7 +65,7 @@ impl KafkaLog {
             }
             let mut reader = self.catch_up.reader(self.place.clone(), from, &self.health);
             let (mut last, mut at) = (None, from);
-            loop {
+            while at < bounds.end {
                 let frames = reader.read_on().await?;
                 let records = frames.iter().flat_map(|frame| frame.records(at));
                 last = records.last().map(|(_, record)| record.payload.to_vec()).or(last);

@@ -66,8 +66,10 @@ impl KafkaPartition {
                 list.elements().first().map_or(Ok(KafkaOffset::Invalid), |element| element.error().map(|()| element.offset()))
             });
             match committed {
-                Ok(KafkaOffset::Offset(offset)) => return Ok(Offset::try_from(offset).ok()),
-                Ok(_) => return Ok(None),
+                Ok(offset) => {
+                    self.log.health.read();
+                    return Ok(offset.to_raw().and_then(|offset| Offset::try_from(offset).ok()));
+                }
                 Err(error) => {
                     self.log.health.unread(&error.to_string());
                     sleep(ANSWER / 10).await;
