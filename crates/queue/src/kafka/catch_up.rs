@@ -28,6 +28,12 @@ use crate::{Frame, QueueError, Reader};
 /// How many readers may wait for their turn.
 const WAITING: usize = 1024;
 
+/// Bytes of a block. What was fetched ahead is lost when another partition has its turn, so a turn is a whole turn of a sweep.
+const BLOCK: usize = 8 << 20;
+
+/// How long a block that has begun waits for more to arrive.
+const MORE: Duration = Duration::from_millis(10);
+
 /// After so long without a request, nothing is fetched ahead any more.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -127,15 +133,14 @@ impl Fetcher {
         while self.consumer.poll(Duration::ZERO).is_some() {}
     }
 
-    /// About a frame of records from an offset on; none at the end of the log.
+    /// A block of records from an offset on; none at the end of the log.
     fn fetch(&mut self, place: &Place, from: Offset) -> Result<Vec<Frame>, QueueError> {
         if self.at.as_ref().is_none_or(|(other, next)| other != place || *next != from) {
             self.assign(place, from)?;
         }
         let (mut frames, until) = (Frames::default(), Instant::now() + PATIENCE);
-        while !frames.is_large() && Instant::now() < until {
-            // What has arrived is handed out; only for the first record it is waited.
-            let wait = if frames.is_empty() { AGAIN } else { Duration::from_millis(1) };
+        while frames.bytes() < BLOCK && Instant::now() < until {
+            let wait = if frames.is_empty() { AGAIN } else { MORE };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) if message.topic() == &*place.topic && message.partition() == place.partition => {
                     if offset_of(&message) >= from {
@@ -172,7 +177,7 @@ impl Fetcher {
 // === impl CatchUpReader ===
 
 impl CatchUpReader {
-    /// Moves on by about a frame of records. None: the log ends here. Asks until Kafka answers.
+    /// Moves on by a block of records. None: the log ends here. Asks until Kafka answers.
     pub(super) async fn read_on(&mut self) -> Result<Vec<Frame>, QueueError> {
         loop {
             let block = match &mut self.asked {

@@ -92,7 +92,12 @@ pub(super) fn group(options: &Options) -> ClientConfig {
 /// Everything that is read at a place of its own: sweeps, progress, dead letters. It is in a group by name only.
 pub(super) fn catch_up(options: &Options) -> ClientConfig {
     let id = format!("{}-catch-up", options.topic_prefix);
-    consumer(options, &[("fetch.wait.max.ms", "50")], &[("group.id", id.as_str()), ("auto.offset.reset", "earliest")])
+    // What is fetched ahead is lost when another partition has its turn.
+    consumer(
+        options,
+        &[("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "4096")],
+        &[("group.id", id.as_str()), ("auto.offset.reset", "earliest")],
+    )
 }
 
 fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {

@@ -1,5 +1,5 @@
 //! Kafka's messages become frames: the form in which every reader of the queue takes records. The message is done with at once; what is fetched
-//! ahead lies in librdkafka's buffers, what is handed over in frames of at most [`FRAME_MAX`], and nothing lies in both.
+//! ahead lies in librdkafka's buffers, what is handed over in frames, and nothing lies in both.
 
 use std::mem;
 
@@ -10,7 +10,7 @@ use rdkafka::{
 };
 
 use super::header;
-use crate::{FRAME_MAX, Frame, FrameBuilder, Record};
+use crate::{Frame, FrameBuilder, Record};
 
 /// Records of one partition on their way into frames. A frame's offsets follow each other; where some are missing, the next begins.
 #[derive(Debug, Default)]
@@ -36,9 +36,9 @@ impl Frames {
         self.next = offset + 1;
     }
 
-    /// Whether it holds about as much as a frame may.
-    pub(super) fn is_large(&self) -> bool {
-        self.bytes >= FRAME_MAX
+    /// Bytes of keys and values that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
