@@ -1,23 +1,40 @@
 //! The same on Kafka: ingest and deliver as processes of their own.
 
+mod flow;
+mod load;
+
 use std::{path::Path, time::Duration};
 
 use pushline_testkit::{Gateway, Inbox, Kafka, Pushline, folder, payloads};
 
 use crate::{BINARY, group, packets, webhook};
 
-/// A configuration over a Kafka, with topics of its own.
-pub(crate) fn configuration(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
+/// Deliverers that are gone are missed soon.
+const SHORT_SESSION: &str = "\"session.timeout.ms\" = \"3000\", \"heartbeat.interval.ms\" = \"500\"";
+
+/// A configuration over a Kafka, with topics of its own. `properties` are librdkafka's.
+fn configuration_with(brokers: &str, prefix: &str, partitions: u32, properties: &str, more: &str) -> String {
     let queue = format!(
-        "[queue]\nkind = \"kafka\"\n[queue.kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{prefix}\"\npartitions = {partitions}\n"
+        "[queue]\nkind = \"kafka\"\n[queue.kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{prefix}\"\npartitions = {partitions}\n\
+         properties = {{ {properties} }}\n"
     );
     Pushline::configuration(more).replace("[queue]\nmin_free = \"1MiB\"\n", &queue)
 }
 
+fn configuration(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
+    configuration_with(brokers, prefix, partitions, "", more)
+}
+
+/// Starts it in a folder of its own.
 async fn start(role: &str, dir: &Path, configuration: &str) -> Pushline {
     let dir = dir.join(format!("{role}-{}", fastrand::u64(..)));
     std::fs::create_dir(&dir).unwrap();
     Pushline::start_as(role, BINARY, &dir, configuration).await
+}
+
+/// How many partitions it serves.
+async fn assigned(deliver: &Pushline) -> f64 {
+    deliver.metric("pushline_queue_assigned_partitions", "").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
