@@ -1,6 +1,7 @@
 //! The same on Kafka: ingest and deliver as processes of their own.
 
 mod flow;
+mod hang;
 mod load;
 
 use std::{path::Path, time::Duration};
