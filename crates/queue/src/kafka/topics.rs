@@ -108,13 +108,28 @@ impl Topics {
         let client: AdminClient<Quiet> =
             clients::admin(options).create_with_context(Quiet).map_err(|error| QueueError::kafka("set up a client", &error))?;
         let client = Arc::new(client);
-        let metadata = wait_for_metadata(&client, &options.brokers).await;
+        let mut told = false;
+        loop {
+            match self.try_ensure(&client, options).await {
+                Err(error) if error.is_passing() => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, "Kafka doesn't answer for the topics: it is asked again until it does");
+                    }
+                    sleep(Duration::from_secs(1)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_ensure(&self, client: &Arc<AdminClient<Quiet>>, options: &Options) -> Result<(), QueueError> {
+        let metadata = wait_for_metadata(client, &options.brokers).await;
         let (brokers, counts) = (metadata.brokers().len(), partition_counts(&metadata));
         drop(metadata);
         let replication = brokers.clamp(1, 3);
         let wanted = self.wanted(options);
         for topic in wanted.iter().filter(|topic| !counts.contains_key(&*topic.name)) {
-            create(&client, topic, replication).await?;
+            create(client, topic, replication).await?;
         }
         let there: Vec<&Wanted> = wanted.iter().filter(|topic| counts.contains_key(&*topic.name)).collect();
         for topic in &there {
@@ -136,7 +151,7 @@ impl Topics {
                 topic.check(&found)?;
             }
         }
-        self.warn_of_replication(&client, options, &wanted).await;
+        self.warn_of_replication(client, options, &wanted).await;
         Ok(())
     }
 
@@ -216,7 +231,20 @@ async fn create(client: &AdminClient<Quiet>, topic: &Wanted, replication: usize)
     }
 }
 
+/// Brokers that come and go are waited for; anything else is for people.
 fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
+    use RDKafkaErrorCode as Code;
+    if matches!(
+        code,
+        Code::NotController
+            | Code::RequestTimedOut
+            | Code::OperationTimedOut
+            | Code::BrokerTransportFailure
+            | Code::NetworkException
+            | Code::CoordinatorNotAvailable
+    ) {
+        return QueueError::Unavailable { doing: format!("{doing} {topic}"), what: code.to_string() };
+    }
     QueueError::Misfit(format!("can't {doing} {topic}: {code}"))
 }
 
