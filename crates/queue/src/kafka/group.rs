@@ -56,7 +56,7 @@ struct Poller {
     /// By partition.
     reading: BTreeMap<i32, Reading>,
     gained: Vec<Vec<Arc<Live>>>,
-    lost: Vec<Vec<(i32, Weak<KafkaPartition>)>>,
+    lost: Vec<Lost>,
     /// Bytes that may wait for one partition's task.
     most: usize,
     health: Arc<Health>,
@@ -69,6 +69,13 @@ struct Reading {
     partition: Weak<KafkaPartition>,
     /// Polled, and not handed over yet.
     frames: Frames,
+}
+
+/// Partitions that were revoked together, and are given up together.
+struct Lost {
+    partitions: Vec<Weak<KafkaPartition>>,
+    /// Those of them that had been assigned: only they can be taken out of the assignment, but even for none of them it is answered.
+    assigned: Vec<i32>,
 }
 
 /// Takes note of rebalances while the consumer is polled.
@@ -206,7 +213,7 @@ impl Poller {
         }
         let ready = self.gained.extract_if(.., |lives| lives.iter().all(|live| live.begin().is_some())).collect::<Vec<_>>();
         ready.iter().for_each(|lives| self.assign(lives));
-        let is_free = |lost: &mut Vec<(i32, Weak<KafkaPartition>)>| lost.iter().all(|(_, partition)| partition.strong_count() == 0);
+        let is_free = |lost: &mut Lost| lost.partitions.iter().all(|partition| partition.strong_count() == 0);
         let free = self.lost.extract_if(.., is_free).collect::<Vec<_>>();
         free.iter().for_each(|lost| self.unassign(lost));
     }
@@ -231,12 +238,15 @@ impl Poller {
         counter!(names::REBALANCES).increment(1);
         let index = |partition: &Arc<dyn Partition>| i32::try_from(partition.index()).unwrap_or_default();
         self.partitions.send_modify(|all| all.retain(|partition| !partitions.contains(&index(partition))));
-        let lost = partitions.iter().filter_map(|index| self.reading.remove(index).map(|reading| (*index, reading)));
-        let lost = lost.map(|(index, reading)| {
+        let is_unanswered =
+            |index: &i32| self.gained.iter().flatten().any(|live| i32::try_from(live.index()).is_ok_and(|own| own == *index));
+        let assigned = partitions.iter().copied().filter(|index| self.reading.contains_key(index) && !is_unanswered(index)).collect();
+        let lost = partitions.iter().filter_map(|index| self.reading.remove(index));
+        let partitions_lost = lost.map(|reading| {
             reading.live.close();
-            (index, reading.partition)
+            reading.partition
         });
-        self.lost.push(lost.collect());
+        self.lost.push(Lost { partitions: partitions_lost.collect(), assigned });
         // What was to be assigned together can't be any more, and needn't.
         let is_kept = |live: &Arc<Live>| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default());
         self.gained.retain_mut(|lives| {
@@ -266,9 +276,9 @@ impl Poller {
         }
     }
 
-    fn unassign(&self, lost: &[(i32, Weak<KafkaPartition>)]) {
-        let mut list = TopicPartitionList::with_capacity(lost.len());
-        lost.iter().for_each(|(index, _)| _ = list.add_partition(&self.topic, *index));
+    fn unassign(&self, lost: &Lost) {
+        let mut list = TopicPartitionList::with_capacity(lost.assigned.len());
+        lost.assigned.iter().for_each(|index| _ = list.add_partition(&self.topic, *index));
         if let Err(error) = self.consumer.incremental_unassign(&list) {
             self.failure.note(&QueueError::kafka("give partitions up", &error));
         }
