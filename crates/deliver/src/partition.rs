@@ -55,6 +55,9 @@ pub(crate) struct Task {
     live: Box<dyn Reader>,
     turn: Turn,
     attempts: JoinSet<Ended>,
+    /// Dead letters that wait until it is known that the partition is still ours: it is asked once for all that came since the last answer.
+    unasked: Vec<Burial>,
+    asking: Option<BoxFuture<'static, (Vec<Burial>, bool)>>,
     burials: FuturesUnordered<BoxFuture<'static, Buried>>,
     looking: Option<JoinHandle<Result<Option<Timestamp>, QueueError>>>,
     looked_at: Instant,
@@ -154,6 +157,8 @@ impl Task {
             live,
             turn: Turn::new(sweeping, watermark),
             attempts: JoinSet::new(),
+            unasked: Vec::new(),
+            asking: None,
             burials: FuturesUnordered::new(),
             looking: None,
             looked_at: Instant::now(),
@@ -184,6 +189,7 @@ impl Task {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
+                (burials, ours) = answered(&mut self.asking) => self.may_bury(burials, ours),
                 Some(burial) = self.burials.next() => self.buried(burial)?,
                 () = self.woken.notified() => self.woken(),
                 () = changed(&mut outlets) => self.reload(Arc::clone(&outlets.borrow_and_update())),
@@ -329,10 +335,30 @@ impl Task {
     }
 
     fn bury(&mut self, burials: impl IntoIterator<Item = Burial>) {
+        self.unasked.extend(burials);
+        self.ask();
+    }
+
+    fn ask(&mut self) {
+        if self.asking.is_some() || self.unasked.is_empty() {
+            return;
+        }
+        let (burials, partition, watermark) = (std::mem::take(&mut self.unasked), Arc::clone(&self.partition), self.lanes.watermark());
+        self.asking = Some(async move { (burials, partition.is_ours(watermark).await) }.boxed());
+    }
+
+    /// What another process serves now is its business: this one is about to be told.
+    fn may_bury(&mut self, burials: Vec<Burial>, ours: bool) {
+        if !ours {
+            let partition = self.partition.index();
+            warn!(partition, dead_letters = burials.len(), "another process serves the partition: no dead letters are written here");
+            return;
+        }
         for Burial { key, cause, letters } in burials {
             let written = self.around.dead_letters.bury_all(&letters);
             self.burials.push(written.map(move |result| Buried { key, cause, result }).boxed());
         }
+        self.ask();
     }
 
     fn buried(&mut self, Buried { key, cause, result }: Buried) -> Result<(), QueueError> {
@@ -431,6 +457,7 @@ impl Task {
         while self.lanes.awaited() > 0 {
             tokio::select! {
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
+                (burials, ours) = answered(&mut self.asking) => self.may_bury(burials, ours),
                 Some(burial) = self.burials.next() => if self.buried(burial).is_err() { return },
             }
         }
@@ -496,6 +523,18 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, QueueError> 
             let result = handle.await.map_err(|_| QueueError::Closed);
             *task = None;
             result
+        }
+    }
+}
+
+/// Whether dead letters may be written; waits for ever where nobody asks.
+async fn answered(asking: &mut Option<BoxFuture<'static, (Vec<Burial>, bool)>>) -> (Vec<Burial>, bool) {
+    match asking {
+        None => pending().await,
+        Some(future) => {
+            let answer = future.await;
+            *asking = None;
+            answer
         }
     }
 }

@@ -118,6 +118,10 @@ pub trait Partition: Read {
     /// crash in between leaves the older or the newer, never half of one.
     fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>>;
 
+    /// Whether this process still serves it: asked before dead letters are written, for a process that was stopped past its session doesn't
+    /// know yet that another took over. Waits while nobody can tell. May save the watermark, which is safe alone (L10).
+    fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool>;
+
     /// The log isn't the one that the saved watermark speaks of: sets it back to the log's start, before anything is read (L10).
     fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>>;
 }

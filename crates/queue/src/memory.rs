@@ -168,6 +168,11 @@ impl Partition for OnePartition {
         std::future::ready(Ok(lock(&self.0.saved).clone())).boxed()
     }
 
+    /// Nobody else can.
+    fn is_ours(&self, _: Offset) -> BoxFuture<'_, bool> {
+        std::future::ready(true).boxed()
+    }
+
     fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
         *lock(&self.0.saved) = Saved { progress: Some(progress.clone()), watermark: Some(watermark) };
         std::future::ready(Ok(())).boxed()

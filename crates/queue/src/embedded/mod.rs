@@ -265,6 +265,11 @@ impl Partition for OnePartition {
         std::future::ready(Ok(lock(&self.saved).clone())).boxed()
     }
 
+    /// Nobody else can.
+    fn is_ours(&self, _: Offset) -> BoxFuture<'_, bool> {
+        std::future::ready(true).boxed()
+    }
+
     fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
         let (files, log, progress) = (Arc::clone(&self.files), Arc::clone(&self.log), progress.clone());
         let saved = tokio::task::spawn_blocking(move || {

@@ -78,13 +78,17 @@ impl KafkaPartition {
         }
     }
 
-    async fn commit(&self, watermark: Offset) -> Result<(), QueueError> {
+    /// Commits once.
+    async fn try_commit(&self, watermark: Offset) -> Result<Result<(), KafkaError>, QueueError> {
         let offset = KafkaOffset::Offset(i64::try_from(watermark).unwrap_or(i64::MAX));
+        let (consumer, list) = (Arc::clone(&self.consumer), self.list(offset));
+        spawn_blocking(move || consumer.commit(&list?, CommitMode::Sync)).await.map_err(|_| QueueError::Closed)
+    }
+
+    async fn commit(&self, watermark: Offset) -> Result<(), QueueError> {
         // A rebalance is over soon. What is refused all the same, since another process serves the partition, is no error (L11).
         for _ in 0..COMMITS {
-            let (consumer, list) = (Arc::clone(&self.consumer), self.list(offset));
-            let committed = spawn_blocking(move || consumer.commit(&list?, CommitMode::Sync)).await.map_err(|_| QueueError::Closed)?;
-            match committed {
+            match self.try_commit(watermark).await? {
                 Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::RebalanceInProgress) => sleep(ANSWER / 20).await,
                 Err(error) if !is_lost(&error) => return Err(QueueError::kafka("commit", &error)),
                 _ => return Ok(()),
@@ -157,6 +161,21 @@ impl Partition for KafkaPartition {
                 Ok(()) => self.commit(watermark).await,
                 Err(AppendError::Closed) => Err(QueueError::Closed),
                 Err(AppendError::Refused(what)) => Err(QueueError::Unavailable { doing: "save progress".into(), what }),
+            }
+        }
+        .boxed()
+    }
+
+    /// A commit is refused to whoever isn't in the group any more.
+    fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool> {
+        async move {
+            loop {
+                match self.try_commit(watermark).await {
+                    Ok(Ok(())) => return true,
+                    Ok(Err(error)) if is_lost(&error) => return false,
+                    Ok(Err(_)) => sleep(ANSWER / 20).await,
+                    Err(_) => return false,
+                }
             }
         }
         .boxed()
