@@ -91,16 +91,18 @@ async fn a_disk_that_fills_up(min_free: &str) {
         return limits::on_a_disk_below_its_floor().await;
     };
     let ledger = Arc::new(Ledger::default());
-    let arrives = |behaviour| {
+    let arrives = |address: SocketAddr, behaviour| {
         let ledger = Arc::clone(&ledger);
-        Receiver::start(([127, 0, 0, 1], 0).into(), behaviour, move |push| {
+        Receiver::start(address, behaviour, move |push| {
             if push.status.is_some() {
                 ledger.arrived_as(&push, payloads(&push).iter().map(|payload| short(payload)));
             }
         })
     };
-    let fine = arrives(Behaviour::default()).await.unwrap();
-    let hanging = arrives(Behaviour { hang: true, every: 2, ..Behaviour::default() }).await.unwrap();
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let fine = arrives(anywhere, Behaviour::default()).await.unwrap();
+    // What waits for it keeps the log from being deleted, so that the disk fills up however fast the other one is.
+    let hanging = arrives(anywhere, Behaviour { hang: true, ..Behaviour::default() }).await.unwrap();
     let options = "timeout = \"500ms\"\nretry_delays = [\"10ms\"]";
     let configuration = format!(
         "{}{}{}{}",
@@ -112,7 +114,6 @@ async fn a_disk_that_fills_up(min_free: &str) {
     let configuration = Pushline::configuration(&configuration)
         .replace("min_free = \"1MiB\"", &format!("min_free = \"{min_free}\"\ndir = \"small/pushline-data\""));
     let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
-    // So little room at first that it is full before anything that settles makes room.
     let ballast = small.0.join("ballast");
     std::fs::write(&ballast, vec![0; 150 * MIB]).unwrap();
 
@@ -124,15 +125,27 @@ async fn a_disk_that_fills_up(min_free: &str) {
     until_disk_is_full(&pushline).await;
     assert!(pushline.log().contains("nothing is acknowledged until there is room"), "{}", pushline.log());
     // Killed while it is full: the next start has no room either.
-    let address = (pushline.mqtt, pushline.admin);
+    let (mqtt, admin) = (pushline.mqtt, pushline.admin);
     pushline.kill().await;
     let fixed = configuration
-        .replace("[mqtt.listener]\naddress = \"127.0.0.1:0\"", &format!("[mqtt.listener]\naddress = \"{}\"", address.0))
-        .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{}\"", address.1));
+        .replace("[mqtt.listener]\naddress = \"127.0.0.1:0\"", &format!("[mqtt.listener]\naddress = \"{mqtt}\""))
+        .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{admin}\""));
     let pushline = Pushline::start(BINARY, dir.path(), &fixed).await;
     until_disk_is_full(&pushline).await;
 
-    // Room again: all goes on by itself.
+    // The customer answers, and there is room again: all goes on by itself.
+    let address = hanging.address();
+    drop(hanging);
+    let back = async {
+        loop {
+            // The port is free once the last connection of the old one is closed.
+            match arrives(address, Behaviour::default()).await {
+                Ok(receiver) => break receiver,
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let _back = timeout(PATIENCE, back).await.expect("the port becomes free");
     let before = count.load(Ordering::Relaxed);
     std::fs::remove_file(&ballast).unwrap();
     let goes_on = async {
@@ -149,7 +162,7 @@ async fn a_disk_that_fills_up(min_free: &str) {
     ledger.dead(dead.iter().map(|letter| short(&decoded(&letter.payload))));
     ledger.check();
     println!("{} packets acknowledged on a disk of 300 MiB, {} dead letters", ledger.count(), dead.len());
-    assert!(ledger.count() > 1000);
+    assert!(ledger.count() > 500);
     assert_eq!(get(pushline.admin, "/readyz").await.unwrap().0, 200);
     pushline.terminate().await;
 }
