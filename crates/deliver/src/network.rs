@@ -155,9 +155,55 @@ async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static)
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::{TcpListener, TcpSocket};
+    use pushline_model::Outcome;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpSocket},
+    };
 
     use super::*;
+
+    /// A server of https for one request at a time, and the certificate that it shows.
+    async fn server() -> (SocketAddr, CertificateDer<'static>) {
+        let shown = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = shown.cert.der().clone();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(shown.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
+        let (acceptor, listener) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                // A client that doesn't believe the certificate hangs up.
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut request = Vec::new();
+                while !request.ends_with(b"ABC") {
+                    assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+                }
+                stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        (address, certificate)
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_to_who_proves_who_he_is_and_to_nobody_else() {
+        let (address, certificate) = server().await;
+        let url = format!("https://localhost:{}/push", address.port()).parse().unwrap();
+        let webhook = Arc::new(pushline_model::Webhook::new("w", url));
+        let egress = || Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let attempt = async |network| {
+            let destination = crate::destination::Destination::new(Arc::clone(&webhook), network).unwrap();
+            destination.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
+        };
+        let stranger = attempt(Network::new(egress()).unwrap()).await;
+        assert_eq!(stranger, Outcome::NoResponse(NoResponse::Tls));
+        let known = attempt(Network::believing(egress(), [certificate]).unwrap()).await;
+        assert_eq!(known, Outcome::Accepted { status: 204 });
+    }
 
     /// An address that takes no connection and refuses none: its queue is full.
     async fn swallows() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
