@@ -81,6 +81,7 @@ async fn a_hanging_customer_delays_nobody_in_its_partition_and_is_no_lag() {
         sick.lock().unwrap().values().filter(|bodies| bodies.len() > 1).count() >= 4
     })
     .await;
+    deliver.kill().await;
     let fine = fine.lock().unwrap();
     assert!(fine.values().all(|bodies| bodies.len() == 1), "what had settled isn't sent again");
     assert_eq!(arrived.lock().unwrap().len(), total / 5);
@@ -92,5 +93,4 @@ async fn a_hanging_customer_delays_nobody_in_its_partition_and_is_no_lag() {
          messages, {again} of the hanging one's came again",
         resident >> 20
     );
-    deliver.kill().await;
 }
