@@ -1,5 +1,7 @@
 //! The same on Kafka: ingest and deliver as processes of their own.
 
+mod away;
+mod crashes;
 mod flow;
 mod hang;
 mod load;
