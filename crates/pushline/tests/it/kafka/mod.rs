@@ -4,6 +4,7 @@ mod away;
 mod crashes;
 mod flow;
 mod hang;
+mod hand_over;
 mod load;
 
 use std::{path::Path, time::Duration};
