@@ -6,6 +6,7 @@ mod flow;
 mod hang;
 mod hand_over;
 mod load;
+mod zombie;
 
 use std::{path::Path, time::Duration};
 
