@@ -26,10 +26,10 @@ struct Need {
 /// Apache Kafka runs on java; mvn brings it.
 const KAFKA_NEEDS: [Need; 2] = [Need { program: "java", package: "default-jre-headless" }, Need { program: "mvn", package: "maven" }];
 
-/// The tests publish with Mosquitto's clients too.
-const TEST_NEEDS: [Need; 3] = {
+/// The tests publish with Mosquitto's clients too, and read topics with a consumer that knows nothing of Pushline.
+const TEST_NEEDS: [Need; 4] = {
     let [java, maven] = KAFKA_NEEDS;
-    [Need { program: "mosquitto_pub", package: "mosquitto-clients" }, java, maven]
+    [Need { program: "mosquitto_pub", package: "mosquitto-clients" }, Need { program: "kcat", package: "kcat" }, java, maven]
 };
 
 fn main() -> ExitCode {
@@ -89,7 +89,7 @@ fn need(needs: &[Need]) -> Result<(), String> {
     if programs.is_empty() { Ok(()) } else { Err(remedy()) }
 }
 
-/// `mosquitto_pub --version` ends with an error code in some versions: what counts is whether it can be started.
+/// `mosquitto_pub --version` ends with an error code in some versions, `kcat --version` in all: what counts is whether it can be started.
 fn has(program: &str, argument: &str) -> bool {
     !matches!(Command::new(program).arg(argument).output(), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

@@ -5,6 +5,7 @@ mod hostile;
 mod http;
 mod inbox;
 mod kafka;
+mod kcat;
 mod ledger;
 mod mosquitto;
 mod process;
@@ -16,6 +17,7 @@ pub use crate::{
     http::get,
     inbox::{Inbox, payloads},
     kafka::{KAFKA_VARIABLE, KAFKA_VERSION, Kafka, KafkaCluster, KafkaMetadata, KafkaPartition, KafkaSecurity},
+    kcat::kcat,
     ledger::Ledger,
     mosquitto::mosquitto_pub,
     process::{DeadLetterLine, Pushline, folder},

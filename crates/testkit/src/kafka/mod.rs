@@ -156,6 +156,38 @@ impl Kafka {
         assert_eq!(code.ok(), Some(0), "Kafka's error code");
     }
 
+    /// Deletes a topic.
+    ///
+    /// # Panics
+    /// When it can't be deleted.
+    pub async fn delete_topic(&self, topic: &str) {
+        assert_eq!(wire::delete_topic(self.address(), topic).await.ok(), Some(0), "Kafka's error code");
+    }
+
+    /// Changes one setting of a topic.
+    ///
+    /// # Panics
+    /// When Kafka doesn't.
+    pub async fn set(&self, topic: &str, name: &str, value: &str) {
+        assert_eq!(wire::set(self.address(), topic, name, value).await.ok(), Some(0), "Kafka's error code");
+    }
+
+    /// Deletes a partition's records below an offset; -1: all that are there.
+    ///
+    /// # Panics
+    /// When Kafka doesn't.
+    pub async fn delete_records(&self, topic: &str, partition: i32, below: i64) {
+        assert_eq!(wire::delete_records(self.address(), topic, partition, below).await.ok(), Some(0), "Kafka's error code");
+    }
+
+    /// The offset that a group has committed; -1 for none: what Kafka's own tools take lag from.
+    ///
+    /// # Panics
+    /// When Kafka doesn't answer.
+    pub async fn committed(&self, group: &str, topic: &str, partition: i32) -> i64 {
+        wire::committed(self.address(), group, topic, partition).await.expect("Kafka answers")
+    }
+
     /// Brokers, topics, leaders.
     ///
     /// # Panics

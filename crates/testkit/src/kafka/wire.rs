@@ -15,6 +15,10 @@ const METADATA: (i16, i16) = (3, 1);
 const CREATE_TOPICS: (i16, i16) = (19, 2);
 const CREATE_ACLS: (i16, i16) = (30, 1);
 const DELETE_ACLS: (i16, i16) = (31, 1);
+const DELETE_TOPICS: (i16, i16) = (20, 1);
+const DELETE_RECORDS: (i16, i16) = (21, 0);
+const INCREMENTAL_ALTER_CONFIGS: (i16, i16) = (44, 0);
+const OFFSET_FETCH: (i16, i16) = (9, 1);
 
 /// What a broker knows of its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +97,60 @@ pub(crate) async fn create_topic(broker: SocketAddr, topic: &str, partitions: i3
     throttle.and(codes.and_then(|codes| codes.first().copied())).ok_or(io::ErrorKind::InvalidData.into())
 }
 
+/// Deletes a topic: 0, or Kafka's error code.
+pub(crate) async fn delete_topic(broker: SocketAddr, topic: &str) -> io::Result<i16> {
+    let mut answer = ask(broker, DELETE_TOPICS, Request::default().i32(1).string(topic).i32(10_000)).await?;
+    let throttle = answer.i32();
+    let codes = answer.array(|answer| {
+        answer.string()?;
+        answer.i16()
+    });
+    throttle.and(codes.and_then(|codes| codes.first().copied())).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// Changes one setting of a topic: 0, or Kafka's error code.
+pub(crate) async fn set(broker: SocketAddr, topic: &str, name: &str, value: &str) -> io::Result<i16> {
+    let (of_a_topic, set) = (2, 0);
+    let setting = Request::default().i32(1).i8(of_a_topic).string(topic).i32(1).string(name).i8(set).string(value);
+    let mut answer = ask(broker, INCREMENTAL_ALTER_CONFIGS, setting.i8(0)).await?;
+    let throttle_and_count = answer.take(8).map(<[u8]>::len);
+    throttle_and_count.and_then(|_| answer.i16()).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// Deletes a partition's records below an offset: 0, or Kafka's error code.
+pub(crate) async fn delete_records(broker: SocketAddr, topic: &str, partition: i32, below: i64) -> io::Result<i16> {
+    let request = Request::default().i32(1).string(topic).i32(1).i32(partition).i64(below).i32(10_000);
+    let mut answer = ask(broker, DELETE_RECORDS, request).await?;
+    let throttle = answer.i32();
+    let codes = answer.array(|answer| {
+        answer.string()?;
+        let partitions = answer.array(|answer| {
+            answer.take(12)?;
+            answer.i16()
+        })?;
+        partitions.first().copied()
+    });
+    throttle.and(codes.and_then(|codes| codes.first().copied())).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// The offset that a group has committed; -1 for none.
+pub(crate) async fn committed(broker: SocketAddr, group: &str, topic: &str, partition: i32) -> io::Result<i64> {
+    let request = Request::default().string(group).i32(1).string(topic).i32(1).i32(partition);
+    let mut answer = ask(broker, OFFSET_FETCH, request).await?;
+    let offsets = answer.array(|answer| {
+        answer.string()?;
+        let partitions = answer.array(|answer| {
+            answer.i32()?;
+            let offset = answer.i64()?;
+            answer.string()?;
+            answer.i16().map(|code| (offset, code))
+        })?;
+        partitions.first().copied()
+    });
+    let first = offsets.and_then(|offsets| offsets.first().copied());
+    first.and_then(|(offset, code)| (code == 0).then_some(offset)).ok_or(io::ErrorKind::InvalidData.into())
+}
+
 impl Revoked<'_> {
     /// TOPIC, the name, LITERAL, the principal, any host, ALL, DENY (KIP-290).
     fn request(self) -> Request {
@@ -148,6 +206,10 @@ impl Request {
         self.bytes(&value.to_be_bytes())
     }
 
+    fn i64(self, value: i64) -> Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
     fn string(self, value: &str) -> Self {
         self.i16(i16::try_from(value.len()).expect("a name is short")).bytes(value.as_bytes())
     }
@@ -177,6 +239,10 @@ impl Answer {
 
     fn i32(&mut self) -> Option<i32> {
         self.take(4)?.try_into().ok().map(i32::from_be_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.take(8)?.try_into().ok().map(i64::from_be_bytes)
     }
 
     /// Empty for none.

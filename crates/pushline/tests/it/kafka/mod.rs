@@ -26,12 +26,12 @@ fn configuration_with(brokers: &str, prefix: &str, partitions: u32, properties: 
     Pushline::configuration(more).replace("[queue]\nmin_free = \"1MiB\"\n", &queue)
 }
 
-fn configuration(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
+pub(crate) fn configuration(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
     configuration_with(brokers, prefix, partitions, "", more)
 }
 
 /// Starts it in a folder of its own.
-async fn start(role: &str, dir: &Path, configuration: &str) -> Pushline {
+pub(crate) async fn start(role: &str, dir: &Path, configuration: &str) -> Pushline {
     let dir = dir.join(format!("{role}-{}", fastrand::u64(..)));
     std::fs::create_dir(&dir).unwrap();
     Pushline::start_as(role, BINARY, &dir, configuration).await
