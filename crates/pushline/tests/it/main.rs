@@ -11,6 +11,7 @@ mod document;
 mod hostile;
 mod isolation;
 mod kafka;
+mod kafka_losses;
 mod kafka_operator;
 mod limits;
 mod listener;

@@ -291,7 +291,7 @@ impl Poller {
             }
             // The log was cut below where it is read: the start finds out what that means.
             KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => {
-                let what = "the log doesn't hold the offset any more that is read next".to_owned();
+                let what = "the log doesn't hold the offset any more that is read next: it was cut, or its topic made anew".to_owned();
                 self.failure.note(&QueueError::Fatal { doing: "go on reading".into(), what });
             }
             // Brokers come and go: that is told where something waits for them.

@@ -1,0 +1,121 @@
+//! A Kafka whose packets topic isn't what it was: records are gone that hadn't settled, or it was made anew. Nobody is left to guess.
+
+use std::path::Path;
+
+use pushline_testkit::{Gateway, Inbox, Kafka, Pushline, folder, get, payloads};
+
+use crate::{
+    group,
+    kafka::{configuration, start},
+    kafka_operator::until_committed,
+    packets, webhook,
+};
+
+/// POSTs and returns what is answered, status and all.
+async fn post(process: &Pushline, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(process.admin).await.unwrap();
+    stream.write_all(format!("POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+struct Place {
+    kafka: &'static Kafka,
+    prefix: String,
+    configuration: String,
+    inbox: Inbox,
+}
+
+async fn place() -> Place {
+    let (kafka, inbox) = (Kafka::shared().await, Inbox::start().await);
+    let prefix = kafka.prefix();
+    let more = webhook("w", &inbox.url(), "") + &group("mti", "line", "w");
+    Place { configuration: configuration(kafka.brokers(), &prefix, 1, &more), kafka, prefix, inbox }
+}
+
+impl Place {
+    fn topic(&self) -> String {
+        format!("{}.packets", self.prefix)
+    }
+
+    async fn start(&self, role: &str, dir: &Path) -> Pushline {
+        start(role, dir, &self.configuration).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_deleted_unsettled_are_counted_and_told_until_somebody_says_so() {
+    let (mut place, dir) = (place().await, folder());
+    let ingest = place.start("ingest", dir.path()).await;
+    let deliver = place.start("deliver", dir.path()).await;
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", ["0", "1"])).await.unwrap();
+    place.inbox.packets(2).await;
+    until_committed(place.kafka, &place.prefix, 0, 2).await;
+    deliver.terminate().await;
+    gateway.publish(&packets("mti/1", ["2", "3", "4", "5", "6"])).await.unwrap();
+    place.kafka.delete_records(&place.topic(), 0, 5).await;
+    let deliver = place.start("deliver", dir.path()).await;
+    let texts: Vec<String> = place.inbox.packets(2).await.iter().flat_map(payloads).collect();
+    assert_eq!(texts, ["5", "6"], "it goes on at the log's start");
+    assert_eq!(deliver.metric("pushline_queue_lost_offsets_total", "").await, 3.0);
+    assert!(deliver.log().contains("ERROR") && deliver.log().contains("the log has lost records that hadn't settled"), "{}", deliver.log());
+    let (status, why) = get(deliver.admin, "/readyz").await.unwrap();
+    assert!(status == 503 && why.contains("lost 3 offsets"), "{status} {why}");
+    let answer = post(&deliver, "/losses/acknowledge").await;
+    assert!(answer.contains("3 lost offsets acknowledged"), "{answer}");
+    assert_eq!(get(deliver.admin, "/readyz").await.unwrap(), (200, "ready\n".to_owned()));
+    deliver.terminate().await;
+    ingest.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_under_the_same_name_is_told_and_read_from_its_start() {
+    let (mut place, dir) = (place().await, folder());
+    let ingest = place.start("ingest", dir.path()).await;
+    let deliver = place.start("deliver", dir.path()).await;
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", ["0", "1", "2"])).await.unwrap();
+    place.inbox.packets(3).await;
+    until_committed(place.kafka, &place.prefix, 0, 3).await;
+    deliver.terminate().await;
+    ingest.terminate().await;
+    place.kafka.delete_topic(&place.topic()).await;
+    // The next start creates it again, as it must be. It grows beyond the old one's committed offset.
+    let ingest = place.start("ingest", dir.path()).await;
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..5).map(|number| format!("new {number}")))).await.unwrap();
+    let deliver = place.start("deliver", dir.path()).await;
+    let texts: Vec<String> = place.inbox.packets(5).await.iter().flat_map(payloads).collect();
+    assert_eq!(texts, (0..5).map(|number| format!("new {number}")).collect::<Vec<_>>());
+    assert!(deliver.log().contains("ERROR") && deliver.log().contains("made anew"), "{}", deliver.log());
+    until_committed(place.kafka, &place.prefix, 0, 5).await;
+    deliver.terminate().await;
+    ingest.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_anew_while_it_is_read_ends_the_reading_and_the_next_start_reads_it_from_its_start() {
+    let (mut place, dir) = (place().await, folder());
+    let ingest = place.start("ingest", dir.path()).await;
+    let deliver = place.start("deliver", dir.path()).await;
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", ["0", "1", "2"])).await.unwrap();
+    place.inbox.packets(3).await;
+    until_committed(place.kafka, &place.prefix, 0, 3).await;
+    ingest.terminate().await;
+    place.kafka.delete_topic(&place.topic()).await;
+    let ingest = place.start("ingest", dir.path()).await;
+    // It ends, so that its next start finds out what happened to the log.
+    let (ended_well, log) = deliver.ended().await;
+    assert!(!ended_well && log.contains("made anew"), "{log}");
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..6).map(|number| format!("new {number}")))).await.unwrap();
+    let deliver = place.start("deliver", dir.path()).await;
+    let texts: Vec<String> = place.inbox.packets(6).await.iter().flat_map(payloads).collect();
+    assert_eq!(texts, (0..6).map(|number| format!("new {number}")).collect::<Vec<_>>());
+    deliver.terminate().await;
+    ingest.terminate().await;
+}
