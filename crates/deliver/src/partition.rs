@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use pushline_model::{Attempt, Cause, Offset, Outcome, Timestamp};
+use pushline_model::{Attempt, Cause, DeadLetter, Offset, Outcome, Timestamp};
 use pushline_queue::{AppendError, DeadLetters, Frame, LastPassed, Partition, QueueError, Reader, Restart, Saved};
 use tokio::{
     sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
-    time::{Interval, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
+    time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{error, info, warn};
 
@@ -31,6 +31,9 @@ const TURN: usize = 8 << 20;
 
 /// How long the last save may take where nobody waits for the partition.
 const LAST_SAVE: Duration = Duration::from_secs(10);
+
+/// After so long, a dead letter that was refused is written again.
+const BURY_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a partition task needs besides its partition.
 #[derive(Clone)]
@@ -96,7 +99,7 @@ struct Ended {
     attempt: Attempt,
 }
 
-/// Dead letters that were written, or couldn't be.
+/// Dead letters that were written, or never will be.
 struct Buried {
     key: BurialKey,
     cause: Cause,
@@ -355,7 +358,7 @@ impl Task {
             return;
         }
         for Burial { key, cause, letters } in burials {
-            let written = self.around.dead_letters.bury_all(&letters);
+            let written = write(self.around.dead_letters.clone(), letters);
             self.burials.push(written.map(move |result| Buried { key, cause, result }).boxed());
         }
         self.ask();
@@ -364,8 +367,7 @@ impl Task {
     fn buried(&mut self, Buried { key, cause, result }: Buried) -> Result<(), QueueError> {
         match result {
             Ok(()) => self.metrics.dead_lettered(cause, self.lanes.buried(key)),
-            Err(AppendError::Closed) => return Err(QueueError::Closed),
-            Err(refused @ AppendError::Refused(_)) => error!(%refused, "a dead letter can't be written: its message stays unsettled"),
+            Err(_) => return Err(QueueError::Closed),
         }
         self.changed = true;
         self.turn.wanted = true;
@@ -491,6 +493,27 @@ impl Turn {
         self.owed = self.bytes;
         self.wanted = true;
         self.under_way.take()
+    }
+}
+
+/// Writes dead letters until they are kept: what refuses them (a limit of the topic, rights on it) can be mended. Their message stays unsettled
+/// until then.
+fn write(dead_letters: DeadLetters, letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
+    let mut written = dead_letters.bury_all(&letters);
+    async move {
+        let mut told = false;
+        loop {
+            match written.await {
+                Err(refused @ AppendError::Refused(_)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        error!(%refused, "a dead letter can't be written for now: its message stays unsettled");
+                    }
+                    sleep(BURY_AGAIN).await;
+                    written = dead_letters.bury_all(&letters);
+                }
+                kept_or_closed => return kept_or_closed,
+            }
+        }
     }
 }
 
