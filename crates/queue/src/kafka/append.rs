@@ -11,7 +11,7 @@ use std::{
 
 use metrics::histogram;
 use rdkafka::{
-    ClientContext, Message,
+    ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -40,8 +40,18 @@ pub(super) struct Batch {
     /// Tokens that haven't come back.
     waits: AtomicUsize,
     began: Instant,
-    failed: OnceLock<AppendError>,
+    topic: String,
+    /// Bytes of its largest value.
+    largest: usize,
+    failed: OnceLock<Unkept>,
     resolver: Mutex<Option<Resolver>>,
+}
+
+/// Why a record isn't kept.
+#[derive(Debug)]
+struct Unkept {
+    error: AppendError,
+    for_its_size: bool,
 }
 
 // === impl Appender ===
@@ -60,7 +70,9 @@ impl Appender {
             return Appended::ready(Err(refused));
         }
         let mut scratch = Vec::with_capacity(64);
+        let largest = records.iter().map(|record| record.payload.len()).max().unwrap_or_default();
         self.send(
+            (topic, largest),
             records.len(),
             records.iter().map(|record| {
                 header::encode(record, &mut scratch);
@@ -73,10 +85,10 @@ impl Appender {
     /// Appends bytes of ours to a partition of a topic of ours.
     pub(super) fn put(&self, topic: &str, partition: i32, key: &str, bytes: &[u8]) -> Appended {
         let record = |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).key(key).payload(bytes);
-        self.send(1, std::iter::once(record))
+        self.send((topic, bytes.len()), 1, std::iter::once(record))
     }
 
-    fn send<'a, F>(&self, count: usize, records: impl Iterator<Item = F>) -> Appended
+    fn send<'a, F>(&self, (topic, largest): (&str, usize), count: usize, records: impl Iterator<Item = F>) -> Appended
     where
         F: FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>,
     {
@@ -90,13 +102,15 @@ impl Appender {
         let batch = Arc::new(Batch {
             waits: AtomicUsize::new(count),
             began: Instant::now(),
+            topic: topic.to_owned(),
+            largest,
             failed: OnceLock::new(),
             resolver: Mutex::new(Some(resolver)),
         });
         self.health.appending();
         for record in records {
             if let Err((error, _)) = self.producer.send(record(Arc::clone(&batch))) {
-                batch.token(Err(refusal(&error)), &self.health);
+                batch.token(Err(&error), &self.health);
             }
         }
         appended
@@ -138,29 +152,35 @@ impl fmt::Debug for Appender {
 
 impl Batch {
     /// A token is back. The last one says what became of the batch.
-    fn token(&self, result: Result<(), AppendError>, health: &Health) {
-        result.err().into_iter().for_each(|error| _ = self.failed.set(error));
+    fn token(&self, result: Result<(), &KafkaError>, health: &Health) {
+        result.err().into_iter().for_each(|error| _ = self.failed.set(unkept(&self.topic, error)));
         if self.waits.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        let result = self.failed.get().map_or(Ok(()), |error| Err(error.clone()));
-        match &result {
-            Ok(()) => health.appended(),
-            Err(error) => health.refused(&error.to_string()),
+        match self.failed.get() {
+            None => health.appended(&self.topic, self.largest),
+            Some(Unkept { error: AppendError::Closed, .. }) => health.taken_back(),
+            Some(Unkept { error, for_its_size }) => {
+                health.refused(&self.topic, if *for_its_size { self.largest } else { 0 }, &error.to_string());
+            }
         }
         histogram!(names::APPEND_SECONDS).record(self.began.elapsed());
+        let result = self.failed.get().map_or(Ok(()), |unkept| Err(unkept.error.clone()));
         let resolver = self.resolver.lock().unwrap_or_else(PoisonError::into_inner).take();
         resolver.into_iter().for_each(|resolver| resolver.resolve(result.clone()));
     }
 }
 
-fn refusal(error: &KafkaError) -> AppendError {
-    match error.rdkafka_error_code() {
+fn unkept(topic: &str, error: &KafkaError) -> Unkept {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    let why = code.map_or_else(|| error.to_string(), |code| code.to_string());
+    let error = match code {
         // Taken back while the queue was closed.
-        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => AppendError::Closed,
-        Some(code) => AppendError::Refused(code.to_string()),
-        None => AppendError::Refused(error.to_string()),
-    }
+        Some(Code::PurgeQueue | Code::PurgeInflight) => AppendError::Closed,
+        _ => AppendError::Refused(format!("{topic}: {why}")),
+    };
+    Unkept { error, for_its_size: code == Some(Code::MessageSizeTooLarge) }
 }
 
 // === impl Deliveries ===
@@ -183,10 +203,7 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Arc<Batch>;
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, batch: Arc<Batch>) {
-        let result = delivery.as_ref().map(drop).map_err(|(error, message)| match refusal(error) {
-            AppendError::Refused(why) => AppendError::Refused(format!("{}: {why}", message.topic())),
-            closed @ AppendError::Closed => closed,
-        });
+        let result = delivery.as_ref().map(drop).map_err(|(error, _)| error);
         batch.token(result, &self.health);
     }
 }
