@@ -13,6 +13,7 @@ mod isolation;
 mod kafka;
 mod kafka_losses;
 mod kafka_operator;
+mod kafka_refusals;
 mod limits;
 mod listener;
 mod reload;
