@@ -123,6 +123,32 @@ fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
     }
 }
 
+#[cfg(feature = "kafka")]
+#[test]
+fn a_mistake_about_kafka_is_told_at_its_field() {
+    const KAFKA: &str = "[queue]\nkind = \"kafka\"\n";
+    for (more, expected) in [
+        ("", ":1: queue.kafka: it is missing: [queue.kafka] with brokers"),
+        ("[queue.kafka]\npartitions = 4", ":3: queue.kafka.brokers: it is missing"),
+        ("[queue.kafka]\nbrokers = \" \"", ":4: queue.kafka.brokers: it is empty: host:port"),
+        ("[queue.kafka]\nbrokers = \"a:1\"\ntopic_prefix = \"a/b\"", ":5: queue.kafka.topic_prefix: 1 to 200 letters"),
+        ("[queue.kafka]\nbrokers = \"a:1\"\npartitions = 0", ":5: queue.kafka.partitions: 1 to 10000"),
+        ("[queue.kafka]\nbrokers = \"a:1\"\nbroker = \"b\"", ":5: queue.kafka.broker: there is no such field; did you mean brokers?"),
+        (
+            "[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"acks\" = \"1\" }",
+            ":5: queue.kafka.properties.acks: Pushline sets it: the promise rests on it",
+        ),
+        (
+            "[queue.kafka]\nbrokers = \"a:1\"\n[queue.kafka.properties]\n\"linger.ms\" = \"5\"\n\"sasl.pasword\" = \"p\"",
+            ":7: queue.kafka.properties.sasl.pasword: No such configuration property",
+        ),
+        ("[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"linger.ms\" = \"soon\" }", ":5: queue.kafka.properties.linger.ms: "),
+    ] {
+        let error = mistake(&format!("{KAFKA}{more}"));
+        assert!(error.starts_with(&format!("/etc/p.toml{expected}")), "{error}\n  expected {expected}");
+    }
+}
+
 #[test]
 fn the_environment_overrides_what_is_no_list() {
     let with = |name: &str, value: &str| Config::parse(Path::new("p.toml"), "[queue]\ndir = \"a\"", [(name.to_owned(), value.to_owned())]);
