@@ -3,8 +3,8 @@
 mod away;
 mod crashes;
 mod flow;
-mod hang;
 mod hand_over;
+mod hang;
 mod load;
 mod zombie;
 
