@@ -108,6 +108,11 @@ impl Live {
 
     // --- for the task
 
+    /// Whether the partition is lost.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// The next frame. `resume` is called when there is room again.
     pub(super) async fn next(&self, resume: impl Fn()) -> Frame {
         loop {

@@ -166,16 +166,19 @@ impl Partition for KafkaPartition {
         .boxed()
     }
 
-    /// A commit is refused to whoever isn't in the group any more.
+    /// A commit is refused to whoever isn't in the group any more; it may also be refused while the group rebalances and the partition stays.
+    /// Which of the two it is, the revoke tells.
     fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool> {
         async move {
             loop {
-                match self.try_commit(watermark).await {
-                    Ok(Ok(())) => return true,
-                    Ok(Err(error)) if is_lost(&error) => return false,
-                    Ok(Err(_)) => sleep(ANSWER / 20).await,
-                    Err(_) => return false,
+                let committed = self.try_commit(watermark).await;
+                if self.live.is_closed() || committed.is_err() {
+                    return false;
                 }
+                if matches!(committed, Ok(Ok(()))) {
+                    return true;
+                }
+                sleep(ANSWER / 20).await;
             }
         }
         .boxed()
