@@ -1,14 +1,10 @@
 //! Dead letters (LANES.md L14): what couldn't be delivered, kept in a log of its own and found again by group, cause and time.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, fmt, ops::Range, sync::Arc};
 
 use pushline_model::{Cause, DeadLetter, Offset, Timestamp};
 
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::{Append, AppendError, Appended, Kind, QueueError, Read, Record};
 
@@ -20,8 +16,16 @@ const VERSION: u8 = 1;
 pub struct DeadLetters {
     append: Arc<dyn Append>,
     read: Arc<dyn Read>,
-    /// The offsets of those that were replayed, once somebody asked.
-    replayed: Arc<OnceCell<Mutex<HashSet<Offset>>>>,
+    marks: Arc<Mutex<Marks>>,
+}
+
+/// Which ones were replayed, by this process or another that shares the log.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Their offsets.
+    replayed: HashSet<Offset>,
+    /// The log was read up to here.
+    read: Offset,
 }
 
 /// Which ones to list.
@@ -69,7 +73,7 @@ impl DeadLetters {
     /// Dead letters over a log.
     #[must_use]
     pub fn new<L: Append + Read + 'static>(log: Arc<L>) -> Self {
-        Self { append: Arc::clone(&log) as Arc<dyn Append>, read: log, replayed: Arc::default() }
+        Self { append: Arc::clone(&log) as Arc<dyn Append>, read: log, marks: Arc::default() }
     }
 
     /// Writes one. It is kept once this resolves.
@@ -93,13 +97,18 @@ impl DeadLetters {
     /// # Errors
     /// What reading the log gives; [`QueueError::Unreadable`] for a record that this version can't read.
     pub async fn list(&self, filter: &Filter, from: Offset, limit: usize) -> Result<Page, QueueError> {
-        let replayed = self.replayed().await?;
-        let is_replayed = |offset: &Offset| lock(replayed).contains(offset);
         let bounds = self.read.bounds().await?;
+        self.read_marks(&bounds).await?;
         let end = filter.below.map_or(bounds.end, |below| below.min(bounds.end));
-        let mut at = from.max(bounds.start);
-        let mut reader = self.read.reader(at);
-        let mut found = Vec::new();
+        let mut page = self.page(filter, from.max(bounds.start), end, limit).await?;
+        let marks = self.marks.lock().await;
+        page.found.iter_mut().for_each(|found| found.replayed = marks.replayed.contains(&found.offset));
+        Ok(page)
+    }
+
+    /// Without what was replayed.
+    async fn page(&self, filter: &Filter, mut at: Offset, end: Offset, limit: usize) -> Result<Page, QueueError> {
+        let (mut found, mut reader) = (Vec::new(), self.read.reader(at));
         while at < end {
             let frame = reader.next().await?;
             for (offset, record) in frame.records(at).take_while(|(offset, _)| *offset < end) {
@@ -108,7 +117,7 @@ impl DeadLetters {
                 }
                 if record.kind == Kind::DeadLetter && filter.wants_record(&record) {
                     let letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
-                    found.extend(filter.wants(&letter).then(|| Found { offset, letter, replayed: is_replayed(&offset) }));
+                    found.extend(filter.wants(&letter).then_some(Found { offset, letter, replayed: false }));
                 }
             }
             at = frame.end();
@@ -122,33 +131,29 @@ impl DeadLetters {
     /// What appending gives.
     pub async fn mark_replayed(&self, offsets: &[Offset], at: Timestamp) -> Result<(), AppendError> {
         let payload = postcard::to_stdvec(offsets).map_err(|error| AppendError::Refused(error.to_string()))?;
-        self.append.append(&[Record { group: "", at, kind: Kind::Replayed, payload: &payload }]).await?;
-        self.replayed.get().into_iter().for_each(|replayed| lock(replayed).extend(offsets));
+        self.append.append(&[Record { group: "", at, kind: Kind::Replayed, payload: &payload }]).await
+    }
+
+    /// Reads on to the end: another process may have replayed some since. What is deleted meanwhile is forgotten.
+    async fn read_marks(&self, bounds: &Range<Offset>) -> Result<(), QueueError> {
+        let mut marks = self.marks.lock().await;
+        if marks.read > bounds.end {
+            // The log was made anew.
+            *marks = Marks::default();
+        }
+        marks.read = marks.read.max(bounds.start);
+        let mut reader = self.read.reader(marks.read);
+        while marks.read < bounds.end {
+            let frame = reader.next().await?;
+            for (offset, record) in frame.records(marks.read).filter(|(_, record)| record.kind == Kind::Replayed) {
+                let offsets: Vec<Offset> = postcard::from_bytes(record.payload).map_err(|_| QueueError::Unreadable { offset })?;
+                marks.replayed.extend(offsets);
+            }
+            marks.read = frame.end();
+        }
+        marks.replayed.retain(|offset| *offset >= bounds.start);
         Ok(())
     }
-
-    /// The marks, read from the whole log once.
-    async fn replayed(&self) -> Result<&Mutex<HashSet<Offset>>, QueueError> {
-        self.replayed.get_or_try_init(|| self.read_marks()).await
-    }
-
-    async fn read_marks(&self) -> Result<Mutex<HashSet<Offset>>, QueueError> {
-        let bounds = self.read.bounds().await?;
-        let (mut at, mut reader, mut marks) = (bounds.start, self.read.reader(bounds.start), HashSet::new());
-        while at < bounds.end {
-            let frame = reader.next().await?;
-            for (offset, record) in frame.records(at).filter(|(_, record)| record.kind == Kind::Replayed) {
-                let offsets: Vec<Offset> = postcard::from_bytes(record.payload).map_err(|_| QueueError::Unreadable { offset })?;
-                marks.extend(offsets.into_iter().filter(|offset| *offset >= bounds.start));
-            }
-            at = frame.end();
-        }
-        Ok(Mutex::new(marks))
-    }
-}
-
-fn lock(replayed: &Mutex<HashSet<Offset>>) -> std::sync::MutexGuard<'_, HashSet<Offset>> {
-    replayed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for DeadLetters {
@@ -182,4 +187,45 @@ fn encode(letter: &DeadLetter) -> Result<Vec<u8>, postcard::Error> {
 fn decode(bytes: &[u8]) -> Option<DeadLetter> {
     let (&version, rest) = bytes.split_first()?;
     (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Queue, memory::Memory};
+
+    /// The same log as another process sees it.
+    fn elsewhere(letters: &DeadLetters) -> DeadLetters {
+        DeadLetters { append: Arc::clone(&letters.append), read: Arc::clone(&letters.read), marks: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn what_another_process_has_replayed_since_is_known() {
+        let here = Memory::new().dead_letters();
+        let there = elsewhere(&here);
+        for group in ["o/1", "o/2", "o/3"] {
+            let letter = DeadLetter {
+                time: Timestamp(1),
+                group: group.to_owned(),
+                webhook: None,
+                message_id: None,
+                array: false,
+                cause: Cause::Expired,
+                status: None,
+                response: Vec::new(),
+                attempts: Vec::new(),
+                packets: Vec::new(),
+            };
+            here.bury(&letter).await.unwrap();
+        }
+        let replayed = async |letters: &DeadLetters| {
+            let found = letters.list(&Filter::default(), 0, 10).await.unwrap().found;
+            found.into_iter().filter(|found| found.replayed).map(|found| found.offset).collect::<Vec<_>>()
+        };
+        assert_eq!((replayed(&here).await, replayed(&there).await), (vec![], vec![]));
+        here.mark_replayed(&[1], Timestamp(2)).await.unwrap();
+        assert_eq!((replayed(&here).await, replayed(&there).await), (vec![1], vec![1]));
+        there.mark_replayed(&[0, 2], Timestamp(3)).await.unwrap();
+        assert_eq!((replayed(&here).await, replayed(&there).await), (vec![0, 1, 2], vec![0, 1, 2]));
+    }
 }
