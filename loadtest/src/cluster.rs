@@ -57,7 +57,7 @@ async fn over_kafka(kafka: &Kafka) -> Result<Round> {
     for number in 0..GROUPS {
         more += &format!("[[groups]]\norg = \"o{number}\"\nname = \"g\"\nwebhook = \"w\"\ndefault = true\n");
     }
-    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), PARTITIONS, &more);
+    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), PARTITIONS, "", &more);
     let mut roles = Vec::new();
     for role in ["ingest", "deliver"] {
         let own = dir.path().join(role);

@@ -58,11 +58,13 @@ impl Pushline {
         )
     }
 
-    /// The same over a Kafka, with topics of its own.
+    /// The same over a Kafka, with topics of its own. `properties` are librdkafka's, as in a table of TOML.
     #[must_use]
-    pub fn configuration_over_kafka(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
-        let queue =
-            format!("kind = \"kafka\"\n[queue.kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{prefix}\"\npartitions = {partitions}\n");
+    pub fn configuration_over_kafka(brokers: &str, prefix: &str, partitions: u32, properties: &str, more: &str) -> String {
+        let queue = format!(
+            "kind = \"kafka\"\n[queue.kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{prefix}\"\npartitions = {partitions}\n\
+             properties = {{ {properties} }}\n"
+        );
         Self::configuration(more).replace("min_free = \"1MiB\"\n", &queue)
     }
 

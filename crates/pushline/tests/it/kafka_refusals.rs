@@ -73,8 +73,7 @@ async fn secured(more: &str) -> (Kafka, String, String) {
     let prefix = kafka.prefix();
     let properties: Vec<String> =
         kafka.security().properties("SCRAM-SHA-256").iter().map(|(name, value)| format!("\"{name}\" = {value:?}")).collect();
-    let configuration = configuration(&kafka.security().brokers, &prefix, 1, more)
-        .replace("partitions = 1\n", &format!("partitions = 1\nproperties = {{ {} }}\n", properties.join(", ")));
+    let configuration = Pushline::configuration_over_kafka(&kafka.security().brokers, &prefix, 1, &properties.join(", "), more);
     (kafka, prefix, configuration)
 }
 
@@ -127,8 +126,8 @@ async fn over_tls_with_a_password_all_goes_on_when_rights_that_were_taken_are_gi
 #[tokio::test(flavor = "multi_thread")]
 async fn check_hides_the_password_of_kafka() {
     let dir = folder();
-    let properties = "partitions = 1\nproperties = { \"security.protocol\" = \"sasl_ssl\", \"sasl.username\" = \"u\", \"sasl.password\" = \"s3cret\" }\n";
-    let configuration = configuration("127.0.0.1:1", "p", 1, "").replace("partitions = 1\n", properties);
+    let properties = "\"security.protocol\" = \"sasl_ssl\", \"sasl.username\" = \"u\", \"sasl.password\" = \"s3cret\"";
+    let configuration = Pushline::configuration_over_kafka("127.0.0.1:1", "p", 1, properties, "");
     let file = dir.path().join("pushline.toml");
     std::fs::write(&file, configuration).unwrap();
     let output = Command::new(BINARY).args(["check", "--config"]).arg(&file).output().await.unwrap();

@@ -10,7 +10,7 @@ use pushline_testkit::{Behaviour, Gateway, Kafka, Ledger, PATIENCE, Pushline, fo
 use tokio::time::sleep;
 
 use super::{
-    SHORT_SESSION, configuration_with,
+    SHORT_SESSION,
     load::{Load, Sink, groups, until_nothing_is_missing},
     start,
 };
@@ -53,7 +53,7 @@ async fn while_kafka_is_away_nothing_is_acknowledged_and_afterwards_everything_f
         + &webhook("slow", &slow.url(), "concurrency = 1\norder = \"strict\"")
         + &groups(8, "w")
         + &crate::group("slow", "g", "slow");
-    let configuration = configuration_with(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
+    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
     let ingests = [start("ingest", dir.path(), &configuration).await, start("ingest", dir.path(), &configuration).await];
     let deliverers = [start("deliver", dir.path(), &configuration).await, start("deliver", dir.path(), &configuration).await];
     let load = Load::begin(8, &ingests.each_ref().map(|ingest| ingest.mqtt), &ledger);
@@ -121,7 +121,7 @@ async fn a_process_ends_when_it_is_told_to_though_kafka_is_away() {
     let (mut kafka, dir, ledger) = (Kafka::with(&[]).await, folder(), Arc::new(Ledger::default()));
     let sink = Sink::start(Behaviour::default(), &ledger).await;
     let more = webhook("w", &sink.url(), "window = \"200ms\"") + &groups(4, "w");
-    let configuration = configuration_with(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
+    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
     let (ingest, deliver) = (start("ingest", dir.path(), &configuration).await, start("deliver", dir.path(), &configuration).await);
     let load = Load::begin(4, &[ingest.mqtt], &ledger);
     load.goes_on(200).await;

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pushline_testkit::{Behaviour, KafkaCluster, Ledger, folder};
+use pushline_testkit::{Behaviour, KafkaCluster, Ledger, Pushline, folder};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    SHORT_SESSION, configuration_with,
+    SHORT_SESSION,
     load::{Load, Sink, groups, until_nothing_is_missing},
     start,
 };
@@ -21,7 +21,7 @@ async fn after_kill_9_of_ingests_deliverers_and_brokers_at_random_nothing_acknow
         + &webhook("slow", &slow.url(), "window = \"100ms\"")
         + &groups(8, "w")
         + &(8..12).map(|number| crate::group(&format!("o{number}"), "g", "slow")).collect::<String>();
-    let configuration = configuration_with(&kafka.brokers(), "t", 4, SHORT_SESSION, &more);
+    let configuration = Pushline::configuration_over_kafka(&kafka.brokers(), "t", 4, SHORT_SESSION, &more);
     let mut ingests = Vec::new();
     let mut deliverers = Vec::new();
     for _ in 0..2 {

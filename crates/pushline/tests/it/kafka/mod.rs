@@ -17,17 +17,9 @@ use crate::{BINARY, group, packets, webhook};
 /// Deliverers that are gone are missed soon.
 const SHORT_SESSION: &str = "\"session.timeout.ms\" = \"3000\", \"heartbeat.interval.ms\" = \"500\"";
 
-/// A configuration over a Kafka, with topics of its own. `properties` are librdkafka's.
-fn configuration_with(brokers: &str, prefix: &str, partitions: u32, properties: &str, more: &str) -> String {
-    let queue = format!(
-        "[queue]\nkind = \"kafka\"\n[queue.kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{prefix}\"\npartitions = {partitions}\n\
-         properties = {{ {properties} }}\n"
-    );
-    Pushline::configuration(more).replace("[queue]\nmin_free = \"1MiB\"\n", &queue)
-}
-
+/// A configuration over a Kafka, with topics of its own.
 pub(crate) fn configuration(brokers: &str, prefix: &str, partitions: u32, more: &str) -> String {
-    configuration_with(brokers, prefix, partitions, "", more)
+    Pushline::configuration_over_kafka(brokers, prefix, partitions, "", more)
 }
 
 /// Starts it in a folder of its own.

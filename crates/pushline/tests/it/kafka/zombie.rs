@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pushline_testkit::{Behaviour, Gateway, Kafka, Ledger, PATIENCE, folder};
+use pushline_testkit::{Behaviour, Gateway, Kafka, Ledger, PATIENCE, Pushline, folder};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use super::{
-    SHORT_SESSION, configuration_with,
+    SHORT_SESSION,
     load::{Load, Sink, groups, until_nothing_is_missing},
     start,
 };
@@ -25,7 +25,7 @@ async fn a_zombie_loses_nothing_and_buries_nothing_that_another_took_over() {
         + &webhook("once", &hangs.url(), "window = \"100ms\"\ntimeout = \"8s\"\nretries = 0\nconcurrency = 40")
         + &groups(8, "w")
         + &(50..58).map(|number| group(&format!("o{number}"), "g", "once")).collect::<String>();
-    let configuration = configuration_with(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
+    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
     let ingest = start("ingest", dir.path(), &configuration).await;
     let zombie = start("deliver", dir.path(), &configuration).await;
     zombie.until_metric("pushline_queue_assigned_partitions", "", |partitions| partitions == 4.0).await;
