@@ -27,9 +27,6 @@ const UNKNOWN_FOR: Duration = Duration::from_mins(5);
 /// A lane at most this many records behind the head is served by the near sweep (L4).
 const NEAR: Offset = 200_000;
 
-/// Fewer entries for closing windows than this aren't worth a look at which of them are over.
-const FEW_CLOSES: usize = 256;
-
 /// One partition's lanes and how far it has read.
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -47,8 +44,6 @@ pub(crate) struct Lanes {
     /// dropped when they come up, or all at once when they are too many, since only one of the two moves at a time.
     closes_by_log: BinaryHeap<Reverse<(Timestamp, LaneKey)>>,
     closes_by_clock: BinaryHeap<Reverse<(Instant, LaneKey)>>,
-    /// How many are too many.
-    closes_max: usize,
     pauses: BinaryHeap<Reverse<(Instant, LaneKey, Offset)>>,
     /// When lanes whose group is unknown are lost.
     unknown: BinaryHeap<Reverse<(Instant, LaneKey)>>,
@@ -168,7 +163,6 @@ impl Lanes {
             lines: HashMap::new(),
             closes_by_log: BinaryHeap::new(),
             closes_by_clock: BinaryHeap::new(),
-            closes_max: FEW_CLOSES,
             pauses: BinaryHeap::new(),
             unknown: BinaryHeap::new(),
             expiry: None,
@@ -374,19 +368,7 @@ impl Lanes {
         if let (Some(by_log), Some(by_clock)) = (lane.window_end(), lane.closes) {
             self.closes_by_log.push(Reverse((by_log, key)));
             self.closes_by_clock.push(Reverse((by_clock, key)));
-            self.forget_closed();
         }
-    }
-
-    /// Keeps the entries of windows that are open, once there are twice as many as there were.
-    fn forget_closed(&mut self) {
-        if self.closes_by_log.len() + self.closes_by_clock.len() <= self.closes_max {
-            return;
-        }
-        let live = |key: LaneKey| self.lanes.get(key).filter(|lane| lane.is_live());
-        self.closes_by_log.retain(|Reverse((at, key))| live(*key).is_some_and(|lane| lane.window_end() == Some(*at)));
-        self.closes_by_clock.retain(|Reverse((at, key))| live(*key).is_some_and(|lane| lane.closes == Some(*at)));
-        self.closes_max = FEW_CLOSES.max(2 * (self.closes_by_log.len() + self.closes_by_clock.len()));
     }
 
     // --- sweeps (L4)
