@@ -175,6 +175,13 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
 // === impl FrameBuilder ===
 
 impl FrameBuilder {
+    /// Room for so many bytes of records at once.
+    #[must_use]
+    #[cfg(feature = "kafka")]
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(HEADER + bytes), count: 0 }
+    }
+
     /// Whether nothing was pushed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

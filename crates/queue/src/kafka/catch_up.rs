@@ -206,7 +206,7 @@ impl CatchUpReader {
         }
     }
 
-    async fn next_frame(&mut self) -> Result<Frame, QueueError> {
+    pub(super) async fn next_frame(&mut self) -> Result<Frame, QueueError> {
         loop {
             if let Some(frame) = self.ahead.pop_front() {
                 return Ok(frame);

@@ -20,6 +20,8 @@ pub(super) struct Frames {
     next: Offset,
     full: Vec<Frame>,
     bytes: usize,
+    /// Bytes of the frame before: the next is much like it, so it needn't grow step by step, nor hold twice what it needs.
+    usual: usize,
 }
 
 impl Frames {
@@ -30,6 +32,7 @@ impl Frames {
         }
         if self.builder.is_empty() {
             self.base = offset;
+            self.builder = FrameBuilder::with_capacity(self.usual);
         }
         self.builder.push(&record);
         self.bytes += record.payload.len() + record.group.len();
@@ -54,7 +57,9 @@ impl Frames {
 
     fn seal(&mut self) {
         if !self.builder.is_empty() {
-            self.full.push(mem::take(&mut self.builder).seal(self.base, self.base));
+            let frame = mem::take(&mut self.builder).seal(self.base, self.base);
+            self.usual = frame.bytes().len() * 9 / 8;
+            self.full.push(frame);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use pushline_model::Offset;
 use tokio::sync::Notify;
 
+use super::recent::Recent;
 use crate::Frame;
 
 /// A pause throws away what was fetched ahead, so a task that is only a little slower is waited for. Rebalances wait as long.
@@ -18,7 +19,8 @@ const MOMENT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Live {
     index: u32,
-    /// Beyond so many bytes the partition is paused, if its task doesn't take anything for a moment; below a quarter it is read again.
+    /// Beyond so many bytes the partition is paused, if its task doesn't take anything for a moment; below a quarter it is read again. So many
+    /// bytes of what the task has taken are kept, too.
     most: usize,
     state: Mutex<State>,
     /// Frames have come.
@@ -33,6 +35,8 @@ struct State {
     begin: Option<Offset>,
     frames: VecDeque<Frame>,
     bytes: usize,
+    /// What the task has taken last.
+    recent: Recent,
     paused: bool,
     /// It is another process's from now on.
     closed: bool,
@@ -124,10 +128,16 @@ impl Live {
         }
     }
 
+    /// The frame with the first record from an offset on, if the task has taken it lately.
+    pub(super) fn recent(&self, offset: Offset) -> Option<Frame> {
+        self.state().recent.at(offset).cloned()
+    }
+
     fn take(&self, resume: impl Fn()) -> Option<Frame> {
         let mut state = self.state();
         let frame = state.frames.pop_front()?;
         state.bytes -= frame.bytes().len();
+        state.recent.push(frame.clone(), self.most);
         if state.bytes <= self.most {
             self.taken.notify_one();
         }

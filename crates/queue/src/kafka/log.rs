@@ -8,7 +8,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
     append::Appender,
-    catch_up::{CatchUp, Place},
+    catch_up::{CatchUp, CatchUpReader, Place},
     health::Health,
 };
 use crate::{Append, AppendError, Appended, QueueError, Read, Reader, Record};
@@ -34,6 +34,10 @@ impl KafkaLog {
     /// Bytes of ours.
     pub(super) async fn put(&self, key: &str, bytes: &[u8]) -> Result<(), AppendError> {
         self.appender.put(&self.place.topic, self.place.partition, key, bytes).await
+    }
+
+    pub(super) fn read_from(&self, offset: Offset) -> CatchUpReader {
+        self.catch_up.reader(self.place.clone(), offset, &self.health)
     }
 
     /// Asks until Kafka answers.
@@ -63,7 +67,7 @@ impl KafkaLog {
             if from >= bounds.end {
                 return Ok(None);
             }
-            let mut reader = self.catch_up.reader(self.place.clone(), from, &self.health);
+            let mut reader = self.read_from(from);
             let (mut last, mut at) = (None, from);
             while at < bounds.end {
                 let frames = reader.read_on().await?;
@@ -98,7 +102,7 @@ impl Read for KafkaLog {
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {
-        Box::new(self.catch_up.reader(self.place.clone(), from, &self.health))
+        Box::new(self.read_from(from))
     }
 }
 

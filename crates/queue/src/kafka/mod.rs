@@ -10,7 +10,7 @@
 //! |---|---|
 //! | the header (pure) | `header.rs` |
 //! | live reading and rebalances | `group.rs`, handed over by `live.rs` |
-//! | reading at a place of its own | `catch_up.rs` |
+//! | reading at a place of its own | `recent.rs` where it was passed lately, else `catch_up.rs` |
 //! | appending | `append.rs` |
 //! | a partition's progress and watermark | `partition.rs` |
 //! | creating and checking topics | `topics.rs` |
@@ -26,6 +26,7 @@ mod health;
 mod live;
 mod log;
 mod partition;
+mod recent;
 #[cfg(test)]
 mod tests;
 mod topics;

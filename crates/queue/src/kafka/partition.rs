@@ -16,6 +16,7 @@ use super::{
     group::{Rebalances, set_paused},
     live::Live,
     log::KafkaLog,
+    recent::NearReader,
 };
 use crate::{AppendError, Frame, Partition, Progress, QueueError, Read, Reader, Saved};
 
@@ -118,7 +119,7 @@ impl Read for KafkaPartition {
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {
-        self.log.reader(from)
+        Box::new(NearReader::new(&self.live, &self.log, from))
     }
 }
 
