@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | a lane's state (pure) | `lane.rs` |
-//! | all lanes of a partition (pure) | `lanes.rs` |
+//! | all lanes of a partition (pure) | `lanes.rs`, and a file for each rule in `lanes/` |
 //! | shared room and suspicion | `room.rs` |
 //! | the only `select!` of a partition | `partition.rs` |
 //! | what follows from an outcome (pure) | `outcome.rs` |

@@ -1,11 +1,11 @@
 //! Lanes at edges that random schedules seldom come to.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
-use pushline_model::{DeadPacket, Iccid, Packet, Registry, RegistryBuilder, Webhook};
-use pushline_queue::{FrameBuilder, Kind, LaneProgress, OpenWindow, Saved};
+use pushline_model::{Attempt, DeadPacket, Iccid, MessageId, Outcome, Packet, Registry, RegistryBuilder, Webhook};
+use pushline_queue::{FrameBuilder, Kind, LaneProgress, OpenWindow, Progress, Saved};
 
-use super::*;
+use super::{reload::UNKNOWN_FOR, *};
 use crate::{Egress, Network, room::Room};
 
 const GROUP: &str = "o/a";

@@ -1,8 +1,10 @@
 //! What a lane costs in memory (DESIGN.md section 6): at most 2 KiB while it is active, nothing when its group is idle. Counted by the allocator,
 //! for the test's own thread, so that it is the same in each run.
 
+use std::time::Duration;
+
 use allocation_counter::measure;
-use pushline_model::{Iccid, NoResponse, Packet, RegistryBuilder, Webhook};
+use pushline_model::{Attempt, Iccid, NoResponse, Outcome, Packet, RegistryBuilder, Webhook};
 use pushline_queue::{FrameBuilder, Record, Saved};
 
 use super::*;

@@ -5,7 +5,7 @@
 //! crash, an expiry or a reload the messages are the naive cutter's, whatever was refused or let go.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
@@ -19,7 +19,11 @@ use pushline_queue::{Frame, FrameBuilder, Kind, Listed, Progress, Record, Replay
 use tokio::sync::Notify;
 
 use super::*;
-use crate::{Egress, Network, room::Room};
+use crate::{
+    Egress, Network,
+    lane::{Message, State},
+    room::Room,
+};
 
 /// With their webhooks; the last is that of foreign records, which belong to none.
 const GROUPS: [(&str, &str); 5] = [("o/a", "P"), ("o/b", "P"), ("o/c", "Q"), ("o/d", "R"), ("", "")];

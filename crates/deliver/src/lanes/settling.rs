@@ -1,0 +1,58 @@
+//! Settling (LANES.md L7), and what follows from it: lanes that end, the watermark (L8) and progress (L9), for the driver that saves them.
+//!
+//! Everything below the watermark has settled, and progress lists whatever hasn't.
+
+use pushline_model::Offset;
+use pushline_queue::Progress;
+
+use super::{LaneKey, Lanes, MessageKey};
+use crate::lane::{Lane, Message, State};
+
+impl Lanes {
+    /// L7. Returns how many packets settled.
+    pub(super) fn settle(&mut self, key: MessageKey) -> u64 {
+        let Some(lane) = self.lanes.get_mut(key.lane) else { return 0 };
+        let count = lane.settle(key.first);
+        self.unsettled = self.unsettled.saturating_sub(count);
+        self.line_up(key.lane);
+        self.tidy(key.lane);
+        count
+    }
+
+    /// Nothing exists for an idle group.
+    pub(super) fn tidy(&mut self, key: LaneKey) {
+        if !self.lanes[key].is_clean() || self.lanes[key].in_line {
+            return;
+        }
+        let lane = self.lanes.remove(key);
+        self.by_group.remove(lane.group.key());
+        self.behind.remove(&key);
+        self.unsettled = self.unsettled.saturating_sub(lane.unsettled);
+    }
+
+    /// The smallest offset that is not settled.
+    pub(crate) fn watermark(&self) -> Offset {
+        self.lanes.iter().map(|(_, lane)| lane.watermark(self.head)).fold(self.head, Offset::min)
+    }
+
+    /// What a restart needs; `None` before the first record was passed.
+    pub(crate) fn progress(&self, durable_end: Offset) -> Option<Progress> {
+        let lanes = self.lanes.iter().map(|(_, lane)| lane.progress(self.head)).collect();
+        self.last.map(|last| Progress { head: self.head, last, durable_end, lanes })
+    }
+
+    /// What a shutdown waits for: dead letters that are being written, and messages in flight, unless their webhook is suspect.
+    pub(crate) fn awaited(&self) -> usize {
+        let is_awaited = |lane: &Lane, message: &Message| match message.state {
+            State::InFlight { .. } => !is_suspect(lane),
+            State::Dying(_) => true,
+            _ => false,
+        };
+        let its = |lane: &Lane| lane.messages().filter(|message| is_awaited(lane, message)).count() + usize::from(lane.burying().is_some());
+        self.lanes.iter().map(|(_, lane)| its(lane)).sum()
+    }
+}
+
+fn is_suspect(lane: &Lane) -> bool {
+    lane.outlet.as_ref().is_some_and(|outlet| outlet.share.is_suspect())
+}
