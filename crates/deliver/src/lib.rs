@@ -2,7 +2,7 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | a lane's state (pure) | `lane.rs` |
+//! | a lane's state (pure) | `lane.rs`, and in `lane/` its messages, how far it has come, what of it won't be sent |
 //! | all lanes of a partition (pure) | `lanes.rs`, and a file for each rule in `lanes/` |
 //! | shared room and suspicion | `room.rs` |
 //! | the only `select!` of a partition | `partition.rs` |

@@ -110,7 +110,7 @@ impl Lanes {
         }
         let shown = lane.show(offset, record, self.partition, now, &mut self.cuts);
         match shown {
-            Shown::Taken => _ = lane.advance(offset + 1, Offset::MAX),
+            Shown::Taken => lane.advance(offset + 1, Offset::MAX),
             Shown::Refused => lane.refused_at(offset, self.head),
         }
         self.line_up(key);

@@ -1,0 +1,70 @@
+//! How far a lane has come (LANES.md, *Lane*), for live reading and sweeps: `taken` and `next`.
+//!
+//! It was shown all its records below `taken`; those below `next` are settled or in a listed message. One that has taken all below the head is live.
+
+use pushline_model::Offset;
+
+use super::Lane;
+
+/// How far it was shown its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// All of them up to the head.
+    Live,
+    /// Those below `taken`. `next` counts where no message is being put together.
+    Behind { taken: Offset, next: Offset },
+}
+
+impl Lane {
+    /// It was refused at its record at `offset`, which live reading has passed.
+    pub(crate) fn refused_at(&mut self, offset: Offset, head: Offset) {
+        let next = self.next(offset).max(offset);
+        self.fall_behind(offset, next, head);
+    }
+
+    /// It was shown everything below `to`, which makes it live at the head.
+    pub(crate) fn advance(&mut self, to: Offset, head: Offset) {
+        if let Pace::Behind { taken, next } = &mut self.pace {
+            *taken = (*taken).max(to);
+            if self.cutter.first().is_none() && self.burying.is_none() {
+                *next = (*next).max(*taken);
+            }
+            if *taken >= head && self.burying.is_none() {
+                self.pace = Pace::Live;
+            }
+        }
+    }
+
+    /// What it has below this is settled or in a listed message by now, whatever it was shown.
+    pub(super) fn raise_next(&mut self, to: Offset) {
+        if let Pace::Behind { next, .. } = &mut self.pace {
+            *next = (*next).max(to);
+        }
+    }
+
+    pub(super) fn fall_behind(&mut self, taken: Offset, next: Offset, head: Offset) {
+        self.pace = if taken < head || self.burying.is_some() { Pace::Behind { taken, next } } else { Pace::Live };
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.pace == Pace::Live
+    }
+
+    /// It was shown all its records below this.
+    pub(crate) fn taken(&self, head: Offset) -> Offset {
+        match self.pace {
+            Pace::Live => head,
+            Pace::Behind { taken, .. } => taken,
+        }
+    }
+
+    /// Its records below this are settled or in a listed message. `head` says it for a lane that is live and puts no message together.
+    pub(crate) fn next(&self, head: Offset) -> Offset {
+        match (self.cutter.first(), self.pace) {
+            (Some(first), _) => first,
+            (None, Pace::Live) => head,
+            (None, Pace::Behind { next, .. }) if self.burying.is_some() => next,
+            (None, Pace::Behind { taken, next }) => next.max(taken),
+        }
+    }
+}
