@@ -5,7 +5,7 @@
 //! | a lane's state (pure) | `lane.rs`, and in `lane/` its messages, how far it has come, what of it won't be sent |
 //! | all lanes of a partition (pure) | `lanes.rs`, and a file for each rule in `lanes/` |
 //! | shared room and suspicion | `room.rs` |
-//! | the only `select!` of a partition | `partition.rs` |
+//! | the only `select!` of a partition | `partition.rs`, and in `partition/` what it drives: turns, attempts, dead letters, expiry, saving, start, hand-over |
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
 //! | one attempt on one server | `destination.rs` |

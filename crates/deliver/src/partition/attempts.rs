@@ -1,0 +1,66 @@
+//! Attempts: started for what [`crate::lanes`] dispatches, each in a task of its own, and told of when they end.
+//!
+//! All that have ended are taken in at once: under load nothing else would get its turn.
+
+use std::time::Instant;
+
+use pushline_model::{Attempt, Outcome};
+use tokio::task::JoinError;
+
+use super::{Task, wall};
+use crate::lanes::{Consequence, MessageKey, Sending};
+
+/// An attempt that ended.
+pub(super) struct Ended {
+    key: MessageKey,
+    outcome: Outcome,
+    attempt: Attempt,
+}
+
+impl Task {
+    pub(super) fn dispatch(&mut self) {
+        let (attempts, metrics) = (&mut self.attempts, &self.metrics);
+        self.lanes.dispatch(|sending| {
+            metrics.sending(&sending);
+            attempts.spawn(attempt(sending));
+        });
+    }
+
+    pub(super) fn ended(&mut self, first: Result<Ended, JoinError>) {
+        let mut ended = Some(first);
+        while let Some(result) = ended {
+            match result {
+                Ok(ended) => self.outcome(ended),
+                // A bug in the sender: the process ends here, and the message is sent again after the start.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+            ended = self.attempts.try_join_next();
+        }
+        self.saving.changed = true;
+    }
+
+    fn outcome(&mut self, Ended { key, outcome, attempt }: Ended) {
+        self.metrics.ended(&outcome, attempt.took);
+        let (consequence, suspect) = self.lanes.outcome(key, outcome, attempt, fastrand::f64(), Instant::now());
+        self.turn.wanted |= suspect;
+        match consequence {
+            Consequence::Delivered(packets) => self.metrics.delivered(packets),
+            Consequence::Bury(burial) => self.bury([burial]),
+            // What ended under an old definition was let go: a sweep rebuilds it for the new one.
+            Consequence::Again => self.turn.wanted = true,
+            Consequence::Discarded => {}
+        }
+    }
+}
+
+async fn attempt(sending: Sending) -> Ended {
+    let (at, began) = (wall(), Instant::now());
+    let outcome = sending.outlet.destination.attempt(sending.id, sending.body).await;
+    let (status, no_response) = match &outcome {
+        Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
+        Outcome::NoResponse(why) => (None, Some(*why)),
+        Outcome::BlockedAddress { .. } => (None, None),
+    };
+    Ended { key: sending.key, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response } }
+}

@@ -1,0 +1,98 @@
+//! Dead letters on their way: asked for, written, kept (LANES.md L14). What they stand for settles in [`crate::lanes`] once they are durable.
+//!
+//! None is written before it is known that the partition is still this process's, and one that is refused is written again until it is kept.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture, stream::FuturesUnordered};
+use pushline_model::{Cause, DeadLetter};
+use pushline_queue::{AppendError, DeadLetters, QueueError};
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+use super::Task;
+use crate::lanes::{Burial, BurialKey};
+
+/// After so long, a dead letter that was refused is written again.
+const BURY_AGAIN: Duration = Duration::from_secs(2);
+
+/// Dead letters that aren't durable yet.
+#[derive(Default)]
+pub(super) struct Burying {
+    /// They wait until it is known that the partition is still ours: it is asked once for all that came since the last answer.
+    unasked: Vec<Burial>,
+    pub(super) asking: Option<BoxFuture<'static, Answer>>,
+    pub(super) writing: FuturesUnordered<BoxFuture<'static, Buried>>,
+}
+
+/// Whether the partition is ours, for the dead letters that it was asked for.
+pub(super) type Answer = (Vec<Burial>, bool);
+
+/// Dead letters that were written, or never will be.
+pub(super) struct Buried {
+    key: BurialKey,
+    cause: Cause,
+    result: Result<(), AppendError>,
+}
+
+impl Task {
+    /// Sends them on their way.
+    pub(super) fn bury(&mut self, burials: impl IntoIterator<Item = Burial>) {
+        self.burying.unasked.extend(burials);
+        self.ask();
+    }
+
+    fn ask(&mut self) {
+        if self.burying.asking.is_some() || self.burying.unasked.is_empty() {
+            return;
+        }
+        let (burials, partition, watermark) =
+            (std::mem::take(&mut self.burying.unasked), Arc::clone(&self.partition), self.lanes.watermark());
+        self.burying.asking = Some(async move { (burials, partition.is_ours(watermark).await) }.boxed());
+    }
+
+    /// What another process serves now is its business: this one is about to be told.
+    pub(super) fn may_bury(&mut self, burials: Vec<Burial>, ours: bool) {
+        if !ours {
+            let partition = self.partition.index();
+            warn!(partition, dead_letters = burials.len(), "another process serves the partition: no dead letters are written here");
+            return;
+        }
+        for Burial { key, cause, letters } in burials {
+            let written = write(self.around.dead_letters.clone(), letters);
+            self.burying.writing.push(written.map(move |result| Buried { key, cause, result }).boxed());
+        }
+        self.ask();
+    }
+
+    pub(super) fn buried(&mut self, Buried { key, cause, result }: Buried) -> Result<(), QueueError> {
+        match result {
+            Ok(()) => self.metrics.dead_lettered(cause, self.lanes.buried(key)),
+            Err(_) => return Err(QueueError::Closed),
+        }
+        self.saving.changed = true;
+        self.turn.wanted = true;
+        Ok(())
+    }
+}
+
+/// Writes dead letters until they are kept: what refuses them (a limit of the topic, rights on it) can be mended. Their message stays unsettled
+/// until then.
+fn write(dead_letters: DeadLetters, letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
+    let mut written = dead_letters.bury_all(&letters);
+    async move {
+        let mut told = false;
+        loop {
+            match written.await {
+                Err(refused @ AppendError::Refused(_)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        error!(%refused, "a dead letter can't be written for now: its message stays unsettled");
+                    }
+                    sleep(BURY_AGAIN).await;
+                    written = dead_letters.bury_all(&letters);
+                }
+                kept_or_closed => return kept_or_closed,
+            }
+        }
+    }
+}

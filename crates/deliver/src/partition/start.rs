@@ -1,0 +1,97 @@
+//! Starting a partition's task (LANES.md L10): where its progress says, if the log is the one that it speaks of.
+//!
+//! Whatever the log has lost is counted and told; progress that speaks of another log isn't used.
+
+use std::{ops::Range, sync::Arc, time::Instant};
+
+use pushline_model::Offset;
+use pushline_queue::{LastPassed, Partition, QueueError, Restart, Saved};
+use tokio::{sync::watch, task::JoinSet};
+use tracing::{error, info};
+
+use super::{Surroundings, Task, burying::Burying, expiry::Look, saving::Saving, turn::Turn};
+use crate::{lanes::Lanes, metrics::PartitionMetrics};
+
+impl Task {
+    /// Starts where the partition's progress says (L10).
+    pub(crate) async fn start(
+        partition: Arc<dyn Partition>,
+        around: Surroundings,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, QueueError> {
+        let saved = partition.load().await?;
+        let bounds = partition.bounds().await?;
+        let named = is_named(&*partition, &saved, &bounds).await?;
+        let restart = Restart::new(saved, bounds.start, named);
+        if restart.remade {
+            begin_anew(&*partition, bounds.start).await?;
+        }
+        if restart.lost > 0 {
+            around.losses.add(restart.lost);
+            tell_lost(partition.index(), restart.lost, bounds.start);
+        }
+        info!(
+            partition = partition.index(),
+            head = restart.head,
+            watermark = restart.watermark,
+            lanes = restart.lanes.len(),
+            "partition started"
+        );
+        Ok(Self::new(partition, around, stop, restart, bounds.end))
+    }
+
+    fn new(partition: Arc<dyn Partition>, around: Surroundings, stop: watch::Receiver<bool>, restart: Restart, end: Offset) -> Self {
+        let live = partition.live(restart.head);
+        let turn = Turn::new(partition.reader(restart.watermark), restart.watermark);
+        let woken = around.room.join();
+        let outlets = Arc::clone(&around.outlets.borrow());
+        let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
+        let metrics = PartitionMetrics::new(partition.index());
+        let lag = end.saturating_sub(lanes.head());
+        metrics.started(partition.index(), lanes.unsettled() + lag);
+        metrics.lanes(&lanes, lag, 0);
+        Self {
+            around,
+            stop,
+            partition,
+            lanes,
+            live,
+            turn,
+            attempts: JoinSet::new(),
+            burying: Burying::default(),
+            look: Look::new(),
+            saving: Saving::new(),
+            woken,
+            metrics,
+        }
+    }
+}
+
+async fn begin_anew(partition: &dyn Partition, start: Offset) -> Result<(), QueueError> {
+    error!(
+        partition = partition.index(),
+        start, "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start"
+    );
+    // Else a crash before the next save would leave a watermark that says of the new log what was true of the old one.
+    partition.reset(start).await
+}
+
+fn tell_lost(partition: u32, offsets: u64, start: Offset) {
+    PartitionMetrics::lost(offsets);
+    error!(
+        partition,
+        offsets,
+        start,
+        "the log has lost records that hadn't settled: it begins above the watermark; this process isn't ready until that is acknowledged (POST /losses/acknowledge)"
+    );
+}
+
+/// Whether the log holds the record that progress passed last, at its time (L10).
+async fn is_named(partition: &dyn Partition, saved: &Saved, bounds: &Range<Offset>) -> Result<bool, QueueError> {
+    let Some(LastPassed { offset, at }) = saved.progress.as_ref().map(|progress| progress.last) else { return Ok(false) };
+    if !bounds.contains(&offset) {
+        return Ok(false);
+    }
+    let frame = partition.reader(offset).next().await?;
+    Ok(frame.records(offset).next().is_some_and(|(found, record)| found == offset && record.at == at))
+}
