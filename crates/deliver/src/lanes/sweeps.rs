@@ -78,6 +78,12 @@ impl Lanes {
         dead.into_iter().flat_map(|((key, cause), dead)| self.bury(key, cause, dead, wall)).collect()
     }
 
+    /// Whether a lane is still behind exactly there, at the end of what a turn has shown, and may take more.
+    pub(crate) fn goes_on_at(&self, offset: Offset) -> bool {
+        let goes_on = |lane: &Lane| lane.taken(self.head) == offset && (wants(lane) || self.may_be_dead(lane));
+        offset < self.head && self.behind.iter().any(|&key| goes_on(&self.lanes[key]))
+    }
+
     fn sweepable(&self, from: Offset, to: Offset) -> Vec<(Offset, LaneKey)> {
         let taken = |&key: &LaneKey| (self.lanes[key].taken(self.head), key);
         let meets = |(taken, key): &(Offset, LaneKey)| {

@@ -10,16 +10,20 @@ use pushline_queue::{Frame, Partition, Reader};
 use super::{Task, wall};
 use crate::lanes::Sweep;
 
-/// A turn of a sweep (LANES.md L4).
+/// The longest turn of a sweep (LANES.md L4).
 const TURN: usize = 8 << 20;
 
-/// Reading for the sweeps: turns of at most 8 MiB, between live reading.
+/// A turn is shown to the lanes piece by piece, each twice the one before, and ends when nobody goes on: whoever begins one message and may begin
+/// no other hasn't read much.
+const FIRST_PIECE: usize = 256 << 10;
+
+/// Reading for the sweeps: one turn at a time.
 pub(super) struct Turn {
     pub(super) reader: Box<dyn Reader>,
     /// Where the reader stands.
     at: Offset,
-    /// Under way: where it began, and what was read of it.
-    under_way: Option<(Offset, Vec<Frame>)>,
+    under_way: Option<Piece>,
+    /// Bytes that the turn has read.
     bytes: usize,
     /// Whose turn is next.
     next: Sweep,
@@ -27,6 +31,15 @@ pub(super) struct Turn {
     pub(super) wanted: bool,
     /// Bytes that live reading has to read first, so that sweeps get at most half of the reading while the head is behind the end.
     owed: usize,
+}
+
+/// What is being read, and then shown at once.
+struct Piece {
+    from: Offset,
+    frames: Vec<Frame>,
+    bytes: usize,
+    /// It is whole with so many.
+    most: usize,
 }
 
 // === impl Turn ===
@@ -53,21 +66,40 @@ impl Turn {
         }
         self.next = sweep.other();
         self.bytes = 0;
-        self.under_way = Some((from, Vec::new()));
+        self.under_way = Some(Piece::new(from, FIRST_PIECE));
     }
 
-    /// A frame was read. When it completes the turn, the turn is handed out.
-    fn read(&mut self, frame: Frame, passed: Offset) -> Option<(Offset, Vec<Frame>)> {
-        let (_, frames) = self.under_way.as_mut()?;
-        self.bytes += frame.bytes().len();
+    /// A frame was read. When it completes the piece, that is handed out.
+    fn read(&mut self, frame: Frame, passed: Offset) -> Option<Piece> {
         self.at = frame.end();
-        frames.push(frame);
-        if self.bytes < TURN && self.at < passed {
-            return None;
+        self.bytes += frame.bytes().len();
+        let whole = self.under_way.as_mut()?.push(frame) || self.at >= passed;
+        self.under_way.take_if(|_| whole)
+    }
+
+    /// A piece was shown: goes on with the next, or ends the turn.
+    fn shown(&mut self, piece: &Piece, goes_on: bool) {
+        if goes_on && self.bytes < TURN {
+            self.under_way = Some(Piece::new(self.at, (piece.most * 2).min(TURN - self.bytes)));
+        } else {
+            self.owed = self.bytes;
+            self.wanted = true;
         }
-        self.owed = self.bytes;
-        self.wanted = true;
-        self.under_way.take()
+    }
+}
+
+// === impl Piece ===
+
+impl Piece {
+    fn new(from: Offset, most: usize) -> Self {
+        Self { from, frames: Vec::new(), bytes: 0, most }
+    }
+
+    /// Returns whether it is whole.
+    fn push(&mut self, frame: Frame) -> bool {
+        self.bytes += frame.bytes().len();
+        self.frames.push(frame);
+        self.bytes >= self.most
     }
 }
 
@@ -91,8 +123,9 @@ impl Task {
     /// The turn's reader has read a frame.
     pub(super) fn swept(&mut self, frame: Frame) {
         let passed = self.lanes.passed();
-        if let Some((from, frames)) = self.turn.read(frame, passed) {
-            let burials = self.lanes.sweep(from, &frames, Instant::now(), wall());
+        if let Some(piece) = self.turn.read(frame, passed) {
+            let burials = self.lanes.sweep(piece.from, &piece.frames, Instant::now(), wall());
+            self.turn.shown(&piece, self.lanes.goes_on_at(self.turn.at));
             self.bury(burials);
             self.saving.changed = true;
         }

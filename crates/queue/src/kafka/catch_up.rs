@@ -28,8 +28,11 @@ use crate::{Frame, QueueError, Reader};
 /// How many readers may wait for their turn.
 const WAITING: usize = 1024;
 
-/// Bytes of a block. What was fetched ahead is lost when another partition has its turn, so a turn is a whole turn of a sweep.
-const BLOCK: usize = 8 << 20;
+/// Bytes of a reader's first block; each is twice the one before. Whoever wants a few records doesn't fetch many.
+const FIRST_BLOCK: usize = 256 << 10;
+
+/// Bytes of the largest block. What was fetched ahead is lost when another partition has its turn, so it is a whole turn of a sweep.
+const LARGEST_BLOCK: usize = 8 << 20;
 
 /// How long a block that has begun waits for more to arrive.
 const MORE: Duration = Duration::from_millis(10);
@@ -61,6 +64,7 @@ pub(super) struct CatchUp {
 struct Request {
     place: Place,
     from: Offset,
+    bytes: usize,
     answer: oneshot::Sender<Result<Vec<Frame>, QueueError>>,
 }
 
@@ -76,6 +80,8 @@ pub(super) struct CatchUpReader {
     place: Place,
     /// After what lies in `ahead`.
     position: Offset,
+    /// Bytes of the next block.
+    block: usize,
     ahead: VecDeque<Frame>,
     /// A block that was asked for: whoever stops waiting for it and comes back still gets it.
     asked: Option<oneshot::Receiver<Result<Vec<Frame>, QueueError>>>,
@@ -96,7 +102,15 @@ impl CatchUp {
 
     pub(super) fn reader(&self, place: Place, from: Offset, health: &Arc<Health>) -> CatchUpReader {
         let requests = self.requests.clone();
-        CatchUpReader { requests, place, position: from, ahead: VecDeque::new(), asked: None, health: Arc::clone(health) }
+        CatchUpReader {
+            requests,
+            place,
+            position: from,
+            block: FIRST_BLOCK,
+            ahead: VecDeque::new(),
+            asked: None,
+            health: Arc::clone(health),
+        }
     }
 }
 
@@ -109,7 +123,7 @@ impl Fetcher {
             match requests.recv_timeout(AGAIN) {
                 Ok(request) => {
                     asked = Instant::now();
-                    let block = self.fetch(&request.place, request.from);
+                    let block = self.fetch(&request);
                     if block.is_err() {
                         self.at = None;
                     }
@@ -134,12 +148,13 @@ impl Fetcher {
     }
 
     /// A block of records from an offset on; none at the end of the log.
-    fn fetch(&mut self, place: &Place, from: Offset) -> Result<Vec<Frame>, QueueError> {
+    fn fetch(&mut self, request: &Request) -> Result<Vec<Frame>, QueueError> {
+        let &Request { ref place, from, bytes, .. } = request;
         if self.at.as_ref().is_none_or(|(other, next)| other != place || *next != from) {
             self.assign(place, from)?;
         }
         let (mut frames, until) = (Frames::default(), Instant::now() + PATIENCE);
-        while frames.bytes() < BLOCK && Instant::now() < until {
+        while frames.bytes() < bytes && Instant::now() < until {
             let wait = if frames.is_empty() { AGAIN } else { MORE };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) if message.topic() == &*place.topic && message.partition() == place.partition => {
@@ -184,7 +199,7 @@ impl CatchUpReader {
                 Some(asked) => asked.await.unwrap_or(Err(QueueError::Closed)),
                 None => {
                     let (answer, block) = oneshot::channel();
-                    let request = Request { place: self.place.clone(), from: self.position, answer };
+                    let request = Request { place: self.place.clone(), from: self.position, bytes: self.block, answer };
                     self.requests.try_send(request).map_err(|_| QueueError::Closed)?;
                     self.asked = Some(block);
                     continue;
@@ -195,6 +210,7 @@ impl CatchUpReader {
                 Ok(frames) => {
                     self.health.read();
                     self.position = frames.last().map_or(self.position, Frame::end);
+                    self.block = LARGEST_BLOCK.min(self.block * 2);
                     return Ok(frames);
                 }
                 Err(error) if error.is_passing() => {

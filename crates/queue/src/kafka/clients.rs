@@ -95,7 +95,7 @@ pub(super) fn catch_up(options: &Options) -> ClientConfig {
     // What is fetched ahead is lost when another partition has its turn.
     consumer(
         options,
-        &[("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "4096")],
+        &[("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "1024")],
         &[("group.id", id.as_str()), ("auto.offset.reset", "earliest")],
     )
 }
