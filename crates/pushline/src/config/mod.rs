@@ -2,6 +2,8 @@
 //! field, and what would be right.
 
 mod document;
+mod fields;
+mod section;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,11 @@ use pushline_model::{Registry, Webhook};
 pub(crate) use self::document::ConfigError;
 use crate::run::Role;
 
-use self::document::{OneOf, PREFIX, Parsed, Section, Size};
+use self::{
+    document::PREFIX,
+    fields::{OneOf, Parsed, Size},
+    section::Section,
+};
 
 /// All of it, valid.
 #[derive(Debug)]
@@ -183,7 +189,7 @@ enum Kind {
     Kafka,
 }
 
-impl document::Words for Kind {
+impl fields::Words for Kind {
     const WORDS: &'static [(&'static str, Self)] = &[("embedded", Self::Embedded), ("kafka", Self::Kafka)];
 }
 
@@ -296,7 +302,7 @@ fn egress(root: &mut Section) -> Result<Vec<ipnet::IpNet>, ConfigError> {
 /// A range of addresses; a single address is a range of one.
 struct Range(ipnet::IpNet);
 
-impl document::Field for Range {
+impl fields::Field for Range {
     const EXPECTED: &'static str = "a range such as \"10.0.0.0/8\"";
 
     fn text(text: &str) -> Result<Self, String> {

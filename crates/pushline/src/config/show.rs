@@ -6,7 +6,7 @@ use pushline_model::{Auth, Webhook};
 
 use super::{
     Config, Kafka, Queue, Settings,
-    document::Words,
+    fields::Words,
     units::{duration, size},
 };
 

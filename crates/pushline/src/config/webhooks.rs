@@ -7,7 +7,11 @@ use pushline_model::{
     RegistryBuilder, Secret, Send, Url, Webhook,
 };
 
-use super::document::{ConfigError, OneOf, Parsed, Place, Section, Size, Words};
+use super::{
+    document::{ConfigError, Place},
+    fields::{OneOf, Parsed, Size, Words},
+    section::Section,
+};
 
 impl Words for Send {
     const WORDS: &'static [(&'static str, Self)] = &[("iccid", Self::Iccid), ("topic", Self::Topic)];
