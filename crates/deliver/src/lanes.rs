@@ -36,9 +36,11 @@ pub(crate) use self::{
     burying::{Burial, BurialKey, Expiry},
     dispatch::Sending,
     outcomes::Consequence,
-    sweeps::Sweep,
 };
-use self::{dispatch::Line, sweeps::NEAR};
+use self::{
+    dispatch::Line,
+    sweeps::{NEAR, Turns},
+};
 use crate::{
     lane::{Lane, Shown},
     outlets::Outlets,
@@ -51,6 +53,7 @@ pub(crate) struct Lanes {
     outlets: Arc<Outlets>,
     /// How far behind the head the near sweep goes.
     near: Offset,
+    turns: Turns,
     head: Offset,
     last: Option<LastPassed>,
     lanes: Slab<Lane>,
@@ -94,6 +97,7 @@ impl Lanes {
             partition,
             outlets,
             near: NEAR,
+            turns: Turns::default(),
             head: restart.head,
             last: restart.last,
             lanes: Slab::new(),
@@ -198,6 +202,7 @@ impl Lanes {
         self.close_by_clock(end, now);
         self.end_pauses(now);
         self.lose_unknown(now);
+        self.turns.tick(now);
     }
 
     /// When [`Lanes::tick`] has something to do.
@@ -205,7 +210,7 @@ impl Lanes {
         let window = self.closes_by_clock.peek().filter(|_| self.head >= end).map(|Reverse((at, _))| *at);
         let pause = self.pauses.peek().map(|Reverse((at, ..))| *at);
         let unknown = self.unknown.peek().map(|Reverse((at, _))| *at);
-        window.into_iter().chain(pause).chain(unknown).min()
+        window.into_iter().chain(pause).chain(unknown).chain(self.turns.next_tick()).min()
     }
 
     /// Puts a lane where it belongs after its pace may have changed.

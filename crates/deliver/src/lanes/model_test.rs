@@ -18,7 +18,7 @@ use pushline_model::{
 use pushline_queue::{Frame, FrameBuilder, Kind, Listed, Progress, Record, Replay, Restart, Saved};
 use tokio::sync::Notify;
 
-use super::*;
+use super::{sweeps::Sweep, *};
 use crate::{
     Egress, Network,
     lane::{Message, State},
@@ -133,10 +133,9 @@ struct Process {
     has_expired: bool,
     /// The watermark that it started with: nothing below is sent.
     floor: Offset,
-    /// As in the driver: what wakes it, whether somebody may want a turn, and whose turn is next.
+    /// As in the driver: what wakes it, and whether somebody may want a turn.
     woken: Arc<Notify>,
     wanted: bool,
-    next: Sweep,
 }
 
 impl Process {
@@ -151,7 +150,6 @@ impl Process {
             floor,
             woken,
             wanted: true,
-            next: Sweep::Near,
             room,
             outlets,
             lanes,
@@ -278,14 +276,18 @@ impl World {
     }
 
     fn sweep(&mut self, sweep: Sweep) {
-        if let Some(from) = self.task.lanes.sweep_from(sweep) {
-            let mut frames = vec![self.frame(from)];
-            if frames[0].end() < self.task.lanes.head() {
-                frames.push(self.frame(frames[0].end()));
-            }
-            let burials = self.task.lanes.sweep(from, &frames, self.instant(), self.wall());
-            burials.into_iter().for_each(|burial| self.dig(&burial));
+        if let Some(from) = self.task.lanes.sweep_from(sweep, true) {
+            self.turn(from);
         }
+    }
+
+    fn turn(&mut self, from: Offset) {
+        let mut frames = vec![self.frame(from)];
+        if frames[0].end() < self.task.lanes.head() {
+            frames.push(self.frame(frames[0].end()));
+        }
+        let burials = self.task.lanes.sweep(from, &frames, self.instant(), self.wall());
+        burials.into_iter().for_each(|burial| self.dig(&burial));
     }
 
     fn send(&mut self) {
@@ -572,10 +574,10 @@ impl World {
             if !std::mem::take(&mut self.task.wanted) {
                 return;
             }
-            let sweeps = [self.task.next, self.task.next.other()];
-            let Some(sweep) = sweeps.into_iter().find(|sweep| self.task.lanes.sweep_from(*sweep).is_some()) else { return };
-            self.sweep(sweep);
-            (self.task.next, self.task.wanted) = (sweep.other(), true);
+            let now = self.instant();
+            let Some(from) = self.task.lanes.next_turn(now) else { return };
+            self.turn(from);
+            self.task.wanted = true;
         }
     }
 

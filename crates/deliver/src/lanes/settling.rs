@@ -53,6 +53,6 @@ impl Lanes {
     }
 }
 
-fn is_suspect(lane: &Lane) -> bool {
+pub(super) fn is_suspect(lane: &Lane) -> bool {
     lane.outlet.as_ref().is_some_and(|outlet| outlet.share.is_suspect())
 }

@@ -5,22 +5,27 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use pushline_model::{Cause, Offset, Timestamp};
 use pushline_queue::{Frame, Record};
 
-use super::{Burial, LaneKey, Lanes, group_of};
+use super::{Burial, LaneKey, Lanes, group_of, settling::is_suspect};
 use crate::lane::{Dead, Lane, Shown};
 
 /// A lane at most this many records behind the head is served by the near sweep (L4).
 pub(super) const NEAR: Offset = 200_000;
 
+/// How long lanes of suspect webhooks wait for a turn. None of them may begin more than one message, and that may be spread over megabytes of the
+/// log: so they are served together.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// The two sweeps, so that a short stumble doesn't wait behind a long backlog (L4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sweep {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Sweep {
     /// For lanes at most 200,000 records behind the head.
+    #[default]
     Near,
     /// For those beyond.
     Far,
@@ -28,7 +33,7 @@ pub(crate) enum Sweep {
 
 impl Sweep {
     /// The one whose turn comes after this one's.
-    pub(crate) fn other(self) -> Self {
+    fn other(self) -> Self {
         match self {
             Self::Near => Self::Far,
             Self::Far => Self::Near,
@@ -36,14 +41,52 @@ impl Sweep {
     }
 }
 
+/// Whose turn is next.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    next: Sweep,
+    /// Lanes of suspect webhooks wait until then.
+    suspects_at: Option<Instant>,
+    /// They have waited, and are served until none wants a turn.
+    suspects: bool,
+}
+
+impl Turns {
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.suspects_at
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.suspects |= self.suspects_at.take_if(|at| *at <= now).is_some();
+    }
+}
+
 impl Lanes {
-    /// Where a turn of this sweep would begin: the smallest `taken` of its lanes that have a message at hand or may begin one. The far sweep
-    /// also serves lanes whose packets won't be sent, wherever they are.
-    pub(crate) fn sweep_from(&self, sweep: Sweep) -> Option<Offset> {
+    /// Where the next turn begins, if anybody wants one now.
+    pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Offset> {
+        let suspects = self.turns.suspects;
+        let first = self.turns.next;
+        for sweep in [first, first.other()] {
+            let from = self.sweep_from(sweep, suspects);
+            if from.is_some() {
+                self.turns.next = sweep.other();
+                return from;
+            }
+        }
+        let wait = !suspects && [Sweep::Near, Sweep::Far].iter().any(|sweep| self.sweep_from(*sweep, true).is_some());
+        self.turns.suspects = false;
+        self.turns.suspects_at = wait.then(|| self.turns.suspects_at.unwrap_or(now + TOGETHER));
+        None
+    }
+
+    /// Where a turn of this sweep would begin: the smallest `taken` of its lanes that have a message at hand or may begin one, those of suspect
+    /// webhooks among them or not. The far sweep also serves lanes whose packets won't be sent, wherever they are.
+    pub(super) fn sweep_from(&self, sweep: Sweep, suspects: bool) -> Option<Offset> {
         let near = self.head.saturating_sub(self.near);
         let is_its = |lane: &&Lane| {
             let is_far = lane.taken(self.head) < near;
-            wants(lane) && is_far == (sweep == Sweep::Far) || sweep == Sweep::Far && self.may_be_dead(lane)
+            is_far == (sweep == Sweep::Far) && (suspects || !is_suspect(lane)) && wants(lane)
+                || sweep == Sweep::Far && self.may_be_dead(lane)
         };
         self.behind.iter().map(|&key| &self.lanes[key]).filter(is_its).map(|lane| lane.taken(self.head)).min()
     }
@@ -78,10 +121,15 @@ impl Lanes {
         dead.into_iter().flat_map(|((key, cause), dead)| self.bury(key, cause, dead, wall)).collect()
     }
 
-    /// Whether a lane is still behind exactly there, at the end of what a turn has shown, and may take more.
-    pub(crate) fn goes_on_at(&self, offset: Offset) -> bool {
-        let goes_on = |lane: &Lane| lane.taken(self.head) == offset && (wants(lane) || self.may_be_dead(lane));
-        offset < self.head && self.behind.iter().any(|&key| goes_on(&self.lanes[key]))
+    /// Whether a turn goes on, which has shown the records from `from` to `to`: somebody wants what comes next, or soon after.
+    pub(crate) fn goes_on(&self, from: Offset, to: Offset) -> bool {
+        let soon = to..to + (to - from);
+        to < self.head
+            && self
+                .behind
+                .iter()
+                .map(|&key| &self.lanes[key])
+                .any(|lane| soon.contains(&lane.taken(self.head)) && (wants(lane) || self.may_be_dead(lane)))
     }
 
     fn sweepable(&self, from: Offset, to: Offset) -> Vec<(Offset, LaneKey)> {

@@ -1,6 +1,6 @@
 //! Reading for the sweeps (LANES.md L4): turns of at most 8 MiB, between live reading.
 //!
-//! While the head is behind the end of the log, sweeps get at most half of the reading; near and far sweeps take turns.
+//! While the head is behind the end of the log, sweeps get at most half of the reading.
 
 use std::time::Instant;
 
@@ -8,7 +8,6 @@ use pushline_model::Offset;
 use pushline_queue::{Frame, Partition, Reader};
 
 use super::{Task, wall};
-use crate::lanes::Sweep;
 
 /// The longest turn of a sweep (LANES.md L4).
 const TURN: usize = 8 << 20;
@@ -25,8 +24,6 @@ pub(super) struct Turn {
     under_way: Option<Piece>,
     /// Bytes that the turn has read.
     bytes: usize,
-    /// Whose turn is next.
-    next: Sweep,
     /// Somebody may want a turn.
     pub(super) wanted: bool,
     /// Bytes that live reading has to read first, so that sweeps get at most half of the reading while the head is behind the end.
@@ -46,7 +43,7 @@ struct Piece {
 
 impl Turn {
     pub(super) fn new(reader: Box<dyn Reader>, at: Offset) -> Self {
-        Self { reader, at, under_way: None, bytes: 0, next: Sweep::Near, wanted: true, owed: 0 }
+        Self { reader, at, under_way: None, bytes: 0, wanted: true, owed: 0 }
     }
 
     /// Whether a turn is under way and may read on: at the end of the log always, before it when live reading has read as much.
@@ -59,12 +56,11 @@ impl Turn {
         self.owed = self.owed.saturating_sub(bytes);
     }
 
-    fn begin(&mut self, partition: &dyn Partition, sweep: Sweep, from: Offset) {
+    fn begin(&mut self, partition: &dyn Partition, from: Offset) {
         // One that goes on where it stands keeps what it has read ahead.
         if from != self.at {
             (self.reader, self.at) = (partition.reader(from), from);
         }
-        self.next = sweep.other();
         self.bytes = 0;
         self.under_way = Some(Piece::new(from, FIRST_PIECE));
     }
@@ -106,17 +102,13 @@ impl Piece {
 // === impl Task ===
 
 impl Task {
-    /// Begins a turn where somebody may want one and a sweep has something to do.
+    /// Begins a turn where somebody may want one and does.
     pub(super) fn begin_turn(&mut self) {
         if self.turn.under_way.is_some() || !std::mem::take(&mut self.turn.wanted) {
             return;
         }
-        let first = self.turn.next;
-        for sweep in [first, first.other()] {
-            if let Some(from) = self.lanes.sweep_from(sweep) {
-                self.turn.begin(&*self.partition, sweep, from);
-                return;
-            }
+        if let Some(from) = self.lanes.next_turn(Instant::now()) {
+            self.turn.begin(&*self.partition, from);
         }
     }
 
@@ -125,7 +117,7 @@ impl Task {
         let passed = self.lanes.passed();
         if let Some(piece) = self.turn.read(frame, passed) {
             let burials = self.lanes.sweep(piece.from, &piece.frames, Instant::now(), wall());
-            self.turn.shown(&piece, self.lanes.goes_on_at(self.turn.at));
+            self.turn.shown(&piece, self.lanes.goes_on(piece.from, self.turn.at));
             self.bury(burials);
             self.saving.changed = true;
         }
