@@ -1,6 +1,7 @@
 //! The embedded queue: the contract, and its storage at its edges on a file system that plays faults.
 
 mod faults;
+mod spoiled;
 
 use std::{path::Path, time::Duration};
 

@@ -1,0 +1,162 @@
+//! A disk that hands back other bytes than it was given: each bit of each file of the queue. It is refused with what to do, and nothing is changed
+//! then; or what it spoils is mended, and that is only ever a torn tail, a progress that another one stands in for, or what holds nothing.
+
+use std::path::PathBuf;
+
+use super::{faults::FaultyFileSystem, *};
+
+/// All files of a queue, by path.
+type Files = Vec<(PathBuf, Vec<u8>)>;
+
+fn files(disk: &FaultyFileSystem) -> Files {
+    let read = |path: PathBuf| {
+        let file = disk.open(&path).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
+        file.read_at(&mut bytes, 0).unwrap();
+        (path, bytes)
+    };
+    let within = |dir: &str| {
+        let names = disk.names(Path::new(dir)).unwrap().into_iter();
+        names.map(|name| Path::new(dir).join(name)).collect::<Vec<_>>()
+    };
+    ["/q", "/q/packets", "/q/dead-letters", "/q/strays"].into_iter().flat_map(within).map(read).collect()
+}
+
+fn put(disk: &FaultyFileSystem, files: &Files) {
+    for (path, bytes) in files {
+        let file = disk.open(path).unwrap();
+        file.truncate(0).and_then(|()| file.write_at(bytes, 0)).and_then(|()| file.sync()).unwrap();
+    }
+}
+
+/// The ends of the three logs, and the head that progress names.
+type Seen = ([Offset; 3], Option<Offset>);
+
+fn seen(queue: &Embedded) -> Seen {
+    let ends = [&queue.partition.log, &queue.dead_letters, &queue.strays].map(|log| log.range().end);
+    (ends, lock(&queue.partition.saved).progress.as_ref().map(|progress| progress.head))
+}
+
+/// Flips each bit of one file, or of each of its bytes one, and opens the queue on that: what is seen then, or `None` where it is refused.
+fn each_flip(disk: &FaultyFileSystem, file: &str, bits: &[u8], mut check: impl FnMut(usize, Option<Seen>)) {
+    let whole = files(disk);
+    let place = whole.iter().position(|(path, _)| path.ends_with(file)).unwrap();
+    for at in 0..whole[place].1.len() {
+        for bit in bits {
+            let mut spoiled = whole.clone();
+            spoiled[place].1[at] ^= 1 << bit;
+            put(disk, &spoiled);
+            match open_on(disk, 0) {
+                Ok(queue) => check(at, Some(seen(&queue))),
+                Err(error) => {
+                    assert!(matches!(error, QueueError::Corrupt { .. } | QueueError::Version { .. }), "byte {at}: {error}");
+                    let said = error.to_string();
+                    let advises =
+                        said.contains("Restore the file from a backup") || said.contains("start it with the Pushline that wrote it");
+                    assert!(advises && said.contains("/q/"), "{said}");
+                    assert_eq!(files(disk), spoiled, "byte {at}: it is refused, and changed");
+                    check(at, None);
+                }
+            }
+        }
+    }
+    put(disk, &whole);
+    assert!(open_on(disk, 0).is_ok(), "without the flip it is whole");
+}
+
+const ALL: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+/// In each log three commits, so that each but the last is named durable by a later one.
+async fn filled() -> FaultyFileSystem {
+    let disk = FaultyFileSystem::new();
+    let queue = open_on(&disk, 0).unwrap();
+    for number in 0..3 {
+        append(&queue, number..number + 1).await;
+        queue.dead_letters().bury(&letter(number)).await.unwrap();
+        queue.strays().bury(&letter(number)).await.unwrap();
+    }
+    queue.close().await;
+    disk
+}
+
+/// Where the last of a log's three frames begins.
+fn last_frame(disk: &FaultyFileSystem, log: &str) -> usize {
+    let (_, bytes) = files(disk).into_iter().find(|(path, _)| path.parent().unwrap().ends_with(log)).unwrap();
+    let length = |at: usize| 32 + u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let second = 32 + length(32);
+    second + length(second)
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_any_log_is_refused_or_cuts_the_torn_tail_of_that_log_alone() {
+    let disk = filled().await;
+    for (place, log) in ["packets", "dead-letters", "strays"].into_iter().enumerate() {
+        let last = last_frame(&disk, log);
+        let mut cut = [3; 3];
+        cut[place] = 2;
+        each_flip(&disk, &format!("{log}/{:020}.log", 0), &ALL, |at, seen| {
+            let expected = (at >= last).then_some((cut, None));
+            assert_eq!(seen, expected, "{log}: byte {at}, the last frame begins at {last}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_any_segment_but_the_last_is_refused() {
+    let disk = FaultyFileSystem::new();
+    let queue = open_on(&disk, 0).unwrap();
+    for _ in 0..11 {
+        queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
+    }
+    queue.close().await;
+    drop(queue);
+    let segments = disk.names(Path::new("/q/packets")).unwrap();
+    assert!(segments.len() >= 3, "{segments:?}");
+    for segment in &segments[..segments.len() - 1] {
+        each_flip(&disk, segment, &[3], |at, seen| assert_eq!(seen, None, "{segment}: byte {at}"));
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_progress_file_is_refused_or_costs_that_save_alone() {
+    let disk = filled().await;
+    let queue = open_on(&disk, 0).unwrap();
+    for head in 1..=3 {
+        partition(&queue).save(&progress(head), 0).await.unwrap();
+    }
+    queue.close().await;
+    drop(queue);
+    for (file, left) in [("progress-1", 2), ("progress-0", 3)] {
+        let mut refused = 0;
+        each_flip(&disk, file, &ALL, |at, seen| {
+            refused += usize::from(seen.is_none());
+            // Only what says that another version wrote it is refused: nobody knows what a file of that version means.
+            let is_version = (8..12).contains(&at);
+            assert_eq!(seen, (!is_version).then_some(([3; 3], Some(left))), "{file}: byte {at}");
+        });
+        assert_eq!(refused, 32, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_where_nothing_is_kept_yet_costs_nothing() {
+    let disk = FaultyFileSystem::new();
+    drop(open_on(&disk, 0).unwrap());
+    for log in ["packets", "dead-letters", "strays"] {
+        each_flip(&disk, &format!("{log}/{:020}.log", 0), &[0, 7], |at, seen| {
+            // A header of another version is believed, since its check sum holds.
+            let is_version = (8..12).contains(&at);
+            assert!(seen == Some(([0; 3], None)) || is_version && seen.is_none(), "{log}: byte {at}: {seen:?}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn the_lock_file_holds_nothing_that_could_spoil() {
+    let dir = TempDir::new().unwrap();
+    three_commits(dir.path()).await;
+    let path = dir.path().join("lock");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    std::fs::write(&path, "anything").unwrap();
+    assert_eq!(partition(&open(dir.path())).log.range(), 0..3);
+}
