@@ -153,7 +153,7 @@ impl Drop for HostileReceiver {
 async fn serve(hostile: Hostile, mut stream: TcpStream, attempts: &Mutex<HashMap<String, usize>>) -> std::io::Result<()> {
     loop {
         let with_body = !matches!(hostile, Hostile::AnswersEarly | Hostile::NeverReads);
-        let Some(id) = read_request(&mut stream, with_body).await? else { return Ok(()) };
+        let Some((id, _)) = read_request(&mut stream, with_body).await? else { return Ok(()) };
         *attempts.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default() += 1;
         match hostile {
             Hostile::AcceptsAndCloses => {
@@ -220,8 +220,8 @@ async fn serve(hostile: Hostile, mut stream: TcpStream, attempts: &Mutex<HashMap
     }
 }
 
-/// Reads a request's head, and its body if wanted. Returns its `webhook-id`; `None` at the end of the connection.
-async fn read_request(stream: &mut TcpStream, with_body: bool) -> std::io::Result<Option<String>> {
+/// Reads a request's head, and its body if wanted. Returns its `webhook-id` and the body; `None` at the end of the connection.
+pub(crate) async fn read_request(stream: &mut TcpStream, with_body: bool) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -242,5 +242,6 @@ async fn read_request(stream: &mut TcpStream, with_body: bool) -> std::io::Resul
             return Ok(None);
         }
     }
-    Ok(header("webhook-id"))
+    let body = bytes.split_off(head.len() + 4);
+    Ok(header("webhook-id").map(|id| (id, body)))
 }

@@ -73,7 +73,12 @@ impl Inbox {
 /// When the body isn't what the document says.
 #[must_use]
 pub fn payloads(push: &Push) -> Vec<String> {
-    let body: Value = serde_json::from_slice(&push.body).expect("a body is JSON");
+    payloads_of(&push.body)
+}
+
+/// The same of a body.
+pub(crate) fn payloads_of(body: &[u8]) -> Vec<String> {
+    let body: Value = serde_json::from_slice(body).expect("a body is JSON");
     let payload = |packet: &Value| packet["Payload"].as_str().expect("a payload is a text").to_owned();
     body.as_array().map_or_else(|| vec![payload(&body)], |packets| packets.iter().map(payload).collect())
 }

@@ -9,6 +9,7 @@ mod kcat;
 mod ledger;
 mod mosquitto;
 mod process;
+mod scripted;
 
 pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 
@@ -21,6 +22,7 @@ pub use crate::{
     ledger::Ledger,
     mosquitto::mosquitto_pub,
     process::{DeadLetterLine, Pushline, folder},
+    scripted::{Arrival, ScriptedReceiver},
 };
 
 /// How long a test waits for what must come.

@@ -17,6 +17,7 @@ mod kafka_operator;
 mod kafka_refusals;
 mod limits;
 mod listener;
+mod order;
 mod reload;
 mod space;
 mod windows;
