@@ -70,6 +70,14 @@ fn the_example_of_the_design_is_read() {
 }
 
 #[test]
+fn the_value_of_a_custom_header_is_not_shown() {
+    let config = parse(&format!("{WEBHOOK}headers = {{ \"1_Area\" = \"Tokyo\", X-Customer = \"s3cret\" }}")).unwrap();
+    assert_eq!(config.registry.webhooks()[0].headers[1].value(), "s3cret");
+    let shown = config.to_string();
+    assert!(shown.contains("\"1_Area\" = \"***\", \"X-Customer\" = \"***\"") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
 fn a_mistake_is_told_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
