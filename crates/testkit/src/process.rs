@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{PATIENCE, get};
+use crate::{PATIENCE, get, http::get_whole};
 
 /// A running `pushline run`, `ingest` or `deliver`. Dropping it kills the process.
 #[derive(Debug)]
@@ -275,16 +275,15 @@ impl Pushline {
     /// # Panics
     /// When the admin address doesn't answer with JSON lines.
     pub async fn dead_letters(&self, log: &str) -> Vec<DeadLetterLine> {
-        let mut lines = Vec::new();
-        let (mut from, mut more) = (0, true);
-        while more {
-            let (status, text) = get(self.admin, &format!("/{log}?limit=1000&from={from}")).await.expect("the admin address answers");
+        let (mut lines, mut next) = (Vec::new(), Some(0u64));
+        while let Some(from) = next {
+            let path = format!("/{log}?limit=1000&from={from}");
+            let (status, head, text) = get_whole(self.admin, &path).await.expect("the admin address answers");
             assert_eq!(status, 200, "{text}");
-            let page: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
-            // One dead letter has one offset, whatever it holds.
-            more = page.iter().filter(|line| line["index"] == 0).count() == 1000;
-            from += 1000;
-            lines.extend(page.iter().map(DeadLetterLine::read));
+            // Where the next page begins: numbers have gaps, of marks, of what was filtered and of what was forgotten.
+            let told = head.lines().find_map(|line| line.strip_prefix("pushline-next: "));
+            next = told.map(|next| next.parse().expect("the next page begins at a number"));
+            lines.extend(text.lines().map(|line| DeadLetterLine::read(&serde_json::from_str(line).expect("a line is JSON"))));
         }
         lines
     }
