@@ -83,7 +83,7 @@ impl Task {
                 () = changed(&mut outlets) => self.reload(Arc::clone(&outlets.borrow_and_update())),
                 () = at(tick) => self.tick(),
                 _ = seconds.tick() => self.second(),
-                saved = finished(&mut self.saving.under_way) => self.after_save(result_of(saved))?,
+                saved = finished(&mut self.saving.under_way) => self.after_save(saved)?,
                 oldest = finished(&mut self.look.under_way) => self.looked(result_of(oldest)?),
                 frame = self.live.next() => self.live(&frame?),
                 frame = self.turn.reader.next(), if may_sweep => self.swept(frame?),
@@ -94,7 +94,7 @@ impl Task {
 
     /// What is in flight ends, and what it means is durable.
     async fn settle_in_flight(&mut self) {
-        while self.lanes.awaited() > 0 {
+        while self.lanes.awaited() > 0 && !self.burying.lost {
             tokio::select! {
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
                 (burials, ours) = finished(&mut self.burying.asking) => self.may_bury(burials, ours),

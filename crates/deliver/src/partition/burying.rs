@@ -23,6 +23,8 @@ pub(super) struct Burying {
     unasked: Vec<Burial>,
     pub(super) asking: Option<BoxFuture<'static, Answer>>,
     pub(super) writing: FuturesUnordered<BoxFuture<'static, Buried>>,
+    /// It isn't ours: none is written any more, and none waited for.
+    pub(super) lost: bool,
 }
 
 /// Whether the partition is ours, for the dead letters that it was asked for.
@@ -43,7 +45,7 @@ impl Task {
     }
 
     fn ask(&mut self) {
-        if self.burying.asking.is_some() || self.burying.unasked.is_empty() {
+        if self.burying.lost || self.burying.asking.is_some() || self.burying.unasked.is_empty() {
             return;
         }
         let (burials, partition, watermark) =
@@ -56,6 +58,7 @@ impl Task {
         if !ours {
             let partition = self.partition.index();
             warn!(partition, dead_letters = burials.len(), "another process serves the partition: no dead letters are written here");
+            self.burying.lost = true;
             return;
         }
         for Burial { key, cause, letters } in burials {

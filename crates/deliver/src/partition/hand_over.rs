@@ -8,7 +8,7 @@ use pushline_queue::QueueError;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::{Task, result_of};
+use super::Task;
 
 /// How long the last save may take where nobody waits for the partition.
 const LAST_SAVE: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ impl Task {
 
     async fn save_last(&mut self) -> Result<(), QueueError> {
         if let Some(saving) = self.saving.under_way.take() {
-            let saved = result_of(saving.await);
+            let saved = saving.await;
             self.after_save(saved)?;
         }
         self.save_progress().await

@@ -4,15 +4,16 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use pushline_queue::QueueError;
-use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::Task;
 
 /// How far saving has come.
 pub(super) struct Saving {
-    pub(super) under_way: Option<JoinHandle<Result<(), QueueError>>>,
+    /// Ends with the task: a save that hangs must not keep the partition from whoever serves it next.
+    pub(super) under_way: Option<BoxFuture<'static, Result<(), QueueError>>>,
     /// Something happened since the last save.
     pub(super) changed: bool,
     saved_at: Instant,
@@ -32,7 +33,7 @@ impl Task {
         self.metrics.progress_age(self.saving.changed.then(|| self.saving.saved_at.elapsed()));
         if self.saving.changed && self.saving.under_way.is_none() {
             self.saving.changed = false;
-            self.saving.under_way = Some(tokio::spawn(self.save_progress()));
+            self.saving.under_way = Some(self.save_progress().boxed());
         }
     }
 
