@@ -36,6 +36,7 @@ pub(crate) use self::{
     burying::{Burial, BurialKey, Expiry},
     dispatch::Sending,
     outcomes::Consequence,
+    sweeps::Start,
 };
 use self::{
     dispatch::Line,

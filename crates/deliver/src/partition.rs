@@ -94,11 +94,12 @@ impl Task {
 
     /// What is in flight ends, and what it means is durable.
     async fn settle_in_flight(&mut self) {
-        while self.lanes.awaited() > 0 && !self.burying.lost {
+        while self.lanes.awaited(!self.burying.lost) > 0 {
             tokio::select! {
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
                 (burials, ours) = finished(&mut self.burying.asking) => self.may_bury(burials, ours),
                 Some(burial) = self.burying.writing.next() => if self.buried(burial).is_err() { return },
+                saved = finished(&mut self.saving.under_way) => if self.after_save(saved).is_err() { return },
             }
         }
     }

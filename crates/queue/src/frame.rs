@@ -182,6 +182,14 @@ impl FrameBuilder {
         Self { bytes: Vec::with_capacity(HEADER + bytes), count: 0 }
     }
 
+    /// Lets go of room that is more than it needs.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn trim(&mut self) {
+        if self.bytes.capacity() > self.bytes.len() * 5 / 4 {
+            self.bytes.shrink_to_fit();
+        }
+    }
+
     /// Whether nothing was pushed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -89,6 +89,38 @@ fn a_message_never_goes_across_a_packet_that_expired() {
 }
 
 #[test]
+fn a_turn_goes_on_while_a_lane_wants_what_comes_next_or_soon() {
+    let now = Instant::now();
+    let mut lanes = restarted(100, 10, None, true, now);
+    assert!(!lanes.goes_on(0, 5), "it stands at 10, not from 5 to 10");
+    assert!(lanes.goes_on(0, 6));
+    lanes.sweep(10, &[frame(10, &[at(0); 5])], now, WALL);
+    assert!(lanes.goes_on(10, 15), "it has an unfinished message");
+    assert!(!lanes.goes_on(90, 100), "there is nothing beyond the head");
+    lanes.sweep(15, &[frame(15, &[at(0); 5])], now, WALL);
+    let share = Arc::clone(&lanes.outlets.of(&GROUP.parse().unwrap()).unwrap().share);
+    share.suspect();
+    assert!(!lanes.goes_on(10, 20), "it holds a message, and may begin no other");
+}
+
+#[test]
+fn lanes_of_suspect_webhooks_have_a_turn_after_a_tenth_of_a_second() {
+    let now = Instant::now();
+    let mut lanes = restarted(100, 10, None, true, now);
+    let of = |turn: Option<Start>| turn.map(|start| start.from);
+    assert_eq!(of(lanes.next_turn(now)), Some(10));
+    let share = Arc::clone(&lanes.outlets.of(&GROUP.parse().unwrap()).unwrap().share);
+    share.suspect();
+    assert_eq!(of(lanes.next_turn(now)), None);
+    let until = lanes.next_tick(100).unwrap();
+    assert_eq!(until, now + Duration::from_millis(100));
+    lanes.next_turn(now + Duration::from_millis(60));
+    assert_eq!(lanes.next_tick(100), Some(until), "another look doesn't put it off");
+    lanes.tick(100, until);
+    assert_eq!((of(lanes.next_turn(until)), lanes.next_tick(100)), (Some(10), None));
+}
+
+#[test]
 fn a_replay_that_expires_keeps_its_id_and_its_packets_together() {
     let now = Instant::now();
     let mut lanes = restarted(1, 0, None, true, now);

@@ -84,7 +84,7 @@ fn an_active_lane_takes_at_most_2_kib_and_an_idle_group_nothing() {
             for _ in 0..100 {
                 at += Duration::from_secs(2);
                 lanes.tick(lanes.head(), at);
-                if let Some(from) = lanes.sweep_from(Sweep::Near, true) {
+                if let Some(from) = lanes.sweep_from(Sweep::Near) {
                     let all: Vec<Frame> = (0..=round).map(|round| self::frame(round * end)).collect();
                     lanes.sweep(from, &all[usize::try_from(from / end).unwrap()..], at, Timestamp(1 << 50));
                 }

@@ -276,15 +276,14 @@ impl World {
     }
 
     fn sweep(&mut self, sweep: Sweep) {
-        if let Some(from) = self.task.lanes.sweep_from(sweep, true) {
-            self.turn(from);
-        }
+        self.task.lanes.sweep_from(sweep).into_iter().for_each(|from| self.turn(from));
     }
 
     fn turn(&mut self, from: Offset) {
         let mut frames = vec![self.frame(from)];
         if frames[0].end() < self.task.lanes.head() {
-            frames.push(self.frame(frames[0].end()));
+            // It may begin before the end of the one before.
+            frames.push(self.frame(frames[0].end() - from % 2));
         }
         let burials = self.task.lanes.sweep(from, &frames, self.instant(), self.wall());
         burials.into_iter().for_each(|burial| self.dig(&burial));
@@ -575,8 +574,8 @@ impl World {
                 return;
             }
             let now = self.instant();
-            let Some(from) = self.task.lanes.next_turn(now) else { return };
-            self.turn(from);
+            let Some(start) = self.task.lanes.next_turn(now) else { return };
+            self.turn(start.from);
             self.task.wanted = true;
         }
     }

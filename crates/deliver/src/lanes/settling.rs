@@ -41,14 +41,15 @@ impl Lanes {
         self.last.map(|last| Progress { head: self.head, last, durable_end, lanes })
     }
 
-    /// What a shutdown waits for: dead letters that are being written, and messages in flight, unless their webhook is suspect.
-    pub(crate) fn awaited(&self) -> usize {
+    /// What a shutdown waits for: messages in flight, unless their webhook is suspect, and dead letters, where any are written.
+    pub(crate) fn awaited(&self, dead_letters: bool) -> usize {
         let is_awaited = |lane: &Lane, message: &Message| match message.state {
             State::InFlight { .. } => !is_suspect(lane),
-            State::Dying(_) => true,
+            State::Dying(_) => dead_letters,
             _ => false,
         };
-        let its = |lane: &Lane| lane.messages().filter(|message| is_awaited(lane, message)).count() + usize::from(lane.burying().is_some());
+        let buries = |lane: &Lane| dead_letters && lane.burying().is_some();
+        let its = |lane: &Lane| lane.messages().filter(|message| is_awaited(lane, message)).count() + usize::from(buries(lane));
         self.lanes.iter().map(|(_, lane)| its(lane)).sum()
     }
 }

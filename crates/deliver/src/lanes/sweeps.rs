@@ -45,50 +45,115 @@ impl Sweep {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     next: Sweep,
-    /// Lanes of suspect webhooks wait until then.
-    suspects_at: Option<Instant>,
-    /// They have waited, and are served until none wants a turn.
-    suspects: bool,
+    suspects: Suspects,
 }
+
+/// The lanes of suspect webhooks.
+#[derive(Debug, Default)]
+enum Suspects {
+    /// None wants a turn.
+    #[default]
+    Rest,
+    /// They wait until then.
+    Wait(Instant),
+    /// They have waited, and have turns like others until none wants one.
+    Served,
+}
+
+/// Where a turn begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) from: Offset,
+    /// It may find what won't be sent: the more of it is shown at once, the fewer times dead letters are waited for.
+    pub(crate) finds_dead: bool,
+}
+
+/// The smallest `taken` of lanes that want a turn, of the near sweep's and of the far sweep's.
+#[derive(Debug, Default, Clone, Copy)]
+struct Wanted {
+    near: Option<Offset>,
+    far: Option<Offset>,
+}
+
+// === impl Turns ===
 
 impl Turns {
     pub(super) fn next_tick(&self) -> Option<Instant> {
-        self.suspects_at
+        if let Suspects::Wait(until) = self.suspects { Some(until) } else { None }
     }
 
     pub(super) fn tick(&mut self, now: Instant) {
-        self.suspects |= self.suspects_at.take_if(|at| *at <= now).is_some();
+        if self.next_tick().is_some_and(|until| until <= now) {
+            self.suspects = Suspects::Served;
+        }
+    }
+
+    /// What lanes of suspect webhooks want counts once they have waited, whoever else wants a turn.
+    fn admit(&mut self, wanted: Wanted, now: Instant) -> Wanted {
+        match self.suspects {
+            _ if wanted.near.or(wanted.far).is_none() => self.suspects = Suspects::Rest,
+            Suspects::Rest => self.suspects = Suspects::Wait(now + TOGETHER),
+            Suspects::Wait(_) => {}
+            Suspects::Served => return wanted,
+        }
+        Wanted::default()
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    fn of(&self, sweep: Sweep) -> Option<Offset> {
+        match sweep {
+            Sweep::Near => self.near,
+            Sweep::Far => self.far,
+        }
+    }
+
+    fn add(&mut self, sweep: Sweep, taken: Offset) {
+        let smallest = match sweep {
+            Sweep::Near => &mut self.near,
+            Sweep::Far => &mut self.far,
+        };
+        *smallest = Some(smallest.map_or(taken, |smallest| smallest.min(taken)));
     }
 }
 
 impl Lanes {
-    /// Where the next turn begins, if anybody wants one now.
-    pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Offset> {
-        let suspects = self.turns.suspects;
+    /// Where the next turn begins, if anybody wants one now: near and far sweep take turns.
+    pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Start> {
+        let [mut wanted, of_suspects, dead] = self.wanted();
+        let of_suspects = self.turns.admit(of_suspects, now);
+        of_suspects.near.iter().for_each(|taken| wanted.add(Sweep::Near, *taken));
+        of_suspects.far.iter().chain(&dead.far).for_each(|taken| wanted.add(Sweep::Far, *taken));
         let first = self.turns.next;
-        for sweep in [first, first.other()] {
-            let from = self.sweep_from(sweep, suspects);
-            if from.is_some() {
-                self.turns.next = sweep.other();
-                return from;
-            }
-        }
-        let wait = !suspects && [Sweep::Near, Sweep::Far].iter().any(|sweep| self.sweep_from(*sweep, true).is_some());
-        self.turns.suspects = false;
-        self.turns.suspects_at = wait.then(|| self.turns.suspects_at.unwrap_or(now + TOGETHER));
-        None
+        let sweep = [first, first.other()].into_iter().find(|sweep| wanted.of(*sweep).is_some())?;
+        self.turns.next = sweep.other();
+        Some(Start { from: wanted.of(sweep)?, finds_dead: dead.of(sweep).is_some() })
     }
 
-    /// Where a turn of this sweep would begin: the smallest `taken` of its lanes that have a message at hand or may begin one, those of suspect
-    /// webhooks among them or not. The far sweep also serves lanes whose packets won't be sent, wherever they are.
-    pub(super) fn sweep_from(&self, sweep: Sweep, suspects: bool) -> Option<Offset> {
+    /// Who has a message at hand or may begin one: lanes of webhooks that aren't suspect, and those of suspect ones. And who has packets that
+    /// won't be sent: the far sweep serves them, wherever they are.
+    fn wanted(&self) -> [Wanted; 3] {
         let near = self.head.saturating_sub(self.near);
-        let is_its = |lane: &&Lane| {
-            let is_far = lane.taken(self.head) < near;
-            is_far == (sweep == Sweep::Far) && (suspects || !is_suspect(lane)) && wants(lane)
-                || sweep == Sweep::Far && self.may_be_dead(lane)
-        };
-        self.behind.iter().map(|&key| &self.lanes[key]).filter(is_its).map(|lane| lane.taken(self.head)).min()
+        let [mut wanted, mut of_suspects, mut dead] = [Wanted::default(); 3];
+        for lane in self.behind.iter().map(|&key| &self.lanes[key]) {
+            let taken = lane.taken(self.head);
+            let sweep = if taken < near { Sweep::Far } else { Sweep::Near };
+            if wants(lane) {
+                if is_suspect(lane) { &mut of_suspects } else { &mut wanted }.add(sweep, taken);
+            }
+            if self.may_be_dead(lane) {
+                dead.add(Sweep::Far, taken);
+            }
+        }
+        [wanted, of_suspects, dead]
+    }
+
+    /// Where a turn of this sweep would begin, if suspects had waited.
+    #[cfg(test)]
+    pub(super) fn sweep_from(&self, sweep: Sweep) -> Option<Offset> {
+        self.wanted().iter().filter_map(|wanted| wanted.of(sweep)).min()
     }
 
     /// One turn over frames that follow each other from `from` on: shows each record to its lane, and takes in every lane that it meets.
@@ -99,7 +164,10 @@ impl Lanes {
         let mut ahead: Vec<(Offset, LaneKey)> = self.sweepable(from, to);
         ahead.sort_unstable_by_key(|&(taken, _)| Reverse(taken));
         let (mut joined, mut last, mut dead) = (BTreeSet::new(), None, BTreeMap::new());
-        for (offset, record) in frames.iter().flat_map(|frame| frame.records(from)).take_while(|(offset, _)| *offset < to) {
+        // A frame may begin before the end of the one before it.
+        let mut at = from;
+        let records = frames.iter().flat_map(|frame| frame.records(std::mem::replace(&mut at, frame.end())));
+        for (offset, record) in records.take_while(|(offset, _)| *offset < to) {
             while let Some((_, key)) = ahead.pop_if(|(taken, _)| *taken <= offset) {
                 joined.insert(key);
             }

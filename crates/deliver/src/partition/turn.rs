@@ -8,6 +8,7 @@ use pushline_model::Offset;
 use pushline_queue::{Frame, Partition, Reader};
 
 use super::{Task, wall};
+use crate::lanes::Start;
 
 /// The longest turn of a sweep (LANES.md L4).
 const TURN: usize = 8 << 20;
@@ -56,13 +57,13 @@ impl Turn {
         self.owed = self.owed.saturating_sub(bytes);
     }
 
-    fn begin(&mut self, partition: &dyn Partition, from: Offset) {
+    fn begin(&mut self, partition: &dyn Partition, Start { from, finds_dead }: Start) {
         // One that goes on where it stands keeps what it has read ahead.
         if from != self.at {
             (self.reader, self.at) = (partition.reader(from), from);
         }
         self.bytes = 0;
-        self.under_way = Some(Piece::new(from, FIRST_PIECE));
+        self.under_way = Some(Piece::new(from, if finds_dead { TURN } else { FIRST_PIECE }));
     }
 
     /// A frame was read. When it completes the piece, that is handed out.
@@ -107,8 +108,8 @@ impl Task {
         if self.turn.under_way.is_some() || !std::mem::take(&mut self.turn.wanted) {
             return;
         }
-        if let Some(from) = self.lanes.next_turn(Instant::now()) {
-            self.turn.begin(&*self.partition, from);
+        if let Some(start) = self.lanes.next_turn(Instant::now()) {
+            self.turn.begin(&*self.partition, start);
         }
     }
 
@@ -121,5 +122,66 @@ impl Task {
             self.bury(burials);
             self.saving.changed = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+    use pushline_queue::{FrameBuilder, Kind, QueueError, Record};
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Reader for Nothing {
+        fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// One record of 64 KiB.
+    fn frame(base: Offset) -> Frame {
+        let mut builder = FrameBuilder::default();
+        builder.push(&Record { group: "o/g", at: pushline_model::Timestamp(0), kind: Kind::Replay, payload: &[0; 64 << 10] });
+        builder.seal(base, base)
+    }
+
+    /// How many records each piece has, until the turn ends; somebody goes on up to that many records.
+    fn pieces(first: usize, until: Offset) -> (Vec<usize>, usize) {
+        let mut turn = Turn::new(Box::new(Nothing), 0);
+        turn.under_way = Some(Piece::new(0, first));
+        let mut pieces = Vec::new();
+        for base in 0.. {
+            if let Some(piece) = turn.read(frame(base), Offset::MAX) {
+                assert_eq!(piece.from, pieces.iter().sum::<usize>() as Offset);
+                pieces.push(piece.frames.len());
+                turn.shown(&piece, turn.at < until);
+            }
+            if turn.under_way.is_none() {
+                break;
+            }
+        }
+        (pieces, turn.owed)
+    }
+
+    #[test]
+    fn a_turn_grows_piece_by_piece_while_somebody_goes_on_and_never_beyond_its_bound() {
+        let (pieces, owed) = pieces(FIRST_PIECE, Offset::MAX);
+        assert_eq!(pieces, [4, 8, 16, 32, 64, 4]);
+        assert!((TURN..TURN + (128 << 10)).contains(&owed), "{owed}");
+    }
+
+    #[test]
+    fn a_turn_that_nobody_goes_on_with_ends_early() {
+        assert_eq!(pieces(FIRST_PIECE, 5).0, [4, 8]);
+        assert_eq!(pieces(TURN, 5).0.len(), 1, "what may hold dead packets is shown at once");
+    }
+
+    #[test]
+    fn a_piece_ends_where_live_reading_stands() {
+        let mut turn = Turn::new(Box::new(Nothing), 0);
+        turn.under_way = Some(Piece::new(0, FIRST_PIECE));
+        assert!(turn.read(frame(0), 2).is_none() && turn.read(frame(1), 2).is_some());
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Frames {
     next: Offset,
     full: Vec<Frame>,
     bytes: usize,
-    /// Bytes of the frame before: the next is much like it, so it needn't grow step by step, nor hold twice what it needs.
+    /// Bytes of the frame before, and some more: the next is often like it, and needn't grow step by step.
     usual: usize,
 }
 
@@ -57,6 +57,7 @@ impl Frames {
 
     fn seal(&mut self) {
         if !self.builder.is_empty() {
+            self.builder.trim();
             let frame = mem::take(&mut self.builder).seal(self.base, self.base);
             self.usual = frame.bytes().len() * 9 / 8;
             self.full.push(frame);

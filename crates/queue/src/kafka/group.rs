@@ -33,8 +33,9 @@ use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as name
 /// Under load, records are handed over after so many.
 const HAND_OVER_AFTER: u64 = 1024;
 
-/// What the hand-over of all partitions may hold.
+/// What the hand-over of all partitions may hold, and what is kept once it was passed.
 const HANDED_OVER: usize = 32 << 20;
+const KEPT: usize = 32 << 20;
 
 /// How often the thread looks at what it was told when nothing arrives.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -57,8 +58,9 @@ struct Poller {
     reading: BTreeMap<i32, Reading>,
     gained: Vec<Vec<Arc<Live>>>,
     lost: Vec<Lost>,
-    /// Bytes that may wait for one partition's task.
+    /// Bytes that may wait for one partition's task, and bytes that are kept for it.
     most: usize,
+    kept: usize,
     health: Arc<Health>,
     failure: Arc<Failure>,
 }
@@ -119,6 +121,7 @@ impl Group {
             gained: Vec::new(),
             lost: Vec::new(),
             most: HANDED_OVER / usize::try_from(options.partitions.clamp(4, 128)).unwrap_or(1),
+            kept: KEPT / usize::try_from(options.partitions.max(4)).unwrap_or(1),
             health: Arc::clone(health),
             failure: Arc::clone(failure),
         };
@@ -222,7 +225,7 @@ impl Poller {
         counter!(names::REBALANCES).increment(1);
         let mut lives = Vec::new();
         for &index in partitions {
-            let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default(), self.most));
+            let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default(), self.most, self.kept));
             let partition = (self.make)(Arc::clone(&live));
             self.reading
                 .insert(index, Reading { live: Arc::clone(&live), partition: Arc::downgrade(&partition), frames: Frames::default() });

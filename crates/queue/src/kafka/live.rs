@@ -19,9 +19,10 @@ const MOMENT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Live {
     index: u32,
-    /// Beyond so many bytes the partition is paused, if its task doesn't take anything for a moment; below a quarter it is read again. So many
-    /// bytes of what the task has taken are kept, too.
+    /// Beyond so many bytes the partition is paused, if its task doesn't take anything for a moment; below a quarter it is read again.
     most: usize,
+    /// Bytes of what the task has taken that are kept.
+    kept: usize,
     state: Mutex<State>,
     /// Frames have come.
     more: Notify,
@@ -49,8 +50,8 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(index: u32, most: usize) -> Self {
-        Self { index, most, state: Mutex::default(), more: Notify::new(), taken: Condvar::new() }
+    pub(super) fn new(index: u32, most: usize, kept: usize) -> Self {
+        Self { index, most, kept, state: Mutex::default(), more: Notify::new(), taken: Condvar::new() }
     }
 
     pub(super) fn index(&self) -> u32 {
@@ -137,7 +138,7 @@ impl Live {
         let mut state = self.state();
         let frame = state.frames.pop_front()?;
         state.bytes -= frame.bytes().len();
-        state.recent.push(frame.clone(), self.most);
+        state.recent.push(frame.clone(), self.kept);
         if state.bytes <= self.most {
             self.taken.notify_one();
         }
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_slow_task_pauses_its_partition_and_resumes_it_when_it_has_room() {
-        let (live, paused) = (Live::new(0, MOST), Cell::new(false));
+        let (live, paused) = (Live::new(0, MOST, 0), Cell::new(false));
         live.hand_over(vec![frame(0, MOST / 2)], || paused.set(true));
         assert!(!paused.get());
         live.hand_over(vec![frame(1, MOST / 2), frame(2, MOST / 8)], || paused.set(true));
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_task_that_is_only_a_little_slower_is_waited_for() {
-        let live = Arc::new(Live::new(0, MOST));
+        let live = Arc::new(Live::new(0, MOST, 0));
         live.hand_over(vec![frame(0, MOST - 1000)], || unreachable!("it is full, not more"));
         let task = Arc::clone(&live);
         let takes = std::thread::spawn(move || while task.next(|| ()).now_or_never().is_none_or(|frame| frame.base() != 1) {});
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn at_the_end_the_position_is_the_end_whatever_was_told() {
-        let live = Live::new(0, MOST);
+        let live = Live::new(0, MOST, 0);
         live.begins_at(5);
         live.ends_at(100);
         assert_eq!(live.end(), 100);

@@ -16,7 +16,7 @@ use super::{
     group::{Rebalances, set_paused},
     live::Live,
     log::KafkaLog,
-    recent::NearReader,
+    recent::RecentReader,
 };
 use crate::{AppendError, Frame, Partition, Progress, QueueError, Read, Reader, Saved};
 
@@ -119,7 +119,7 @@ impl Read for KafkaPartition {
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {
-        Box::new(NearReader::new(&self.live, &self.log, from))
+        Box::new(RecentReader::new(&self.live, self.log.clone(), from))
     }
 }
 
@@ -167,17 +167,17 @@ impl Partition for KafkaPartition {
         .boxed()
     }
 
-    /// A commit is refused to whoever isn't in the group any more; it may also be refused while the group rebalances and the partition stays.
-    /// Which of the two it is, the revoke tells.
+    /// A commit that is taken says that nobody else serves it yet, though it may have been revoked. One is refused to whoever isn't in the group
+    /// any more; it may also be refused while the group rebalances and the partition stays. Which of the two it is, the revoke tells.
     fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool> {
         async move {
             loop {
                 let committed = self.try_commit(watermark).await;
-                if self.live.is_closed() || committed.is_err() {
-                    return false;
-                }
                 if matches!(committed, Ok(Ok(()))) {
                     return true;
+                }
+                if self.live.is_closed() || committed.is_err() {
+                    return false;
                 }
                 sleep(ANSWER / 20).await;
             }

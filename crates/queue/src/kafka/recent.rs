@@ -6,8 +6,8 @@ use std::{collections::VecDeque, sync::Arc};
 use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Offset;
 
-use super::{catch_up::CatchUpReader, live::Live, log::KafkaLog};
-use crate::{Frame, QueueError, Reader};
+use super::live::Live;
+use crate::{Frame, QueueError, Read, Reader};
 
 /// The last frames of a partition that its task has taken. Pure.
 #[derive(Debug, Default)]
@@ -16,13 +16,13 @@ pub(super) struct Recent {
     bytes: usize,
 }
 
-/// A reader at a place of its own: from memory where the place was passed lately, else from Kafka.
-pub(super) struct NearReader {
+/// A reader at a place of its own: from memory where the place was passed lately, else from the log.
+pub(super) struct RecentReader<L> {
     live: Arc<Live>,
-    log: KafkaLog,
+    log: L,
     at: Offset,
     /// While the place isn't in memory.
-    far: Option<CatchUpReader>,
+    from_log: Option<Box<dyn Reader>>,
 }
 
 impl Recent {
@@ -37,7 +37,7 @@ impl Recent {
         }
     }
 
-    /// The frame with the first record from an offset on, if no record in between was passed before what is kept.
+    /// The frame with the first record from an offset on, unless there may be an earlier one that isn't kept any more.
     pub(super) fn at(&self, offset: Offset) -> Option<&Frame> {
         let is_kept = self.frames.front().is_some_and(|oldest| oldest.base() <= offset);
         let place = self.frames.partition_point(|frame| frame.end() <= offset);
@@ -45,25 +45,25 @@ impl Recent {
     }
 }
 
-impl NearReader {
-    pub(super) fn new(live: &Arc<Live>, log: &KafkaLog, from: Offset) -> Self {
-        Self { live: Arc::clone(live), log: log.clone(), at: from, far: None }
+impl<L: Read> RecentReader<L> {
+    pub(super) fn new(live: &Arc<Live>, log: L, from: Offset) -> Self {
+        Self { live: Arc::clone(live), log, at: from, from_log: None }
     }
 
     async fn read(&mut self) -> Result<Frame, QueueError> {
         let frame = match self.live.recent(self.at) {
             Some(frame) => {
-                self.far = None;
+                self.from_log = None;
                 frame
             }
-            None => self.far.get_or_insert_with(|| self.log.read_from(self.at)).next_frame().await?,
+            None => self.from_log.get_or_insert_with(|| self.log.reader(self.at)).next().await?,
         };
         self.at = frame.end();
         Ok(frame)
     }
 }
 
-impl Reader for NearReader {
+impl<L: Read> Reader for RecentReader<L> {
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
         self.read().boxed()
     }
@@ -71,10 +71,12 @@ impl Reader for NearReader {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use crate::{FrameBuilder, frame::tests::record};
 
-    fn frame(base: Offset, records: usize) -> Frame {
+    fn frame(base: Offset, records: u64) -> Frame {
         let mut builder = FrameBuilder::default();
         (0..records).for_each(|_| builder.push(&record("o/g", b"payload")));
         builder.seal(base, base)
@@ -88,11 +90,8 @@ mod tests {
         for base in [0, 10, 20, 35] {
             recent.push(frame(base, 10), most);
         }
-        let found = |offset| recent.at(offset).map(Frame::base);
-        assert_eq!(
-            [found(9), found(10), found(19), found(20), found(30), found(44), found(45)].map(|base| base.unwrap_or(0)),
-            [0, 10, 10, 20, 35, 35, 0]
-        );
+        let found = [9, 10, 19, 20, 30, 44, 45].map(|offset| recent.at(offset).map(Frame::base));
+        assert_eq!(found, [None, Some(10), Some(10), Some(20), Some(35), Some(35), None]);
         assert!(recent.bytes <= most);
     }
 
@@ -101,5 +100,65 @@ mod tests {
         let mut recent = Recent::default();
         recent.push(frame(0, 10), 10);
         assert!(recent.at(0).is_none() && recent.bytes == 0);
+    }
+
+    /// A log of frames of seven records, that aren't those which were handed over. It ends at 70.
+    struct Sevens;
+
+    /// Asked a second time, it gives what it was asked for.
+    struct SevensReader {
+        at: Offset,
+        asked: bool,
+    }
+
+    impl Read for Sevens {
+        fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+            async { Ok(0..70) }.boxed()
+        }
+
+        fn reader(&self, from: Offset) -> Box<dyn Reader> {
+            Box::new(SevensReader { at: from, asked: false })
+        }
+    }
+
+    impl Reader for SevensReader {
+        fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
+            async {
+                if !std::mem::replace(&mut self.asked, true) || self.at >= 70 {
+                    std::future::pending::<()>().await;
+                }
+                let frame = frame(self.at / 7 * 7, 7);
+                (self.at, self.asked) = (frame.end(), false);
+                Ok(frame)
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn every_record_is_read_once_across_memory_and_log_however_often_the_reader_is_asked_in_vain() {
+        let live = Arc::new(Live::new(0, 1 << 20, 1 << 20));
+        let mut reader = RecentReader::new(&live, Sevens, 3);
+        let (mut at, mut from_memory) = (3, 0);
+        while at < 70 {
+            // Live reading passes 30 to 59 once the reader is there: before and beyond only the log has anything.
+            if at == 35 {
+                live.begins_at(30);
+                live.hand_over(vec![frame(30, 10), frame(40, 10), frame(50, 10)], || ());
+                for _ in 0..3 {
+                    live.next(|| ()).await;
+                }
+            }
+            let _ = reader.next().now_or_never().is_none_or(|frame| {
+                let frame = frame.unwrap();
+                from_memory += usize::from(frame.end() % 10 == 0 && frame.end() < 70);
+                let offsets: Vec<Offset> = frame.records(at).map(|(offset, _)| offset).collect();
+                assert_eq!(offsets, (at..frame.end()).collect::<Vec<_>>());
+                at = frame.end();
+                true
+            });
+        }
+        assert_eq!((at, from_memory), (70, 3));
+        assert!(reader.next().now_or_never().is_none(), "it waits at the end");
     }
 }
