@@ -108,6 +108,11 @@ impl PartitionMetrics {
         Cause::ALL.into_iter().for_each(|cause| counter!(DEAD_LETTERED, "cause" => cause.name()).increment(0));
     }
 
+    /// There were more than was known at first.
+    pub(crate) fn more_at_start(&self, partition: u32, packets: u64) {
+        gauge!(UNSETTLED_AT_START, "partition" => partition.to_string()).increment(approximately(packets));
+    }
+
     /// Offsets that the log has lost.
     pub(crate) fn lost(offsets: u64) {
         counter!(LOST).increment(offsets);

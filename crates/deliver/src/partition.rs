@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use pushline_model::Timestamp;
+use pushline_model::{Offset, Timestamp};
 use pushline_queue::{DeadLetters, Frame, Partition, QueueError, Reader};
 use tokio::{
     sync::{Notify, watch},
@@ -56,6 +56,8 @@ pub(crate) struct Task {
     look: Look,
     saving: Saving,
     woken: Arc<Notify>,
+    /// Where the log ended at the start.
+    end_at_start: Offset,
     metrics: PartitionMetrics,
 }
 
@@ -106,6 +108,7 @@ impl Task {
 
     fn live(&mut self, frame: &Frame) {
         self.turn.live_has_read(frame.bytes().len());
+        self.count_at_start(frame);
         self.turn.wanted |= self.lanes.live(frame, self.partition.end(), Instant::now());
         self.saving.changed = true;
     }

@@ -5,7 +5,7 @@
 use std::{ops::Range, sync::Arc, time::Instant};
 
 use pushline_model::Offset;
-use pushline_queue::{LastPassed, Partition, QueueError, Restart, Saved};
+use pushline_queue::{Frame, LastPassed, Partition, QueueError, Replay, Restart, Saved};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info};
 
@@ -62,7 +62,18 @@ impl Task {
             look: Look::new(),
             saving: Saving::new(),
             woken,
+            end_at_start: end,
             metrics,
+        }
+    }
+
+    /// What nobody had read yet at the start was counted by offsets: a replay has one, and may hold several packets.
+    pub(super) fn count_at_start(&self, frame: &Frame) {
+        if frame.base() < self.end_at_start {
+            let unread = frame.records(self.lanes.head()).take_while(|(offset, _)| *offset < self.end_at_start);
+            let more =
+                unread.filter_map(|(_, record)| Replay::of(&record)).map(|replay| replay.packets.len().saturating_sub(1) as u64).sum();
+            self.metrics.more_at_start(self.partition.index(), more);
         }
     }
 }
