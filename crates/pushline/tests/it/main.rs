@@ -19,6 +19,7 @@ mod limits;
 mod listener;
 mod order;
 mod reload;
+mod replay;
 mod space;
 mod windows;
 

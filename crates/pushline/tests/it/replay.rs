@@ -1,0 +1,131 @@
+//! A replay and a crash in its middle (LANES.md L15): the record goes first, then the mark, so a crash in between repeats it under the same id.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use pushline_queue::{
+    Append as _, Filter, Kind, Queue as _, Record, Replay,
+    embedded::{Embedded, Options},
+};
+use pushline_testkit::{Arrival, Gateway, PATIENCE, Pushline, ScriptedReceiver, folder, get};
+use tokio::{
+    process::Command,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use crate::{BINARY, packets, start};
+
+/// Two messages that failed and are dead letters; the process is down, and its customer answers from now on. With them in order, and what comes later.
+async fn two_dead_letters(dir: &Path) -> (Vec<Arrival>, mpsc::Receiver<Arrival>, ScriptedReceiver) {
+    let answers = Arc::new(AtomicBool::new(false));
+    let does = Arc::clone(&answers);
+    let (arrived, mut arrivals) = mpsc::channel(1000);
+    let receiver = ScriptedReceiver::start(move |arrival| {
+        arrived.try_send(arrival).unwrap();
+        let status = if does.load(Ordering::SeqCst) { 200 } else { 500 };
+        async move { Some(status) }
+    });
+    let receiver = receiver.await;
+    let pushline = start(dir, &receiver.url(), "order = \"strict\"").await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..13).map(|number| number.to_string()))).await.unwrap();
+    let failed = vec![next(&mut arrivals).await, next(&mut arrivals).await];
+    pushline.until_quiet().await;
+    pushline.terminate().await;
+    answers.store(true, Ordering::SeqCst);
+    (failed, arrivals, receiver)
+}
+
+async fn next(arrivals: &mut mpsc::Receiver<Arrival>) -> Arrival {
+    timeout(PATIENCE, arrivals.recv()).await.expect("a message arrives").unwrap()
+}
+
+fn told(arrival: &Arrival) -> (&str, &[String]) {
+    (&arrival.id, &arrival.payloads)
+}
+
+fn replay_all(pushline: &Pushline) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["dead-letters", "replay", "--all", "--admin", &pushline.admin.to_string()]).kill_on_drop(true);
+    command
+}
+
+async fn said(mut command: Command) -> String {
+    String::from_utf8(command.output().await.unwrap().stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_under_the_same_id() {
+    let dir = folder();
+    let (failed, mut arrivals, _receiver) = two_dead_letters(dir.path()).await;
+    // What is on the disk after a crash in between: the replay's record, durable, and no mark.
+    let queue = Embedded::open(&Options { min_free: 0, ..Options::new(dir.path().join("pushline-data")) }).unwrap();
+    let letter = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.remove(0).letter;
+    let payload = Replay::new(&letter).encode();
+    queue.append(&[Record { group: &letter.group, at: letter.time, kind: Kind::Replay, payload: &payload }]).await.unwrap();
+    queue.close().await;
+    drop(queue);
+
+    let pushline = Pushline::start_again(BINARY, dir.path()).await;
+    assert_eq!(told(&next(&mut arrivals).await), told(&failed[0]));
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("2 messages with 13 packets are on their way again; 0 had been"), "{words}");
+    for before in &failed {
+        assert_eq!(told(&next(&mut arrivals).await), told(before));
+    }
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("0 messages with 0 packets are on their way again; 2 had been"), "{words}");
+    pushline.until_quiet().await;
+    assert!(arrivals.try_recv().is_err(), "once each");
+}
+
+#[tokio::test]
+async fn a_replay_that_is_not_durable_before_a_crash_is_not_marked() {
+    let dir = folder();
+    let (failed, mut arrivals, _receiver) = two_dead_letters(dir.path()).await;
+    // No disk has so much room: packets wait, while dead letters and their marks use the rest.
+    let file = dir.path().join("pushline.toml");
+    let configuration = std::fs::read_to_string(&file).unwrap();
+    let pushline = Pushline::start(BINARY, dir.path(), &configuration.replace("\"1MiB\"", "\"1000000GiB\"")).await;
+    let _waits = replay_all(&pushline).spawn().unwrap();
+    let waits = async {
+        while get(pushline.admin, "/readyz").await.unwrap().0 != 503 {
+            sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, waits).await.expect("the replay waits for room");
+    pushline.kill().await;
+
+    let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("2 messages with 13 packets are on their way again; 0 had been"), "{words}");
+    for before in &failed {
+        assert_eq!(told(&next(&mut arrivals).await), told(before));
+    }
+}
+
+/// Marks lie among the dead letters, so their numbers have gaps.
+#[tokio::test]
+async fn a_list_of_several_pages_with_marks_among_them_has_each_dead_letter_once() {
+    const MESSAGES: usize = 600;
+    let dir = folder();
+    let receiver = ScriptedReceiver::start(|_| async { Some(500) }).await;
+    let pushline = start(dir.path(), &receiver.url(), "max_packets = 1").await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", (0..MESSAGES).map(|number| number.to_string()))).await.unwrap();
+    pushline.until_quiet().await;
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("600 messages with 600 packets"), "{words}");
+    pushline.until_quiet().await;
+    // Each failed again.
+    assert_eq!(pushline.dead_letters("dead-letters").await.len(), 2 * MESSAGES);
+    let mut list = Command::new(BINARY);
+    list.args(["dead-letters", "list", "--json", "--admin", &pushline.admin.to_string()]);
+    assert_eq!(said(list).await.lines().count(), 2 * MESSAGES);
+}
