@@ -20,6 +20,7 @@ mod listener;
 mod order;
 mod reload;
 mod replay;
+mod shutdown;
 mod space;
 mod windows;
 
