@@ -18,6 +18,7 @@ mod kafka_refusals;
 mod limits;
 mod listener;
 mod order;
+mod receive;
 mod reload;
 mod replay;
 mod shutdown;
