@@ -4,6 +4,7 @@
 
 mod backlog;
 mod commands;
+mod connections;
 mod conservation;
 mod crashes;
 mod deploy;
