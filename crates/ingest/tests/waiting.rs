@@ -1,0 +1,196 @@
+//! What the listener does while it waits: for a CONNECT that doesn't come, for storage that is away. The clock is stopped and goes on by itself when
+//! nothing else can happen, so that waiting takes no time.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use pushline_ingest::{Listener, Options};
+use pushline_model::{RegistryBuilder, Webhook};
+use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+const CONNECT_V3: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01";
+const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01";
+
+/// How long a test waits for what must come, while the clock runs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same while it is stopped: longer than anything here waits.
+const LONG: Duration = Duration::from_hours(1);
+
+/// A queue whose storage is away until it is told otherwise.
+struct Away {
+    kept: Arc<Memory>,
+    waiting: Mutex<Vec<Resolver>>,
+    batches: watch::Sender<usize>,
+}
+
+impl Away {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { kept: Memory::new(), waiting: Mutex::default(), batches: watch::Sender::new(0) })
+    }
+
+    async fn until_batches(&self, count: usize) {
+        timeout(PATIENCE, self.batches.subscribe().wait_for(|batches| *batches >= count)).await.expect("packets arrive").unwrap();
+    }
+
+    fn is_back(&self) {
+        self.waiting.lock().unwrap().drain(..).for_each(|resolver| resolver.resolve(Ok(())));
+    }
+}
+
+impl Append for Away {
+    fn append(&self, _: &[Record<'_>]) -> Appended {
+        let (resolver, appended) = Appended::pending();
+        self.waiting.lock().unwrap().push(resolver);
+        self.batches.send_modify(|batches| *batches += 1);
+        appended
+    }
+}
+
+impl Queue for Away {
+    fn partitions(&self) -> watch::Receiver<Partitions> {
+        self.kept.partitions()
+    }
+
+    fn dead_letters(&self) -> DeadLetters {
+        self.kept.dead_letters()
+    }
+
+    fn strays(&self) -> DeadLetters {
+        self.kept.strays()
+    }
+
+    fn stalled(&self) -> Option<Stalled> {
+        None
+    }
+
+    fn failed(&self) -> BoxFuture<'static, QueueError> {
+        self.kept.failed()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.kept.close()
+    }
+}
+
+/// A listener that stops reading when a hundred bytes aren't durable.
+async fn listen(queue: &Arc<Away>) -> (SocketAddr, watch::Sender<bool>) {
+    let mut registry = RegistryBuilder::default();
+    registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
+    registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
+    let options = Options::new(([127, 0, 0, 1], 0).into(), vec!["{org}/{iccid}".parse().unwrap()]);
+    let options = Options { unacknowledged_bytes: 100, ..options };
+    let (stop, stopped) = watch::channel(false);
+    let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
+    let listener = Listener::bind(options, Arc::clone(queue) as Arc<dyn Queue>, registry, stopped).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(listener.run());
+    (address, stop)
+}
+
+/// Says something, and hears the answer of one packet.
+async fn ask(server: SocketAddr, connect: &[u8], client: u8) -> (TcpStream, Vec<u8>) {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.write_all(&[connect, &[client]].concat()).await.unwrap();
+    let answer = hear(&mut stream).await;
+    (stream, answer)
+}
+
+/// One packet.
+async fn hear(stream: &mut TcpStream) -> Vec<u8> {
+    let packet = async {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut rest = vec![0; usize::from(head[1])];
+        stream.read_exact(&mut rest).await.unwrap();
+        [&head[..], &rest].concat()
+    };
+    timeout(PATIENCE, packet).await.expect("it answers")
+}
+
+/// PUBLISH at QoS 1 to `mti/1`, as whoever connected like that says it.
+fn publish(connect: &[u8], id: u8, payload: usize) -> Vec<u8> {
+    let properties: &[u8] = if connect == CONNECT_V3 { &[] } else { &[0] };
+    let length = u8::try_from(9 + properties.len() + payload).unwrap();
+    [&[0x32, length][..], b"\x00\x05mti/1\x00", &[id], properties, &vec![b'x'; payload]].concat()
+}
+
+/// What it says until it closes the connection.
+async fn last_words(mut stream: TcpStream) -> Vec<u8> {
+    let mut words = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut words)).await.expect("the connection is closed").unwrap();
+    words
+}
+
+#[tokio::test]
+async fn a_connect_that_does_not_come_within_ten_seconds_is_refused() {
+    let (server, _stop) = listen(&Away::new()).await;
+    let began = Instant::now();
+    let mut slow = TcpStream::connect(server).await.unwrap();
+    slow.write_all(&CONNECT_V5[..7]).await.unwrap();
+    // A later one is welcome: the first has been waited for since before.
+    let (_other, connack) = ask(server, CONNECT_V3, b'o').await;
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    tokio::time::pause();
+    assert_eq!(last_words(slow).await, [], "nobody knows which version it speaks");
+    let waited = began.elapsed();
+    assert!((Duration::from_secs(10)..Duration::from_secs(30)).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test]
+async fn while_storage_is_away_new_clients_are_told_and_all_goes_on_when_it_is_back() {
+    let queue = Away::new();
+    let (server, _stop) = listen(&queue).await;
+    let (mut first, _) = ask(server, CONNECT_V3, b'f').await;
+    first.write_all(&publish(CONNECT_V3, 7, 100)).await.unwrap();
+    queue.until_batches(1).await;
+    let (stream, connack) = ask(server, CONNECT_V3, b'a').await;
+    assert_eq!((connack.as_slice(), last_words(stream).await), (&[0x20, 2, 0, 3][..], vec![]), "server unavailable");
+    let (stream, connack) = ask(server, CONNECT_V5, b'b').await;
+    assert_eq!((connack[0], connack[3], last_words(stream).await), (0x20, 0x88, vec![]), "server unavailable");
+    // What the first one sends meanwhile isn't read.
+    first.write_all(&publish(CONNECT_V3, 8, 50)).await.unwrap();
+    for client in b'0'..=b'9' {
+        ask(server, CONNECT_V3, client).await;
+    }
+    assert_eq!(*queue.batches.borrow(), 1);
+
+    queue.is_back();
+    assert_eq!(hear(&mut first).await, [0x40, 2, 0, 7]);
+    queue.until_batches(2).await;
+    let (_welcome, connack) = ask(server, CONNECT_V3, b'd').await;
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+}
+
+#[tokio::test]
+async fn who_cannot_be_read_for_thirty_seconds_since_storage_is_away_is_closed_and_has_no_acknowledgement() {
+    for connect in [CONNECT_V3, CONNECT_V5] {
+        let queue = Away::new();
+        let (server, _stop) = listen(&queue).await;
+        let (mut stream, _) = ask(server, connect, b'f').await;
+        let began = Instant::now();
+        stream.write_all(&publish(connect, 7, 100)).await.unwrap();
+        queue.until_batches(1).await;
+        tokio::time::pause();
+        let server_busy: &[u8] = if connect == CONNECT_V3 { &[] } else { &[0xe0, 2, 0x89, 0] };
+        assert_eq!(last_words(stream).await, server_busy);
+        // Thirty seconds, and five for acknowledgements that may still come.
+        let waited = began.elapsed();
+        assert!((Duration::from_secs(30)..Duration::from_secs(60)).contains(&waited), "{waited:?}");
+        tokio::time::resume();
+    }
+}
