@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use pushline_model::{Attempt, DeadPacket, Iccid, MessageId, Outcome, Packet, Registry, RegistryBuilder, Webhook};
+use pushline_model::{Attempt, Cause, DeadPacket, Iccid, MessageId, Outcome, Packet, Registry, RegistryBuilder, Webhook};
 use pushline_queue::{FrameBuilder, Kind, LaneProgress, OpenWindow, Progress, Saved};
 
 use super::{reload::UNKNOWN_FOR, *};
@@ -142,4 +142,64 @@ fn a_window_that_was_cut_from_keeps_no_lane_that_nobody_will_serve() {
     assert_eq!(lanes.count(), (1, 0));
     lanes.tick(3, now + UNKNOWN_FOR);
     assert_eq!(lanes.count(), (0, 0));
+}
+
+/// Three packets of a group without webhook wait from this moment on.
+fn is_lost_five_minutes_after(lanes: &mut Lanes, since: Instant) {
+    let frames = [frame(0, &[at(0), at(0), at(0)])];
+    let sweep = |lanes: &mut Lanes, now| {
+        lanes.tick(3, now);
+        let from = lanes.next_turn(now)?;
+        Some(lanes.sweep(from, &frames, now, WALL))
+    };
+    let due = since + Duration::from_mins(5);
+    assert_eq!(lanes.next_tick(3), Some(due), "a timer starts the sweep, whatever else happens");
+    assert!(sweep(lanes, due.checked_sub(Duration::from_millis(1)).unwrap()).is_none(), "too early");
+    assert_eq!(lanes.watermark(), 0);
+    let burials = sweep(lanes, due).expect("five minutes are over");
+    let [Burial { key, cause: Cause::NoWebhook, letters }] = &burials[..] else { panic!("{burials:?}") };
+    assert_eq!(letters.len(), 3, "one for each packet, since no message was cut");
+    assert_eq!((lanes.watermark(), lanes.unsettled()), (0, 3), "not settled before they are durable");
+    assert_eq!(lanes.buried(*key), 3);
+    assert_eq!((lanes.watermark(), lanes.unsettled(), lanes.count()), (3, 0, (0, 0)));
+}
+
+#[test]
+fn a_group_without_webhook_keeps_its_packets_for_five_minutes_from_the_birth_of_its_lane() {
+    let began = Instant::now();
+    let mut lanes = Lanes::new(0, outlets(false), Restart::new(Saved::default(), 0, false), began);
+    let born = began + Duration::from_mins(2);
+    lanes.live(&frame(0, &[at(0), at(0), at(0)]), 3, born);
+    is_lost_five_minutes_after(&mut lanes, born);
+}
+
+#[test]
+fn a_group_without_webhook_keeps_its_packets_for_five_minutes_from_the_start() {
+    let now = Instant::now();
+    is_lost_five_minutes_after(&mut restarted(3, 0, None, false, now), now);
+}
+
+#[test]
+fn a_group_that_lost_its_webhook_keeps_its_packets_for_five_minutes_from_the_reload() {
+    let began = Instant::now();
+    let (mut lanes, reload) = (restarted(3, 0, None, true, began), began + Duration::from_mins(4));
+    lanes.redirect(Arc::new(lanes.outlets.read_again(registry(false)).unwrap()), reload);
+    is_lost_five_minutes_after(&mut lanes, reload);
+}
+
+#[test]
+fn a_group_that_gets_its_webhook_within_five_minutes_has_its_packets_sent() {
+    let began = Instant::now();
+    let unknown = outlets(false);
+    let mut lanes = Lanes::new(0, Arc::clone(&unknown), Restart::new(Saved::default(), 0, false), began);
+    lanes.live(&frame(0, &[at(0), at(0), at(0)]), 3, began);
+    let (reload, later) = (began + Duration::from_mins(4), began + Duration::from_mins(10));
+    lanes.redirect(Arc::new(unknown.read_again(registry(true)).unwrap()), reload);
+    lanes.tick(3, later);
+    let from = lanes.next_turn(later).expect("it may begin");
+    assert!(lanes.sweep(from, &[frame(0, &[at(0), at(0), at(0)])], later, WALL).is_empty(), "nothing of it is dead");
+    lanes.tick(3, later + Duration::from_secs(1));
+    let mut sent = Vec::new();
+    lanes.dispatch(|sending| sent.push(sending.packets));
+    assert_eq!(sent, [3]);
 }
