@@ -18,6 +18,7 @@ mod kafka_operator;
 mod kafka_refusals;
 mod limits;
 mod listener;
+mod metrics;
 mod order;
 mod receive;
 mod reload;
