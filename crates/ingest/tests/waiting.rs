@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
 use std::{
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueErro
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 
@@ -193,4 +194,35 @@ async fn who_cannot_be_read_for_thirty_seconds_since_storage_is_away_is_closed_a
         assert!((Duration::from_secs(30)..Duration::from_secs(60)).contains(&waited), "{waited:?}");
         tokio::time::resume();
     }
+}
+
+/// A client on a thread of its own, so that it reads as soon as anything is there.
+#[tokio::test]
+async fn acknowledgements_that_are_due_together_leave_in_one_write() {
+    const TOGETHER: u8 = 5;
+    let queue = Away::new();
+    let (server, _stop) = listen(&queue).await;
+    let (stream, _) = ask(server, CONNECT_V3, b'f').await;
+    let mut writer = stream.into_std().unwrap();
+    writer.set_nonblocking(false).unwrap();
+    let mut reader = writer.try_clone().unwrap();
+    let (read, mut reads) = mpsc::channel(1000);
+    let reading = std::thread::spawn(move || {
+        let mut buffer = [0; 1000];
+        while let Ok(bytes @ 1..) = reader.read(&mut buffer) {
+            read.blocking_send(bytes).unwrap();
+        }
+    });
+    for round in 0..100 {
+        for id in 1..=TOGETHER {
+            // Each is read, and waits, by itself.
+            writer.write_all(&publish(CONNECT_V3, id, 0)).unwrap();
+            queue.until_batches(round * usize::from(TOGETHER) + usize::from(id)).await;
+        }
+        queue.is_back();
+        let bytes = timeout(PATIENCE, reads.recv()).await.expect("they are acknowledged").unwrap();
+        assert_eq!(bytes, 4 * usize::from(TOGETHER), "round {round}");
+    }
+    writer.shutdown(Shutdown::Both).unwrap();
+    reading.join().unwrap();
 }
