@@ -139,6 +139,27 @@ async fn a_flipped_bit_in_a_progress_file_is_refused_or_costs_that_save_alone() 
 }
 
 #[tokio::test]
+async fn a_progress_that_the_log_has_gone_beyond_stands_in_for_no_other() {
+    let disk = FaultyFileSystem::new();
+    let queue = open_on(&disk, 0).unwrap();
+    for _ in 0..11 {
+        queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
+    }
+    for watermark in [0, 9] {
+        partition(&queue).save(&progress(11), watermark).await.unwrap();
+    }
+    assert!(queue.partition.log.range().start > 0, "segments were deleted");
+    queue.close().await;
+    drop(queue);
+    // With the one before, what was deleted as settled would be missing.
+    each_flip(&disk, "progress-0", &[3], |at, seen| assert_eq!(seen, None, "byte {at}"));
+    each_flip(&disk, "progress-1", &[3], |at, seen| {
+        let is_version = (8..12).contains(&at);
+        assert_eq!(seen, (!is_version).then_some(([11, 0, 0], Some(11))), "byte {at}");
+    });
+}
+
+#[tokio::test]
 async fn a_flipped_bit_where_nothing_is_kept_yet_costs_nothing() {
     let disk = FaultyFileSystem::new();
     drop(open_on(&disk, 0).unwrap());
