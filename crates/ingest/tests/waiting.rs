@@ -147,7 +147,7 @@ async fn a_connect_that_does_not_come_within_ten_seconds_is_refused() {
     let (_other, connack) = ask(server, CONNECT_V3, b'o').await;
     assert_eq!(connack, [0x20, 2, 0, 0]);
     tokio::time::pause();
-    assert_eq!(last_words(slow).await, [], "nobody knows which version it speaks");
+    assert!(last_words(slow).await.is_empty(), "nobody knows which version it speaks");
     let waited = began.elapsed();
     assert!((Duration::from_secs(10)..Duration::from_secs(30)).contains(&waited), "{waited:?}");
 }
