@@ -149,7 +149,7 @@ fn is_lost_five_minutes_after(lanes: &mut Lanes, since: Instant) {
     let frames = [frame(0, &[at(0), at(0), at(0)])];
     let sweep = |lanes: &mut Lanes, now| {
         lanes.tick(3, now);
-        let from = lanes.next_turn(now)?;
+        let Start { from, .. } = lanes.next_turn(now)?;
         Some(lanes.sweep(from, &frames, now, WALL))
     };
     let due = since + Duration::from_mins(5);
@@ -196,7 +196,7 @@ fn a_group_that_gets_its_webhook_within_five_minutes_has_its_packets_sent() {
     let (reload, later) = (began + Duration::from_mins(4), began + Duration::from_mins(10));
     lanes.redirect(Arc::new(unknown.read_again(registry(true)).unwrap()), reload);
     lanes.tick(3, later);
-    let from = lanes.next_turn(later).expect("it may begin");
+    let Start { from, .. } = lanes.next_turn(later).expect("it may begin");
     assert!(lanes.sweep(from, &[frame(0, &[at(0), at(0), at(0)])], later, WALL).is_empty(), "nothing of it is dead");
     lanes.tick(3, later + Duration::from_secs(1));
     let mut sent = Vec::new();
