@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::{
     DeliverError, Network, metrics as names,
     network::{ConnectError, Sender},
-    request::Template,
+    request::{Cases, Template},
 };
 
 /// How much of a response's body is read, so that its connection can be used again.
@@ -45,8 +45,8 @@ struct Idle {
 }
 
 impl Destination {
-    pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>) -> Result<Self, DeliverError> {
-        let template = Template::new(&webhook)?;
+    pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, cases: &mut Cases) -> Result<Self, DeliverError> {
+        let template = Template::new(&webhook, cases)?;
         Ok(Self { webhook, network, template, idle: Mutex::default() })
     }
 

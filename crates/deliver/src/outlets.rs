@@ -8,6 +8,7 @@ use pushline_model::{GroupId, Registry, Webhook};
 use crate::{
     DeliverError, Network,
     destination::Destination,
+    request::Cases,
     room::{Room, Share},
 };
 
@@ -36,13 +37,14 @@ impl Outlets {
 
     /// For a registry that was read again: a webhook that is the same keeps its outlet, one that changed keeps its share of the room.
     pub(crate) fn read_again(&self, registry: Arc<Registry>) -> Result<Self, DeliverError> {
+        let mut cases = Cases::default();
         let outlet = |webhook: &Arc<Webhook>| {
             let before = self.by_webhook.get(webhook.name.as_str());
             if let Some(same) = before.filter(|before| before.webhook == *webhook) {
                 return Ok((webhook.name.clone(), Arc::clone(same)));
             }
             let share = before.map_or_else(|| self.room.share(), |before| Arc::clone(&before.share));
-            let destination = Destination::new(Arc::clone(webhook), Arc::clone(&self.network))?;
+            let destination = Destination::new(Arc::clone(webhook), Arc::clone(&self.network), &mut cases)?;
             Ok((webhook.name.clone(), Arc::new(Outlet { webhook: Arc::clone(webhook), share, destination })))
         };
         let by_webhook = registry.webhooks().iter().map(outlet).collect::<Result<_, DeliverError>>()?;

@@ -1,6 +1,6 @@
 //! A webhook's request (DESIGN.md, *Request*; document, *Data Push Format*): what is the same for every message is put together once.
 
-use std::{convert::Infallible, sync::Mutex};
+use std::{collections::HashMap, convert::Infallible, sync::Mutex};
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -32,10 +32,26 @@ pub(crate) struct Template {
     key: Option<SigningKey>,
 }
 
+/// How header names are written, for all webhooks that have the same ones: hyper's note holds on to the 8 KiB that it was read from.
+#[derive(Debug, Default)]
+pub(crate) struct Cases(HashMap<Vec<String>, Extensions>);
+
+impl Cases {
+    fn of(&mut self, headers: &[(String, String)]) -> Option<Extensions> {
+        let names: Vec<String> = headers.iter().map(|(name, _)| name.clone()).collect();
+        if let Some(case) = self.0.get(&names) {
+            return Some(case.clone());
+        }
+        let case = header_case(&names)?;
+        self.0.insert(names, case.clone());
+        Some(case)
+    }
+}
+
 impl Template {
-    pub(crate) fn new(webhook: &Webhook) -> Result<Self, DeliverError> {
+    pub(crate) fn new(webhook: &Webhook, cases: &mut Cases) -> Result<Self, DeliverError> {
         let headers = headers(webhook);
-        let case = header_case(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
+        let case = cases.of(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
         let invalid = || DeliverError::Headers { webhook: webhook.name.clone() };
         let path = webhook.url.path_and_query().parse().map_err(|_| invalid())?;
         let mut map = HeaderMap::new();
@@ -98,9 +114,9 @@ fn credentials(webhook: &Webhook) -> Vec<(String, String)> {
 
 /// hyper writes header names as they were written when it read them. Its note of that is private, but a request that its server side has read
 /// carries one: so one is read from memory.
-fn header_case(headers: &[(String, String)]) -> Option<Extensions> {
+fn header_case(names: &[String]) -> Option<Extensions> {
     let mut text = String::from("POST / HTTP/1.1\r\n");
-    for name in headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "Host").chain(["Host", "Content-Length"]) {
+    for name in names.iter().map(String::as_str).filter(|name| *name != "Host").chain(["Host", "Content-Length"]) {
         text.push_str(name);
         text.push_str(": 0\r\n");
     }
@@ -133,7 +149,7 @@ mod tests {
     }
 
     fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
-        Template::new(webhook).unwrap().request(MessageId([1; 16]), 1_614_265_330, Bytes::from_static(b"{}"))
+        Template::new(webhook, &mut Cases::default()).unwrap().request(MessageId([1; 16]), 1_614_265_330, Bytes::from_static(b"{}"))
     }
 
     fn header<'a>(request: &'a Request<Full<Bytes>>, name: &str) -> Option<&'a str> {
