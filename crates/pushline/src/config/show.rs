@@ -61,7 +61,9 @@ fn show_webhook(f: &mut fmt::Formatter<'_>, webhook: &Webhook) -> fmt::Result {
     if !webhook.description.is_empty() {
         writeln!(f, "description = {:?}", webhook.description)?;
     }
-    writeln!(f, "url = {:?}", webhook.url.as_str())?;
+    // What stands behind a question mark often is a token.
+    let url = webhook.url.as_str().split_once('?').map_or(webhook.url.as_str().to_owned(), |(url, _)| format!("{url}?***"));
+    writeln!(f, "url = {url:?}")?;
     match &webhook.auth {
         Auth::None => writeln!(f, "auth = {{ kind = \"none\" }}")?,
         Auth::Basic { username, .. } => writeln!(f, "auth = {{ kind = \"basic\", username = {username:?}, password = {HIDDEN} }}")?,

@@ -70,6 +70,15 @@ fn the_example_of_the_design_is_read() {
 }
 
 #[test]
+fn the_query_of_a_url_is_not_shown() {
+    let config = parse("[[webhooks]]\nname = \"w\"\nurl = \"https://example.com/push?token=s3cret\"\n").unwrap();
+    assert_eq!(config.registry.webhooks()[0].url.path_and_query(), "/push?token=s3cret");
+    let shown = config.to_string();
+    assert!(shown.contains("\"https://example.com/push?***\"") && !shown.contains("s3cret"), "{shown}");
+    parse(&shown).expect("what is shown can be read again");
+}
+
+#[test]
 fn the_value_of_a_custom_header_is_not_shown() {
     let config = parse(&format!("{WEBHOOK}headers = {{ \"1_Area\" = \"Tokyo\", X-Customer = \"s3cret\" }}")).unwrap();
     assert_eq!(config.registry.webhooks()[0].headers[1].value(), "s3cret");
