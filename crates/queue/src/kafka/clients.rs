@@ -101,8 +101,14 @@ pub(super) fn catch_up(options: &Options) -> ClientConfig {
 }
 
 fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
-    let defaults =
-        [&[("check.crcs", "false"), ("queued.max.messages.kbytes", "16384"), ("fetch.error.backoff.ms", "100")], defaults].concat();
+    let own = [
+        ("check.crcs", "false"),
+        ("queued.max.messages.kbytes", "16384"),
+        ("fetch.error.backoff.ms", "100"),
+        // Once it has fetched enough ahead it looks again after so long, else after a whole second: that is longer than what is ahead lasts.
+        ("fetch.queue.backoff.ms", "10"),
+    ];
+    let defaults = [&own, defaults].concat();
     let always = [
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
