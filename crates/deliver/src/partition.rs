@@ -5,6 +5,7 @@
 
 mod attempts;
 mod burying;
+mod counting;
 mod expiry;
 mod hand_over;
 mod saving;
@@ -26,8 +27,8 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval, sleep_until},
 };
 
-use self::{attempts::Ended, burying::Burying, expiry::Look, saving::Saving, turn::Turn};
-use crate::{Losses, lanes::Lanes, metrics::PartitionMetrics, outlets::Outlets, room::Room};
+use self::{attempts::Ended, burying::Burying, counting::PartitionMetrics, expiry::Look, saving::Saving, turn::Turn};
+use crate::{Losses, lanes::Lanes, outlets::Outlets, room::Room};
 
 /// What a partition task needs besides its partition.
 #[derive(Clone)]

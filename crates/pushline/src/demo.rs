@@ -14,10 +14,7 @@ use pushline_queue::Filter;
 use pushline_sample::{Behaviour, Gateway, Push, Receiver};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::{
-    config::Config,
-    run::{Role, Running},
-};
+use crate::{config::Config, role::Role, run::Running};
 
 /// It ends within this time, whatever happens.
 const AT_MOST: Duration = Duration::from_secs(25);

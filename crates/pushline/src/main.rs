@@ -1,12 +1,14 @@
 //! The command line.
 
 mod admin;
+mod answer;
 mod config;
 mod dead_letters;
 mod demo;
 mod queue;
 mod receive;
 mod replay;
+mod role;
 mod run;
 mod wishes;
 
@@ -23,7 +25,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Config, run::Role};
+use crate::{config::Config, role::Role};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::{
     config::{self, Settings},
-    run::Role,
+    role::Role,
 };
 
 /// Opens it.

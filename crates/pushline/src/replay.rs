@@ -15,7 +15,7 @@ use pushline_queue::{AppendError, DeadLetters, Kind, Queue, QueueError, Record, 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::text,
+    answer::text,
     dead_letters::{LOGS, Place, Which, page_of, read_query},
     print,
 };

@@ -16,19 +16,9 @@ use crate::{
     admin::{self, Admin},
     config::{Config, Settings},
     queue,
+    role::Role,
     wishes::{Signals, Watched, Wish},
 };
-
-/// What a process does of a packet's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// All of it.
-    Run,
-    /// MQTT to the queue.
-    Ingest,
-    /// The queue to the webhooks.
-    Deliver,
-}
 
 /// A process that is up.
 pub(crate) struct Running {
@@ -78,16 +68,6 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     match failure {
         Some(failure) => Err(failure),
         None => Ok(()),
-    }
-}
-
-impl Role {
-    fn ingests(self) -> bool {
-        self != Self::Deliver
-    }
-
-    fn delivers(self) -> bool {
-        self != Self::Ingest
     }
 }
 

@@ -9,8 +9,8 @@ use pushline_queue::{Frame, LastPassed, Partition, QueueError, Replay, Restart, 
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info};
 
-use super::{Surroundings, Task, burying::Burying, expiry::Look, saving::Saving, turn::Turn};
-use crate::{lanes::Lanes, metrics::PartitionMetrics};
+use super::{Surroundings, Task, burying::Burying, counting::PartitionMetrics, expiry::Look, saving::Saving, turn::Turn};
+use crate::lanes::Lanes;
 
 impl Task {
     /// Starts where the partition's progress says (L10).

@@ -24,7 +24,7 @@ use pushline_ingest::TopicPattern;
 use pushline_model::{Registry, Webhook};
 
 pub(crate) use self::document::ConfigError;
-use crate::run::Role;
+use crate::role::Role;
 
 use self::{
     document::PREFIX,

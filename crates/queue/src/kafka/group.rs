@@ -5,7 +5,7 @@
 //! at these offsets. Revoked: they leave the list of partitions, and are given up when their tasks have let go of them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -15,19 +15,22 @@ use std::{
 };
 
 use metrics::{counter, gauge};
-use pushline_model::Offset;
 use rdkafka::{
-    ClientContext, Message, Offset as KafkaOffset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    Message, Offset as KafkaOffset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
-    types::RDKafkaRespErr,
 };
-use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Options, clients, frames::Frames, health::Health, live::Live, partition::KafkaPartition};
+use super::{
+    Options, clients,
+    frames::Frames,
+    health::Health,
+    live::Live,
+    partition::KafkaPartition,
+    rebalances::{Event, Rebalances, set_paused},
+};
 use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as names};
 
 /// Under load, records are handed over after so many.
@@ -78,21 +81,6 @@ struct Lost {
     partitions: Vec<Weak<KafkaPartition>>,
     /// Those of them that had been assigned: only they can be taken out of the assignment, but even for none of them it is answered.
     assigned: Vec<i32>,
-}
-
-/// Takes note of rebalances while the consumer is polled.
-#[derive(Debug, Default)]
-pub(super) struct Rebalances {
-    events: Mutex<VecDeque<Event>>,
-    /// The ends of partitions, as librdkafka's statistics tell.
-    ends: Mutex<Vec<(i32, Offset)>>,
-    closing: AtomicBool,
-}
-
-#[derive(Debug)]
-enum Event {
-    Assigned(Vec<i32>),
-    Revoked(Vec<i32>),
 }
 
 // === impl Group ===
@@ -313,76 +301,6 @@ impl Reading {
         let index = i32::try_from(self.live.index()).unwrap_or_default();
         self.live.hand_over(frames, || set_paused(consumer, topic, index, true));
         Some(())
-    }
-}
-
-/// Pauses or resumes one partition: what was fetched ahead of it is fetched again.
-pub(super) fn set_paused(consumer: &BaseConsumer<Rebalances>, topic: &str, partition: i32, paused: bool) {
-    let mut list = TopicPartitionList::with_capacity(1);
-    list.add_partition(topic, partition);
-    let done = if paused { consumer.pause(&list) } else { consumer.resume(&list) };
-    if let Err(error) = done {
-        // It isn't assigned any more.
-        warn!(partition, paused, %error, "can't be paused or resumed");
-    }
-}
-
-// === impl Rebalances ===
-
-impl Rebalances {
-    fn take_events(&self) -> VecDeque<Event> {
-        std::mem::take(&mut lock(&self.events))
-    }
-
-    fn take_ends(&self) -> Vec<(i32, Offset)> {
-        std::mem::take(&mut lock(&self.ends))
-    }
-}
-
-impl ClientContext for Rebalances {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        clients::log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, "{reason}");
-    }
-
-    /// Only the ends of partitions are taken out.
-    fn stats_raw(&self, statistics: &[u8]) {
-        #[derive(Deserialize)]
-        struct Statistics {
-            topics: BTreeMap<String, Topic>,
-        }
-        #[derive(Deserialize)]
-        struct Topic {
-            partitions: BTreeMap<i32, End>,
-        }
-        #[derive(Deserialize)]
-        struct End {
-            hi_offset: i64,
-        }
-        match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(statistics) => {
-                let ends = statistics.topics.into_values().flat_map(|topic| topic.partitions);
-                lock(&self.ends).extend(ends.filter_map(|(partition, end)| Some((partition, Offset::try_from(end.hi_offset).ok()?))));
-            }
-            Err(error) => warn!(%error, "librdkafka's statistics can't be read: lag isn't known"),
-        }
-    }
-}
-
-impl ConsumerContext for Rebalances {
-    /// Answered later, by the polling thread; while the consumer is being closed, at once.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let is_assigned = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            let done = if is_assigned { consumer.unassign() } else { consumer.incremental_unassign(list) };
-            done.unwrap_or_else(|error| warn!(%error, "partitions can't be given up"));
-            return;
-        }
-        let partitions = list.elements().iter().map(|element| element.partition()).collect();
-        lock(&self.events).push_back(if is_assigned { Event::Assigned(partitions) } else { Event::Revoked(partitions) });
     }
 }
 

@@ -9,8 +9,9 @@
 //! | what | where |
 //! |---|---|
 //! | the header (pure) | `header.rs` |
-//! | live reading and rebalances | `group.rs`, handed over by `live.rs` |
-//! | reading at a place of its own | `recent.rs` where it was passed lately, else `catch_up.rs` |
+//! | live reading | `group.rs`, handed over by `live.rs` |
+//! | what rebalances tell | `rebalances.rs`, answered by `group.rs` |
+//! | reading at a place of its own | `recent_reader.rs`: from memory (`recent.rs`), else `catch_up.rs` |
 //! | appending | `append.rs` |
 //! | a partition's progress and watermark | `partition.rs` |
 //! | creating and checking topics | `topics.rs` |
@@ -26,7 +27,9 @@ mod health;
 mod live;
 mod log;
 mod partition;
+mod rebalances;
 mod recent;
+mod recent_reader;
 #[cfg(test)]
 mod tests;
 mod topics;

@@ -13,10 +13,10 @@ use rdkafka::{
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
-    group::{Rebalances, set_paused},
     live::Live,
     log::KafkaLog,
-    recent::RecentReader,
+    rebalances::{Rebalances, set_paused},
+    recent_reader::RecentReader,
 };
 use crate::{AppendError, Frame, Partition, Progress, QueueError, Read, Reader, Saved};
 
