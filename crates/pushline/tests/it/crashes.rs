@@ -64,7 +64,7 @@ async fn after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_
     // One answers, one slowly, one fails now and then, one hangs now and then.
     let behaviours = [
         Behaviour::default(),
-        Behaviour { delay: Duration::from_millis(150), ..Behaviour::default() },
+        Behaviour { delay: Duration::from_millis(50), ..Behaviour::default() },
         Behaviour { status: 503, every: 5, ..Behaviour::default() },
         Behaviour { hang: true, every: 7, ..Behaviour::default() },
     ];
@@ -85,8 +85,10 @@ async fn after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_
         gateways.spawn(publish_through_crashes(name, up.clone(), Arc::clone(&ledger), Arc::clone(&stop)));
     }
     let kills = amount(22, 200);
-    for _ in 0..kills {
-        sleep(Duration::from_millis(fastrand::u64(20..700))).await;
+    for kill in 0..kills {
+        // Progress is saved every second: most lives end before, and begin where an earlier one did; every third lasts longer.
+        let life = if kill % 3 == 2 { 1000..2500 } else { 20..700 };
+        sleep(Duration::from_millis(fastrand::u64(life))).await;
         server.send_replace(None);
         pushline.kill().await;
         pushline = Pushline::start_again(BINARY, dir.path()).await;
