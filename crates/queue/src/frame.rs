@@ -282,6 +282,14 @@ pub(crate) mod tests {
         Record { group, at: Timestamp(7), kind, payload }
     }
 
+    /// So many small records.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn frame(base: Offset, records: u64) -> Frame {
+        let mut builder = FrameBuilder::default();
+        (0..records).for_each(|_| builder.push(&record("o/g", b"payload")));
+        builder.seal(base, base)
+    }
+
     proptest! {
         #[test]
         fn records_come_out_of_a_frame_as_they_went_in(

@@ -222,7 +222,7 @@ impl CatchUpReader {
         }
     }
 
-    pub(super) async fn next_frame(&mut self) -> Result<Frame, QueueError> {
+    async fn next_frame(&mut self) -> Result<Frame, QueueError> {
         loop {
             if let Some(frame) = self.ahead.pop_front() {
                 return Ok(frame);

@@ -37,13 +37,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FrameBuilder, frame::tests::record};
-
-    fn frame(base: Offset, records: u64) -> Frame {
-        let mut builder = FrameBuilder::default();
-        (0..records).for_each(|_| builder.push(&record("o/g", b"payload")));
-        builder.seal(base, base)
-    }
+    use crate::frame::tests::frame;
 
     #[test]
     fn what_was_passed_lately_is_found_and_what_is_older_is_not() {

@@ -47,13 +47,7 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
-    use crate::{FrameBuilder, frame::tests::record};
-
-    fn frame(base: Offset, records: u64) -> Frame {
-        let mut builder = FrameBuilder::default();
-        (0..records).for_each(|_| builder.push(&record("o/g", b"payload")));
-        builder.seal(base, base)
-    }
+    use crate::frame::tests::frame;
 
     /// A log of frames of seven records, that aren't those which were handed over. It ends at 70.
     struct Sevens;
