@@ -10,6 +10,7 @@ mod ledger;
 mod mosquitto;
 mod process;
 mod scripted;
+mod signals;
 
 pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 

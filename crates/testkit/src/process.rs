@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{PATIENCE, get, http::get_whole};
+use crate::{PATIENCE, get, http::get_whole, signals};
 
 /// A running `pushline run`, `ingest` or `deliver`. Dropping it kills the process.
 #[derive(Debug)]
@@ -190,8 +190,23 @@ impl Pushline {
     /// # Panics
     /// When it has ended.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process has an id");
-        kill_process(pid, signal).expect("a child can be signalled");
+        signals::signal(self.pid(), signal);
+    }
+
+    /// SIGSTOP: it keeps its connections and does nothing, from now on.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn pause(&self) {
+        signals::pause(self.pid());
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// SIGHUP.

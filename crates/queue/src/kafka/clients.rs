@@ -1,9 +1,12 @@
 //! How the clients of librdkafka are set up: what the promise needs is fixed, the rest is the operator's.
 
+use std::time::Duration;
+
 use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
 use tracing::debug;
 
 use super::Options;
+use crate::QueueError;
 
 /// Properties that the promise rests on: they can't be given.
 const OURS: [&str; 19] = [
@@ -87,6 +90,16 @@ pub(super) fn group(options: &Options) -> ClientConfig {
         ("auto.offset.reset", "error"),
     ];
     consumer(options, &[("session.timeout.ms", "10000"), ("fetch.wait.max.ms", "100")], &fixed)
+}
+
+/// How long the group waits for a member of which it hears nothing.
+///
+/// # Errors
+/// A property can't be given as it is.
+pub(super) fn session(options: &Options) -> Result<Duration, QueueError> {
+    let read = || group(options).create_native_config()?.get("session.timeout.ms");
+    let milliseconds = read().map_err(|error| QueueError::kafka("set up a consumer", &error))?;
+    Ok(Duration::from_millis(milliseconds.parse().expect("librdkafka writes its numbers in decimal")))
 }
 
 /// Everything that is read at a place of its own: sweeps, progress, dead letters. It is in a group by name only.

@@ -133,9 +133,10 @@ impl Kafka {
             let log = move |topic: &Arc<str>, live: &live::Live| {
                 KafkaLog::new(topic, i32::try_from(live.index()).unwrap_or_default(), &appender, &catch_up, &own_health)
             };
+            let session = clients::session(options)?;
             let make = move |live: Arc<live::Live>, consumer: &_| {
                 let (packets, progress) = (log(&names.packets, &live), log(&names.progress, &live));
-                Arc::new(KafkaPartition::new(live, packets, progress, Arc::clone(consumer)))
+                Arc::new(KafkaPartition::new(live, packets, progress, Arc::clone(consumer), session))
             };
             Some(Arc::new(Group::start(options, &topics.packets, &health, &failure, make)?))
         } else {

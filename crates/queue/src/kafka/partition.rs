@@ -1,7 +1,12 @@
 //! A partition of the packets topic, for the task that serves it. Its progress is the last record of the same partition of the progress topic; its
 //! watermark is the group's committed offset, so that Kafka's own tools show what is unsettled.
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Offset;
@@ -38,6 +43,8 @@ pub(super) struct KafkaPartition {
     log: KafkaLog,
     progress: KafkaLog,
     consumer: Arc<BaseConsumer<Rebalances>>,
+    /// How long the group waits for a process of which it hears nothing.
+    session: Duration,
 }
 
 /// Live reading.
@@ -48,8 +55,14 @@ struct LiveReader {
 }
 
 impl KafkaPartition {
-    pub(super) fn new(live: Arc<Live>, log: KafkaLog, progress: KafkaLog, consumer: Arc<BaseConsumer<Rebalances>>) -> Self {
-        Self { live, log, progress, consumer }
+    pub(super) fn new(
+        live: Arc<Live>,
+        log: KafkaLog,
+        progress: KafkaLog,
+        consumer: Arc<BaseConsumer<Rebalances>>,
+        session: Duration,
+    ) -> Self {
+        Self { live, log, progress, consumer, session }
     }
 
     fn list(&self, offset: KafkaOffset) -> Result<TopicPartitionList, KafkaError> {
@@ -169,11 +182,14 @@ impl Partition for KafkaPartition {
 
     /// A commit that is taken says that nobody else serves it yet, though it may have been revoked. One is refused to whoever isn't in the group
     /// any more; it may also be refused while the group rebalances and the partition stays. Which of the two it is, the revoke tells.
+    ///
+    /// An answer that took as long as a session says nothing: it may be this process that was stopped, while another took over.
     fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool> {
         async move {
             loop {
+                let asked = Instant::now();
                 let committed = self.try_commit(watermark).await;
-                if matches!(committed, Ok(Ok(()))) {
+                if matches!(committed, Ok(Ok(()))) && asked.elapsed() < self.session {
                     return true;
                 }
                 if self.live.is_closed() || committed.is_err() {

@@ -17,6 +17,7 @@ use super::{
     security,
     wire::{self, KafkaMetadata},
 };
+use crate::signals;
 
 /// A java process on a busy machine takes its time.
 const START: Duration = Duration::from_secs(120);
@@ -203,7 +204,7 @@ impl Broker {
     /// SIGTERM, and waits until it has ended; one that can't leave in order is killed.
     pub(crate) async fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.signal(Signal::TERM);
+            signals::signal(process.id(), Signal::TERM);
             process.end(START).await;
         }
     }
@@ -220,8 +221,14 @@ impl Broker {
         }
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        self.process.as_ref().expect("it runs").signal(signal);
+    /// SIGSTOP: it keeps its connections and says nothing.
+    pub(crate) fn pause(&self) {
+        signals::pause(self.pid());
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        signals::signal(self.pid(), Signal::CONT);
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -92,12 +91,12 @@ impl KafkaCluster {
 
     /// SIGSTOP to one: it keeps its connections and says nothing.
     pub fn pause(&self, broker: usize) {
-        self.brokers[broker].signal(Signal::STOP);
+        self.brokers[broker].pause();
     }
 
     /// SIGCONT to one.
     pub fn resume(&self, broker: usize) {
-        self.brokers[broker].signal(Signal::CONT);
+        self.brokers[broker].resume();
     }
 
     /// Its process id.

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
 /// Becomes the program, so that its process id is the child's; what it leaves behind waits for a line (the child has ended: leave) or for the
@@ -71,12 +70,6 @@ impl Leashed {
             }
             sleep(Duration::from_millis(10)).await;
         }
-    }
-
-    /// Sends a signal.
-    pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process has an id");
-        kill_process(pid, signal).expect("a child that wasn't waited for can be signalled");
     }
 
     /// The child is gone and its id may belong to another: the shell must not kill it.

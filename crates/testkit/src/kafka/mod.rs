@@ -13,7 +13,6 @@ use std::{
     path::Path,
 };
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
@@ -222,12 +221,12 @@ impl Kafka {
 
     /// SIGSTOP: it keeps its connections and says nothing.
     pub fn pause(&self) {
-        self.own().signal(Signal::STOP);
+        self.own().pause();
     }
 
     /// SIGCONT.
     pub fn resume(&self) {
-        self.own().signal(Signal::CONT);
+        self.own().resume();
     }
 
     /// Its process id.

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pushline_testkit::{Behaviour, Gateway, Kafka, Ledger, PATIENCE, Pushline, folder};
-use rustix::process::Signal;
-use tokio::time::sleep;
+use pushline_testkit::{Arrival, Behaviour, Gateway, Kafka, Ledger, PATIENCE, Pushline, ScriptedReceiver, folder};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use super::{
     SHORT_SESSION,
@@ -15,6 +17,15 @@ use super::{
     start,
 };
 use crate::{group, packets, webhook};
+
+/// It is in the group again, and has partitions.
+async fn until_it_serves_again(zombie: &Pushline, other: &Pushline) {
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while !zombie.log().contains("were revoked") || super::assigned(zombie).await == 0.0 {
+        assert!(Instant::now() < deadline, "it doesn't come back:\n{}\nthe other:\n{}", zombie.log(), other.log());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_loses_nothing_and_buries_nothing_that_another_took_over() {
@@ -39,7 +50,7 @@ async fn a_zombie_loses_nothing_and_buries_nothing_that_another_took_over() {
         ledger.acknowledged(held);
     }
     zombie.until_metric("pushline_deliver_in_flight", "", |in_flight| in_flight >= 8.0).await;
-    zombie.signal(Signal::STOP);
+    zombie.pause();
     let stopped = Instant::now();
     let address = hangs.address();
     drop(hangs);
@@ -54,13 +65,8 @@ async fn a_zombie_loses_nothing_and_buries_nothing_that_another_took_over() {
     }
     let before = other.dead_letters("dead-letters").await.len();
     assert_eq!(before, 0, "it was stopped before its attempts ended:\n{}", zombie.log());
-    zombie.signal(Signal::CONT);
-    // It serves again, in the group.
-    let deadline = Instant::now() + 2 * PATIENCE;
-    while !zombie.log().contains("were revoked") || super::assigned(&zombie).await == 0.0 {
-        assert!(Instant::now() < deadline, "it doesn't come back:\n{}\nthe other:\n{}", zombie.log(), other.log());
-        sleep(Duration::from_millis(20)).await;
-    }
+    zombie.resume();
+    until_it_serves_again(&zombie, &other).await;
     load.goes_on(200).await;
     load.end().await;
     until_nothing_is_missing(&ledger).await;
@@ -79,6 +85,45 @@ async fn a_zombie_loses_nothing_and_buries_nothing_that_another_took_over() {
         ledger.twice()
     );
     zombie.terminate().await;
+    other.terminate().await;
+    ingest.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_zombie_was_told_before_it_was_stopped_does_not_count_when_it_goes_on() {
+    let (kafka, dir) = (Kafka::with(&[]).await, folder());
+    let (arrived, mut arrivals) = mpsc::channel(10);
+    let (answer, answered) = watch::channel(None);
+    let receiver = ScriptedReceiver::start(move |Arrival { id, .. }| {
+        arrived.try_send(id).unwrap();
+        let mut answered = answered.clone();
+        async move { *answered.wait_for(Option::is_some).await.unwrap() }
+    });
+    let receiver = receiver.await;
+    let more = webhook("w", &receiver.url(), "window = \"100ms\"\nretries = 0") + &group("o", "g", "w");
+    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), 4, SHORT_SESSION, &more);
+    let ingest = start("ingest", dir.path(), &configuration).await;
+    let zombie = start("deliver", dir.path(), &configuration).await;
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("o/1", ["held"])).await.unwrap();
+    let id = arrivals.recv().await.unwrap();
+    // Its dead letter waits for Kafka, which says yes, but to a process that stands still.
+    kafka.pause();
+    answer.send_replace(Some(400));
+    zombie.until_metric("pushline_deliver_in_flight", "", |in_flight| in_flight == 0.0).await;
+    // The question is on its way: nothing tells.
+    sleep(Duration::from_millis(300)).await;
+    zombie.pause();
+    answer.send_replace(Some(200));
+    kafka.resume();
+    let other = start("deliver", dir.path(), &configuration).await;
+    assert_eq!(arrivals.recv().await.unwrap(), id, "sent again by who took over");
+    other.until_quiet().await;
+    zombie.resume();
+    until_it_serves_again(&zombie, &other).await;
+    zombie.terminate().await;
+    let dead = other.dead_letters("dead-letters").await;
+    assert!(dead.is_empty(), "{dead:?}");
     other.terminate().await;
     ingest.terminate().await;
 }
