@@ -48,8 +48,9 @@ impl Task {
         if self.burying.lost || self.burying.asking.is_some() || self.burying.unasked.is_empty() {
             return;
         }
-        let (burials, partition, watermark) =
-            (std::mem::take(&mut self.burying.unasked), Arc::clone(&self.partition), self.lanes.watermark());
+        let (burials, partition) = (std::mem::take(&mut self.burying.unasked), Arc::clone(&self.partition));
+        // One that was saved before does: to find that of now is to look at every lane.
+        let watermark = self.saving.watermark;
         self.burying.asking = Some(async move { (burials, partition.is_ours(watermark).await) }.boxed());
     }
 

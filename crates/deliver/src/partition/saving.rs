@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Instant};
 
 use futures_util::{FutureExt, future::BoxFuture};
+use pushline_model::Offset;
 use pushline_queue::QueueError;
 use tracing::{info, warn};
 
@@ -16,14 +17,16 @@ pub(super) struct Saving {
     pub(super) under_way: Option<BoxFuture<'static, Result<(), QueueError>>>,
     /// Something happened since the last save.
     pub(super) changed: bool,
+    /// That of the last save, made or not.
+    pub(super) watermark: Offset,
     saved_at: Instant,
     /// The last save couldn't be made for now.
     unsaved: bool,
 }
 
 impl Saving {
-    pub(super) fn new() -> Self {
-        Self { under_way: None, changed: false, saved_at: Instant::now(), unsaved: false }
+    pub(super) fn new(watermark: Offset) -> Self {
+        Self { under_way: None, changed: false, watermark, saved_at: Instant::now(), unsaved: false }
     }
 }
 
@@ -60,8 +63,9 @@ impl Task {
     }
 
     /// Progress goes first, then the watermark. Nothing is saved before the first record was passed.
-    pub(super) fn save_progress(&self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
+    pub(super) fn save_progress(&mut self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
         let (partition, watermark) = (Arc::clone(&self.partition), self.lanes.watermark());
+        self.saving.watermark = watermark;
         let progress = self.lanes.progress(partition.end());
         async move {
             match progress {

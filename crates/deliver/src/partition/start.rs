@@ -43,6 +43,7 @@ impl Task {
     fn new(partition: Arc<dyn Partition>, around: Surroundings, stop: watch::Receiver<bool>, restart: Restart, end: Offset) -> Self {
         let live = partition.live(restart.head);
         let turn = Turn::new(partition.reader(restart.watermark), restart.watermark);
+        let saving = Saving::new(restart.watermark);
         let woken = around.room.join();
         let outlets = Arc::clone(&around.outlets.borrow());
         let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
@@ -60,7 +61,7 @@ impl Task {
             attempts: JoinSet::new(),
             burying: Burying::default(),
             look: Look::new(),
-            saving: Saving::new(),
+            saving,
             woken,
             end_at_start: end,
             metrics,
