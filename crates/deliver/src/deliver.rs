@@ -35,7 +35,8 @@ pub struct Options {
 /// The running role. Dropping it aborts what is in flight; nothing acknowledged is lost, it is sent again after the start.
 #[derive(Debug)]
 pub struct Deliver {
-    serving: JoinHandle<Result<(), QueueError>>,
+    /// `None`: it has failed, and that was told.
+    serving: Option<JoinHandle<Result<(), QueueError>>>,
     stop: watch::Sender<bool>,
     outlets: watch::Sender<Arc<Outlets>>,
     losses: Arc<Losses>,
@@ -87,7 +88,7 @@ impl Deliver {
         let mut serving = Serving { around, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { serving: tokio::spawn(serving.serve(stopped)), stop, outlets, losses })
+        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, outlets, losses })
     }
 
     /// The registry was read again (LANES.md L13). What is in flight ends under the old definition; everything else of a webhook or group that changed
@@ -109,7 +110,12 @@ impl Deliver {
 
     /// Resolves when a task ends that nobody told to: the role can't go on.
     pub async fn failed(&mut self) -> QueueError {
-        into_result((&mut self.serving).await).err().unwrap_or(QueueError::Closed)
+        let ended = match &mut self.serving {
+            Some(serving) => serving.await,
+            None => std::future::pending().await,
+        };
+        self.serving = None;
+        into_result(ended).err().unwrap_or(QueueError::Closed)
     }
 
     /// Starts no new attempt, lets what is in flight end within the grace (suspect webhooks aren't waited for), saves progress, ends.
@@ -118,7 +124,10 @@ impl Deliver {
     /// The first that saving gave.
     pub async fn shutdown(self) -> Result<(), QueueError> {
         self.stop.send_replace(true);
-        into_result(self.serving.await)
+        match self.serving {
+            Some(serving) => into_result(serving.await),
+            None => Ok(()),
+        }
     }
 }
 
