@@ -1,5 +1,7 @@
 //! Progress (LANES.md L9): what has settled, said compactly, and where reading starts again after a restart (L10). Pure.
 
+use std::ops::Range;
+
 use pushline_model::{Offset, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -91,11 +93,15 @@ pub struct Restart {
 }
 
 impl Restart {
-    /// `named`: whether the log holds the record that `saved.progress.last` names, with that time. `start`: the log's start.
+    /// `named`: whether the log holds the record that `saved.progress.last` names, with that time. `log`: its bounds.
     #[must_use]
-    pub fn new(saved: Saved, start: Offset, named: bool) -> Self {
+    pub fn new(saved: Saved, log: &Range<Offset>, named: bool) -> Self {
+        let start = log.start;
         let lost = saved.watermark.map_or(0, |watermark| start.saturating_sub(watermark));
         let watermark = saved.watermark.unwrap_or(start).max(start);
+        if watermark > log.end {
+            return Self { remade: true, ..Self::at(start) };
+        }
         let restart = match saved.progress {
             None => Self::at(watermark),
             Some(progress) if named => Self::from_progress(progress, watermark),
@@ -144,50 +150,56 @@ mod tests {
 
     #[test]
     fn the_worked_example_starts_where_it_stopped() {
-        let restart = Restart::new(saved(11, vec![listed(11, 12), listed(14, 15)]), 0, true);
+        let restart = Restart::new(saved(11, vec![listed(11, 12), listed(14, 15)]), &(0..30), true);
         assert_eq!((restart.head, restart.watermark, restart.remade), (20, 11, false));
         assert_eq!(restart.lanes[0].messages, [listed(11, 12), listed(14, 15)]);
     }
 
     #[test]
     fn what_is_below_the_watermark_is_settled_whatever_is_listed() {
-        let restart = Restart::new(saved(13, vec![listed(11, 12), listed(14, 15)]), 0, true);
+        let restart = Restart::new(saved(13, vec![listed(11, 12), listed(14, 15)]), &(0..30), true);
         assert_eq!(restart.lanes[0].messages, [listed(14, 15)]);
     }
 
     #[test]
     fn a_lane_that_lists_a_message_across_the_watermark_is_cut_anew() {
-        let restart = Restart::new(saved(12, vec![listed(11, 13), listed(14, 15)]), 0, true);
+        let restart = Restart::new(saved(12, vec![listed(11, 13), listed(14, 15)]), &(0..30), true);
         assert_eq!((restart.lanes[0].next, restart.lanes[0].messages.len()), (12, 0));
     }
 
     #[test]
     fn without_progress_the_watermark_counts() {
-        let restart = Restart::new(Saved { progress: None, watermark: Some(9) }, 5, false);
+        let restart = Restart::new(Saved { progress: None, watermark: Some(9) }, &(5..30), false);
         assert_eq!((restart.head, restart.watermark, restart.remade, restart.lost), (9, 9, false, 0));
     }
 
     #[test]
     fn a_watermark_below_the_logs_start_has_lost_what_lies_between() {
-        let restart = Restart::new(Saved { progress: None, watermark: Some(5) }, 9, false);
+        let restart = Restart::new(Saved { progress: None, watermark: Some(5) }, &(9..30), false);
         assert_eq!((restart.head, restart.watermark, restart.lost), (9, 9, 4));
     }
 
     #[test]
     fn what_was_never_saved_is_sent_from_the_logs_start_and_nothing_is_lost() {
-        let restart = Restart::new(Saved::default(), 9, false);
+        let restart = Restart::new(Saved::default(), &(9..30), false);
         assert_eq!((restart.head, restart.watermark, restart.lost), (9, 9, 0));
     }
 
     #[test]
     fn a_last_record_that_was_deleted_as_settled_raises_no_alarm() {
-        let restart = Restart::new(saved(20, vec![]), 20, false);
+        let restart = Restart::new(saved(20, vec![]), &(20..30), false);
         assert_eq!((restart.head, restart.remade, restart.lost), (20, false, 0));
     }
 
     #[test]
+    fn a_log_that_ends_below_the_watermark_was_made_anew_though_nothing_was_saved_of_it() {
+        let restart = Restart::new(Saved { progress: None, watermark: Some(9) }, &(2..8), false);
+        assert_eq!((restart.head, restart.watermark, restart.remade, restart.lost), (2, 2, true, 0));
+    }
+
+    #[test]
     fn a_log_made_anew_is_read_from_its_start() {
-        let restart = Restart::new(saved(11, vec![]), 3, false);
+        let restart = Restart::new(saved(11, vec![]), &(3..30), false);
         assert_eq!((restart.head, restart.watermark, restart.remade), (3, 3, true));
     }
 }

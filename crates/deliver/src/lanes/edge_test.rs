@@ -42,7 +42,7 @@ fn restarted(head: Offset, next: Offset, window: Option<OpenWindow>, knows: bool
     let lane = LaneProgress { group: GROUP.into(), next, unsettled: head - next, window, messages: Vec::new() };
     let last = LastPassed { offset: head - 1, at: WALL };
     let progress = Progress { head, last, durable_end: head, lanes: vec![lane] };
-    Lanes::new(0, outlets(knows), Restart::new(Saved { progress: Some(progress), watermark: Some(next) }, 0, true), now)
+    Lanes::new(0, outlets(knows), Restart::new(Saved { progress: Some(progress), watermark: Some(next) }, &(0..head), true), now)
 }
 
 fn accept(lanes: &mut Lanes, now: Instant) {
@@ -59,7 +59,7 @@ fn windows_that_came_and_went_leave_nothing_behind() {
     let began = Instant::now();
     // Always at the end of the log, and always behind it.
     for end in [0, Offset::MAX] {
-        let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), 0, false), began);
+        let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), &(0..0), false), began);
         for second in 0..1000 {
             let now = began + Duration::from_secs(2 * second);
             lanes.live(&frame(second, &[at(2 * second)]), end.max(second + 1), now);
@@ -167,7 +167,7 @@ fn is_lost_five_minutes_after(lanes: &mut Lanes, since: Instant) {
 #[test]
 fn a_group_without_webhook_keeps_its_packets_for_five_minutes_from_the_birth_of_its_lane() {
     let began = Instant::now();
-    let mut lanes = Lanes::new(0, outlets(false), Restart::new(Saved::default(), 0, false), began);
+    let mut lanes = Lanes::new(0, outlets(false), Restart::new(Saved::default(), &(0..0), false), began);
     let born = began + Duration::from_mins(2);
     lanes.live(&frame(0, &[at(0), at(0), at(0)]), 3, born);
     is_lost_five_minutes_after(&mut lanes, born);
@@ -191,7 +191,7 @@ fn a_group_that_lost_its_webhook_keeps_its_packets_for_five_minutes_from_the_rel
 fn a_group_that_gets_its_webhook_within_five_minutes_has_its_packets_sent() {
     let began = Instant::now();
     let unknown = outlets(false);
-    let mut lanes = Lanes::new(0, Arc::clone(&unknown), Restart::new(Saved::default(), 0, false), began);
+    let mut lanes = Lanes::new(0, Arc::clone(&unknown), Restart::new(Saved::default(), &(0..0), false), began);
     lanes.live(&frame(0, &[at(0), at(0), at(0)]), 3, began);
     let (reload, later) = (began + Duration::from_mins(4), began + Duration::from_mins(10));
     lanes.redirect(Arc::new(unknown.read_again(registry(true)).unwrap()), reload);

@@ -39,7 +39,7 @@ fn lanes(now: Instant) -> Lanes {
     }
     let (room, network) = (Room::new(1 << 30), Network::new(Egress::default()).unwrap());
     let outlets = Arc::new(Outlets::new(Arc::new(builder.build()), &room, &network).unwrap());
-    Lanes::new(0, outlets, Restart::new(Saved::default(), 0, false), now)
+    Lanes::new(0, outlets, Restart::new(Saved::default(), &(0..0), false), now)
 }
 
 /// Bytes a lane that are held since before.

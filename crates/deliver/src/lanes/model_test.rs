@@ -139,7 +139,7 @@ impl World {
     fn with(room_bytes: usize, define: impl Fn(&mut Webhook)) -> Self {
         let registries = [0, 1, 2].map(|variant| Arc::new(registry(variant, &define)));
         let registry = Arc::clone(&registries[0]);
-        let task = Process::new(&registry, room_bytes, Restart::new(Saved::default(), 0, false), Instant::now());
+        let task = Process::new(&registry, room_bytes, Restart::new(Saved::default(), &(0..0), false), Instant::now());
         Self {
             registries,
             registry,

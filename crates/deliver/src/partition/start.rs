@@ -22,7 +22,7 @@ impl Task {
         let saved = partition.load().await?;
         let bounds = partition.bounds().await?;
         let named = is_named(&*partition, &saved, &bounds).await?;
-        let restart = Restart::new(saved, bounds.start, named);
+        let restart = Restart::new(saved, &bounds, named);
         if restart.remade {
             begin_anew(&*partition, bounds.start).await?;
         }

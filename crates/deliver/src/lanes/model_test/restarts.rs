@@ -20,7 +20,7 @@ impl World {
         let log = |offset: Offset| self.log.get(usize::try_from(offset).unwrap()).filter(|_| offset >= self.start);
         let named = progress.as_ref().is_some_and(|progress| log(progress.last.offset).is_some_and(|rec| rec.at == progress.last.at));
         let believed = progress.clone().filter(|_| named);
-        let restart = Restart::new(Saved { progress, watermark: Some(self.committed) }, self.start, named);
+        let restart = Restart::new(Saved { progress, watermark: Some(self.committed) }, &(self.start..self.end()), named);
         if restart.remade {
             assert!(place.is_some_and(|place| place < self.foreign), "a false alarm: the log is the one that it was");
             self.committed = restart.watermark;
