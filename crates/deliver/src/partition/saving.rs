@@ -26,7 +26,8 @@ pub(super) struct Saving {
 
 impl Saving {
     pub(super) fn new(watermark: Offset) -> Self {
-        Self { under_way: None, changed: false, watermark, saved_at: Instant::now(), unsaved: false }
+        // The process before may have died between its progress and its watermark.
+        Self { under_way: None, changed: true, watermark, saved_at: Instant::now(), unsaved: false }
     }
 }
 

@@ -100,24 +100,25 @@ impl KafkaPartition {
     }
 
     async fn commit(&self, watermark: Offset) -> Result<(), QueueError> {
-        // A rebalance is over soon. What is refused all the same, since another process serves the partition, is no error (L11).
         for _ in 0..COMMITS {
             match self.try_commit(watermark).await? {
-                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::RebalanceInProgress) => sleep(ANSWER / 20).await,
-                Err(error) if !is_lost(&error) => return Err(QueueError::kafka("commit", &error)),
-                _ => return Ok(()),
+                Ok(()) => return Ok(()),
+                // Another process serves the partition: that it is refused is no error (L11).
+                Err(_) if self.live.is_closed() => return Ok(()),
+                Err(error) if !is_of_a_rebalance(&error) => return Err(QueueError::kafka("commit", &error)),
+                Err(_) => sleep(ANSWER / 20).await,
             }
         }
-        Ok(())
+        Err(QueueError::Unavailable { doing: "commit".into(), what: "the group is being rebalanced".into() })
     }
 }
 
-/// Whether a commit was refused since the partition is, or may soon be, another process's.
-fn is_lost(error: &KafkaError) -> bool {
+/// Whether a commit was refused since partitions move. Whether this one does is known soon.
+fn is_of_a_rebalance(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
-        Some(Code::IllegalGeneration | Code::UnknownMemberId | Code::AssignmentLost | Code::FencedInstanceId | Code::NoOffset)
+        Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId | Code::AssignmentLost | Code::FencedInstanceId)
     )
 }
 
