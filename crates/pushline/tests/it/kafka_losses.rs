@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use pushline_testkit::{Gateway, Inbox, Kafka, Pushline, folder, get, payloads};
+use pushline_testkit::{Arrival, Gateway, Inbox, Kafka, Pushline, ScriptedReceiver, folder, get, payloads};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     group,
@@ -67,6 +68,51 @@ async fn records_that_were_deleted_unsettled_are_counted_and_told_until_somebody
     let answer = post(&deliver, "/losses/acknowledge").await;
     assert!(answer.contains("3 lost offsets acknowledged"), "{answer}");
     assert_eq!(get(deliver.admin, "/readyz").await.unwrap(), (200, "ready\n".to_owned()));
+    deliver.terminate().await;
+    ingest.terminate().await;
+}
+
+/// A customer's lane is behind, and the log is cut where it stands: nobody may pass over what is gone as if it had been sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_start_tells_of_the_loss() {
+    let (kafka, dir, mut other) = (Kafka::shared().await, folder(), Inbox::start().await);
+    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let (answer, answered) = watch::channel(None);
+    let receiver = ScriptedReceiver::start(move |Arrival { payloads, .. }| {
+        arrived.send(payloads).unwrap();
+        let answer = *answered.borrow();
+        async move { answer }
+    });
+    let receiver = receiver.await;
+    let more = webhook("w", &receiver.url(), "retries = 20\nretry_delays = [\"1s\"]")
+        + &webhook("other", &other.url(), "")
+        + &group("mti", "line", "w")
+        + &group("oti", "line", "other");
+    let prefix = kafka.prefix();
+    let configuration = configuration(kafka.brokers(), &prefix, 1, &more);
+    let ingest = start("ingest", dir.path(), &configuration).await;
+    let deliver = start("deliver", dir.path(), &configuration).await;
+    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
+    // Its connection is closed without an answer, so one message is under way and the others wait in the log.
+    gateway.publish(&packets("mti/1", (0..10).map(|number| number.to_string()))).await.unwrap();
+    arrivals.recv().await.unwrap();
+    deliver.until_metric("pushline_webhooks_suspect", "", |suspects| suspects == 1.0).await;
+    gateway.publish(&packets("mti/1", (10..40).map(|number| number.to_string()))).await.unwrap();
+    // So much that what was read lately isn't in memory any more.
+    for _ in 0..10 {
+        gateway.publish(&packets("oti/1", (0..10).map(|_| "x".repeat(200_000)))).await.unwrap();
+    }
+    other.packets(100).await;
+    kafka.delete_records(&format!("{prefix}.packets"), 0, 35).await;
+    answer.send_replace(Some(200));
+    let (ended_well, log) = deliver.ended().await;
+    assert!(!ended_well && log.contains("it was cut, or its topic made anew"), "{log}");
+    let deliver = start("deliver", dir.path(), &configuration).await;
+    // 10 to 34 are gone, and maybe it wasn't saved that 0 to 9 had settled.
+    deliver.until_metric("pushline_queue_lost_offsets_total", "", |lost| (25.0..=35.0).contains(&lost)).await;
+    let (status, why) = get(deliver.admin, "/readyz").await.unwrap();
+    assert!(status == 503 && why.contains("lost"), "{status} {why}");
+    while !arrivals.recv().await.unwrap().iter().any(|payload| payload == "39") {}
     deliver.terminate().await;
     ingest.terminate().await;
 }

@@ -19,7 +19,7 @@ use rdkafka::{
 };
 
 use super::{Options, clients, header, health::Health};
-use crate::{AppendError, Appended, QueueError, Record, Resolver, failure::Failure, frame::fits, metrics as names};
+use crate::{AppendError, Appended, QueueError, Record, Resolver, frame::fits, metrics as names};
 
 /// The writing half of a queue.
 pub(super) struct Appender {
@@ -30,10 +30,7 @@ pub(super) struct Appender {
 }
 
 /// Takes the tokens back, on the producer's own thread.
-pub(super) struct Deliveries {
-    health: Arc<Health>,
-    failure: Arc<Failure>,
-}
+pub(super) struct Deliveries(Arc<Health>);
 
 /// The token of each record of a batch.
 pub(super) struct Batch {
@@ -57,8 +54,8 @@ struct Unkept {
 // === impl Appender ===
 
 impl Appender {
-    pub(super) fn new(options: &Options, health: &Arc<Health>, failure: &Arc<Failure>) -> Result<Self, QueueError> {
-        let deliveries = Deliveries { health: Arc::clone(health), failure: Arc::clone(failure) };
+    pub(super) fn new(options: &Options, health: &Arc<Health>) -> Result<Self, QueueError> {
+        let deliveries = Deliveries(Arc::clone(health));
         let producer =
             clients::producer(options).create_with_context(deliveries).map_err(|error| QueueError::kafka("set up a producer", &error))?;
         Ok(Self { producer, largest: options.largest_record, health: Arc::clone(health), closed: AtomicBool::new(false) })
@@ -126,6 +123,12 @@ impl Appender {
         usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
     }
 
+    /// Why nothing can be appended any more until the process starts again: an idempotent producer that has lost its place says so for ever.
+    pub(super) fn failed(&self) -> Option<QueueError> {
+        let (_, what) = self.producer.client().fatal_error()?;
+        Some(QueueError::Fatal { doing: "go on appending".into(), what })
+    }
+
     /// Takes no more, and waits until what was taken is durable.
     pub(super) fn close(&self) {
         /// Whoever closes the queue has a shorter deadline; this one ends a thread that nobody waits for.
@@ -191,10 +194,6 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            let doing = "go on appending".to_owned();
-            self.failure.note(&QueueError::Fatal { doing, what: reason.to_owned() });
-        }
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -204,6 +203,6 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, batch: Arc<Batch>) {
         let result = delivery.as_ref().map(drop).map_err(|(error, _)| error);
-        batch.token(result, &self.health);
+        batch.token(result, &self.0);
     }
 }

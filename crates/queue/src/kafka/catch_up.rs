@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Offset;
 use rdkafka::{
@@ -24,9 +24,6 @@ use super::{
     health::Health,
 };
 use crate::{Frame, QueueError, Reader};
-
-/// How many readers may wait for their turn.
-const WAITING: usize = 1024;
 
 /// Bytes of a reader's first block; each is twice the one before. Whoever wants a few records doesn't fetch many.
 const FIRST_BLOCK: usize = 256 << 10;
@@ -51,10 +48,20 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Place {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
+    pub(super) holds: Holds,
+}
+
+/// What a log holds, and so what it means that it begins above where it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Nobody may cut them below the watermark: the start finds out what was lost (LANES.md L10).
+    Packets,
+    /// Dead letters and progress go when they are old: what is left is read.
+    WhatIsLeft,
 }
 
 /// The way to ask the consumer's thread, which ends when nobody can ask it any more.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CatchUp {
     requests: Sender<Request>,
 }
@@ -94,7 +101,8 @@ impl CatchUp {
     pub(super) fn start(options: &Options) -> Result<Self, QueueError> {
         let consumer =
             clients::catch_up(options).create_with_context(Quiet).map_err(|error| QueueError::kafka("set up a consumer", &error))?;
-        let (requests, asked) = bounded(WAITING);
+        // Each reader has asked for one block at most.
+        let (requests, asked) = unbounded();
         let run = move || Fetcher { consumer, at: None }.run(&asked);
         std::thread::Builder::new().name("kafka-catch-up".into()).spawn(run).map_err(|error| QueueError::thread(&error))?;
         Ok(Self { requests })
@@ -151,7 +159,7 @@ impl Fetcher {
     fn fetch(&mut self, request: &Request) -> Result<Vec<Frame>, QueueError> {
         let &Request { ref place, from, bytes, .. } = request;
         if self.at.as_ref().is_none_or(|(other, next)| other != place || *next != from) {
-            self.assign(place, from)?;
+            self.assign(place, KafkaOffset::Offset(i64::try_from(from).unwrap_or(i64::MAX)), from)?;
         }
         let (mut frames, until) = (Frames::default(), Instant::now() + PATIENCE);
         while frames.bytes() < bytes && Instant::now() < until {
@@ -168,6 +176,10 @@ impl Fetcher {
                     self.at = self.at.take().filter(|_| !frames.is_empty());
                     return Ok(frames.take());
                 }
+                Some(Err(error)) if clients::is_out_of_range(&error) => match place.holds {
+                    Holds::Packets => return Err(QueueError::cut()),
+                    Holds::WhatIsLeft => self.assign(place, KafkaOffset::Beginning, from)?,
+                },
                 Some(Err(error)) => return Err(QueueError::kafka("read", &error)),
                 None if !frames.is_empty() => break,
                 Some(Ok(_)) | None => {}
@@ -179,9 +191,9 @@ impl Fetcher {
         Ok(frames.take())
     }
 
-    fn assign(&mut self, place: &Place, from: Offset) -> Result<(), QueueError> {
+    /// To read from there on. `from` is the first offset that is wanted.
+    fn assign(&mut self, place: &Place, offset: KafkaOffset, from: Offset) -> Result<(), QueueError> {
         let mut list = TopicPartitionList::new();
-        let offset = KafkaOffset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
         let assigned = list.add_partition_offset(&place.topic, place.partition, offset).and_then(|()| self.consumer.assign(&list));
         assigned.map_err(|error| QueueError::kafka("assign", &error))?;
         self.at = Some((place.clone(), from));
@@ -200,7 +212,7 @@ impl CatchUpReader {
                 None => {
                     let (answer, block) = oneshot::channel();
                     let request = Request { place: self.place.clone(), from: self.position, bytes: self.block, answer };
-                    self.requests.try_send(request).map_err(|_| QueueError::Closed)?;
+                    self.requests.send(request).map_err(|_| QueueError::Closed)?;
                     self.asked = Some(block);
                     continue;
                 }

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
 use tracing::debug;
 
 use super::Options;
@@ -109,7 +114,7 @@ pub(super) fn catch_up(options: &Options) -> ClientConfig {
     consumer(
         options,
         &[("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "1024")],
-        &[("group.id", id.as_str()), ("auto.offset.reset", "earliest")],
+        &[("group.id", id.as_str()), ("auto.offset.reset", "error")],
     )
 }
 
@@ -130,6 +135,12 @@ fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]
         ("isolation.level", "read_uncommitted"),
     ];
     client(options, &defaults, &[&always, fixed].concat())
+}
+
+/// Whether the log doesn't hold what was to be read next.
+pub(super) fn is_out_of_range(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error, KafkaError::MessageConsumption(Code::OffsetOutOfRange | Code::AutoOffsetReset))
 }
 
 /// For asking and creating.

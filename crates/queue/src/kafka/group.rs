@@ -280,11 +280,7 @@ impl Poller {
             KafkaError::MessageConsumptionFatal(code) => {
                 self.failure.note(&QueueError::Fatal { doing: "go on reading".into(), what: code.to_string() });
             }
-            // The log was cut below where it is read: the start finds out what that means.
-            KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => {
-                let what = "the log doesn't hold the offset any more that is read next: it was cut, or its topic made anew".to_owned();
-                self.failure.note(&QueueError::Fatal { doing: "go on reading".into(), what });
-            }
+            out_of_range if clients::is_out_of_range(out_of_range) => self.failure.note(&QueueError::cut()),
             // Brokers come and go: that is told where something waits for them.
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,

@@ -22,13 +22,12 @@ pub(super) struct KafkaLog {
     pub(super) place: Place,
     pub(super) health: Arc<Health>,
     appender: Arc<Appender>,
-    catch_up: Arc<CatchUp>,
+    catch_up: CatchUp,
 }
 
 impl KafkaLog {
-    pub(super) fn new(topic: &Arc<str>, partition: i32, appender: &Arc<Appender>, catch_up: &Arc<CatchUp>, health: &Arc<Health>) -> Self {
-        let place = Place { topic: Arc::clone(topic), partition };
-        Self { place, health: Arc::clone(health), appender: Arc::clone(appender), catch_up: Arc::clone(catch_up) }
+    pub(super) fn new(place: Place, appender: &Arc<Appender>, catch_up: &CatchUp, health: &Arc<Health>) -> Self {
+        Self { place, health: Arc::clone(health), appender: Arc::clone(appender), catch_up: catch_up.clone() }
     }
 
     /// Bytes of ours.

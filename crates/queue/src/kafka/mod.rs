@@ -51,7 +51,16 @@ use tokio::{
 };
 
 pub use self::clients::check_property;
-use self::{append::Appender, catch_up::CatchUp, group::Group, health::Health, log::KafkaLog, partition::KafkaPartition, topics::Topics};
+use self::{
+    append::Appender,
+    catch_up::{CatchUp, Holds, Place},
+    group::Group,
+    health::Health,
+    live::Live,
+    log::KafkaLog,
+    partition::KafkaPartition,
+    topics::Topics,
+};
 use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, failure::Failure, metrics as names};
 
 /// How to keep the queue.
@@ -124,18 +133,18 @@ impl Kafka {
     fn connect(options: &Options) -> Result<Self, QueueError> {
         let topics = Topics::new(&options.topic_prefix);
         let (health, failure) = (Arc::new(Health::new()), Arc::new(Failure::default()));
-        let appender = Arc::new(Appender::new(options, &health, &failure)?);
-        let catch_up = Arc::new(CatchUp::start(options)?);
-        let letters = |topic| DeadLetters::new(Arc::new(KafkaLog::new(topic, 0, &appender, &catch_up, &health)));
+        let appender = Arc::new(Appender::new(options, &health)?);
+        let (writes, reads, told) = (Arc::clone(&appender), CatchUp::start(options)?, Arc::clone(&health));
+        let log = move |topic: &Arc<str>, partition, holds| {
+            KafkaLog::new(Place { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &told)
+        };
+        let letters = |topic| DeadLetters::new(Arc::new(log(topic, 0, Holds::WhatIsLeft)));
         let (dead_letters, strays) = (letters(&topics.dead_letters), letters(&topics.strays));
         let group = if options.serves_partitions {
-            let (names, appender, own_health) = (topics.clone(), Arc::clone(&appender), Arc::clone(&health));
-            let log = move |topic: &Arc<str>, live: &live::Live| {
-                KafkaLog::new(topic, i32::try_from(live.index()).unwrap_or_default(), &appender, &catch_up, &own_health)
-            };
-            let session = clients::session(options)?;
-            let make = move |live: Arc<live::Live>, consumer: &_| {
-                let (packets, progress) = (log(&names.packets, &live), log(&names.progress, &live));
+            let (names, session) = (topics.clone(), clients::session(options)?);
+            let make = move |live: Arc<Live>, consumer: &_| {
+                let index = i32::try_from(live.index()).unwrap_or_default();
+                let (packets, progress) = (log(&names.packets, index, Holds::Packets), log(&names.progress, index, Holds::WhatIsLeft));
                 Arc::new(KafkaPartition::new(live, packets, progress, Arc::clone(consumer), session))
             };
             Some(Arc::new(Group::start(options, &topics.packets, &health, &failure, make)?))
@@ -207,7 +216,8 @@ impl Drop for Kafka {
     }
 }
 
-/// Tells of stalls, and ends the queue when somebody changed the number of partitions: a group's packets would change their partition.
+/// Tells of stalls, and ends the queue when the producer has lost its place, or when somebody changed the number of partitions: a group's packets would
+/// change their partition.
 async fn watch_over(appender: Arc<Appender>, health: Arc<Health>, failure: Arc<Failure>, topics: Topics, partitions: u32) {
     const LOOK_AT_TOPICS: Duration = Duration::from_mins(1);
     let mut looked = Instant::now();
@@ -215,6 +225,7 @@ async fn watch_over(appender: Arc<Appender>, health: Arc<Health>, failure: Arc<F
     loop {
         seconds.tick().await;
         health.look();
+        appender.failed().iter().for_each(|failed| failure.note(failed));
         gauge!(names::PRODUCING).set(approximately(appender.in_flight()));
         if looked.elapsed() < LOOK_AT_TOPICS {
             continue;
@@ -240,6 +251,12 @@ fn approximately(count: usize) -> f64 {
 impl QueueError {
     fn kafka(doing: &str, error: &KafkaError) -> Self {
         Self::Unavailable { doing: doing.to_owned(), what: error.to_string() }
+    }
+
+    /// The start finds out what that means.
+    fn cut() -> Self {
+        let what = "the log doesn't hold the offset any more that is read next: it was cut, or its topic made anew".to_owned();
+        Self::Fatal { doing: "go on reading".into(), what }
     }
 
     fn thread(error: &io::Error) -> Self {

@@ -2,8 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pushline_testkit::Kafka as RealKafka;
-use rdkafka::mocking::MockCluster;
+use pushline_testkit::{Kafka as RealKafka, PATIENCE};
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
+use tokio::time::timeout;
 
 use super::*;
 use crate::{
@@ -46,6 +50,16 @@ async fn librdkafkas_mock_keeps_the_contract_as_far_as_it_goes() {
         })
     };
     conformance::all(&fresh, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_can_never_append_again_ends_the_queue() {
+    let mock = MockCluster::new(1).unwrap();
+    let options = options(&mock.bootstrap_servers(), "t".to_owned());
+    mock.request_errors(RDKafkaApiKey::InitProducerId, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
+    let queue = Kafka::connect(&Options { serves_partitions: false, ..options }).unwrap();
+    let failed = timeout(PATIENCE, queue.failed()).await.expect("it notices");
+    assert!(matches!(&failed, QueueError::Fatal { doing, .. } if doing == "go on appending"), "{failed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
