@@ -316,6 +316,9 @@ impl Connection {
     }
 }
 
+/// What a packet takes beside its bytes until it is durable, at the most: librdkafka's message, key and header.
+const AROUND: usize = 512;
+
 fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
     counter!(names::PACKETS, "source" => "listener", "result" => "dropped").increment(intake.dropped);
     if intake.records.is_empty() && intake.strays.is_empty() {
@@ -329,7 +332,7 @@ fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
         appended.push_back(shared.strays.bury_all(&intake.strays));
     }
     let packets = intake.records.len() as u64;
-    let lease = shared.budget.lease(bytes);
+    let lease = shared.budget.lease(bytes + AROUND * (intake.records.len() + intake.strays.len()));
     Some(Commit { appended, acks: intake.acks, packets, strays: intake.strays, read_at: Instant::now(), _lease: lease })
 }
 
