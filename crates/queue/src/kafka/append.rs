@@ -96,15 +96,16 @@ impl Appender {
             return Appended::ready(Ok(()));
         }
         let (resolver, appended) = Appended::pending();
+        let began = Instant::now();
         let batch = Arc::new(Batch {
             waits: AtomicUsize::new(count),
-            began: Instant::now(),
+            began,
             topic: topic.to_owned(),
             largest,
             failed: OnceLock::new(),
             resolver: Mutex::new(Some(resolver)),
         });
-        self.health.appending();
+        self.health.appending(began);
         for record in records {
             if let Err((error, _)) = self.producer.send(record(Arc::clone(&batch))) {
                 batch.token(Err(&error), &self.health);
@@ -161,10 +162,10 @@ impl Batch {
             return;
         }
         match self.failed.get() {
-            None => health.appended(&self.topic, self.largest),
-            Some(Unkept { error: AppendError::Closed, .. }) => health.taken_back(),
+            None => health.appended(self.began, &self.topic, self.largest),
+            Some(Unkept { error: AppendError::Closed, .. }) => health.taken_back(self.began),
             Some(Unkept { error, for_its_size }) => {
-                health.refused(&self.topic, if *for_its_size { self.largest } else { 0 }, &error.to_string());
+                health.refused(self.began, &self.topic, if *for_its_size { self.largest } else { 0 }, &error.to_string());
             }
         }
         histogram!(names::APPEND_SECONDS).record(self.began.elapsed());

@@ -206,6 +206,9 @@ impl Fetcher {
 impl CatchUpReader {
     /// Moves on by a block of records. None: the log ends here. Asks until Kafka answers.
     pub(super) async fn read_on(&mut self) -> Result<Vec<Frame>, QueueError> {
+        // The health is its own, while `self` is used.
+        let health = Arc::clone(&self.health);
+        let mut wait = health.wait();
         loop {
             let block = match &mut self.asked {
                 Some(asked) => asked.await.unwrap_or(Err(QueueError::Closed)),
@@ -220,13 +223,12 @@ impl CatchUpReader {
             self.asked = None;
             match block {
                 Ok(frames) => {
-                    self.health.read();
                     self.position = frames.last().map_or(self.position, Frame::end);
                     self.block = LARGEST_BLOCK.min(self.block * 2);
                     return Ok(frames);
                 }
                 Err(error) if error.is_passing() => {
-                    self.health.unread(&error.to_string());
+                    wait.because(&error.to_string());
                     sleep(AGAIN * 10).await;
                 }
                 Err(error) => return Err(error),

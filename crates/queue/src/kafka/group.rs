@@ -1,8 +1,9 @@
 //! Live reading: a member of the group that shares the partitions. One thread polls one consumer, always; what it reads is handed over to the
 //! partitions' tasks within bounds, and a partition whose task is slow is paused, never the others.
 //!
-//! A rebalance is answered outside its callback (LANES.md L11). Assigned: the task of each partition finds where to begin, then all are assigned
-//! at these offsets. Revoked: they leave the list of partitions, and are given up when their tasks have let go of them.
+//! A rebalance is answered outside its callback (LANES.md L11), and librdkafka reads nothing until it is. Assigned: it is answered at once; the task of
+//! each partition finds where to begin, then it is read from there. Revoked: they leave the list of partitions, and are given up when their tasks have
+//! let go of them.
 
 use std::{
     collections::BTreeMap,
@@ -33,8 +34,9 @@ use super::{
 };
 use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as names};
 
-/// Under load, records are handed over after so many.
+/// Under load, records are handed over after so many, or so many bytes.
 const HAND_OVER_AFTER: u64 = 1024;
+const HAND_OVER_BYTES: usize = 4 << 20;
 
 /// What the hand-over of all partitions may hold, and what is kept once it was passed.
 const HANDED_OVER: usize = 32 << 20;
@@ -59,7 +61,8 @@ struct Poller {
     partitions: watch::Sender<Partitions>,
     /// By partition.
     reading: BTreeMap<i32, Reading>,
-    gained: Vec<Vec<Arc<Live>>>,
+    /// They are assigned, and their tasks don't know yet where to begin.
+    starting: Vec<Arc<Live>>,
     lost: Vec<Lost>,
     /// Bytes that may wait for one partition's task, and bytes that are kept for it.
     most: usize,
@@ -79,8 +82,8 @@ struct Reading {
 /// Partitions that were revoked together, and are given up together.
 struct Lost {
     partitions: Vec<Weak<KafkaPartition>>,
-    /// Those of them that had been assigned: only they can be taken out of the assignment, but even for none of them it is answered.
-    assigned: Vec<i32>,
+    /// Those of them that were read: only they can be taken out of what is, but even for none of them it is answered.
+    read: Vec<i32>,
 }
 
 // === impl Group ===
@@ -106,7 +109,7 @@ impl Group {
             make: Box::new(move |live| make(live, &made_by)),
             partitions: partitions.clone(),
             reading: BTreeMap::new(),
-            gained: Vec::new(),
+            starting: Vec::new(),
             lost: Vec::new(),
             most: HANDED_OVER / usize::try_from(options.partitions.clamp(4, 128)).unwrap_or(1),
             kept: KEPT / usize::try_from(options.partitions.max(4)).unwrap_or(1),
@@ -134,23 +137,25 @@ impl Group {
 
 impl Poller {
     fn run(mut self, stop: &AtomicBool) {
-        let (mut wait, mut polled) = (Duration::ZERO, 0);
+        let (mut wait, mut polled, mut bytes) = (Duration::ZERO, 0, 0);
         while !stop.load(Ordering::Acquire) {
             let consumer = Arc::clone(&self.consumer);
             match consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    (wait, polled) = (Duration::ZERO, polled + 1);
+                    (wait, polled, bytes) = (Duration::ZERO, polled + 1, bytes + message.payload_len());
                     if let Some(reading) = self.reading.get_mut(&message.partition()) {
                         reading.frames.push(&message);
                     }
-                    if polled % HAND_OVER_AFTER == 0 {
+                    if polled == HAND_OVER_AFTER || bytes > HAND_OVER_BYTES {
                         self.hand_over();
+                        (polled, bytes) = (0, 0);
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if let Some(reading) = self.reading.get_mut(&partition) {
                         reading.hand_over(&consumer, &self.topic);
                         reading.live.is_at_end();
+                        self.health.reads();
                     }
                 }
                 Some(Err(error)) => self.trouble(&error),
@@ -168,7 +173,7 @@ impl Poller {
     fn hand_over(&mut self) {
         let handed_over = self.reading.values_mut().filter_map(|reading| reading.hand_over(&self.consumer, &self.topic)).count();
         if handed_over > 0 {
-            self.health.read();
+            self.health.reads();
         }
         self.look();
     }
@@ -202,8 +207,10 @@ impl Poller {
         for (partition, end) in ends {
             self.reading.get(&partition).into_iter().for_each(|reading| reading.live.ends_at(end));
         }
-        let ready = self.gained.extract_if(.., |lives| lives.iter().all(|live| live.begin().is_some())).collect::<Vec<_>>();
-        ready.iter().for_each(|lives| self.assign(lives));
+        let ready = self.starting.extract_if(.., |live| live.begin().is_some()).collect::<Vec<_>>();
+        if !ready.is_empty() {
+            self.read(&ready);
+        }
         let is_free = |lost: &mut Lost| lost.partitions.iter().all(|partition| partition.strong_count() == 0);
         let free = self.lost.extract_if(.., is_free).collect::<Vec<_>>();
         free.iter().for_each(|lost| self.unassign(lost));
@@ -211,16 +218,15 @@ impl Poller {
 
     fn assigned(&mut self, partitions: &[i32]) {
         counter!(names::REBALANCES).increment(1);
-        let mut lives = Vec::new();
+        self.read(&[]);
         for &index in partitions {
             let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default(), self.most, self.kept));
             let partition = (self.make)(Arc::clone(&live));
             self.reading
                 .insert(index, Reading { live: Arc::clone(&live), partition: Arc::downgrade(&partition), frames: Frames::default() });
             self.partitions.send_modify(|all| all.push(partition as Arc<dyn Partition>));
-            lives.push(live);
+            self.starting.push(live);
         }
-        self.gained.push(lives);
         self.told("assigned", partitions);
     }
 
@@ -229,21 +235,15 @@ impl Poller {
         counter!(names::REBALANCES).increment(1);
         let index = |partition: &Arc<dyn Partition>| i32::try_from(partition.index()).unwrap_or_default();
         self.partitions.send_modify(|all| all.retain(|partition| !partitions.contains(&index(partition))));
-        let is_unanswered =
-            |index: &i32| self.gained.iter().flatten().any(|live| i32::try_from(live.index()).is_ok_and(|own| own == *index));
-        let assigned = partitions.iter().copied().filter(|index| self.reading.contains_key(index) && !is_unanswered(index)).collect();
+        let starts = |index: &i32| self.starting.iter().any(|live| i32::try_from(live.index()).is_ok_and(|own| own == *index));
+        let read = partitions.iter().copied().filter(|index| self.reading.contains_key(index) && !starts(index)).collect();
         let lost = partitions.iter().filter_map(|index| self.reading.remove(index));
         let partitions_lost = lost.map(|reading| {
             reading.live.close();
             reading.partition
         });
-        self.lost.push(Lost { partitions: partitions_lost.collect(), assigned });
-        // What was to be assigned together can't be any more, and needn't.
-        let is_kept = |live: &Arc<Live>| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default());
-        self.gained.retain_mut(|lives| {
-            lives.retain(is_kept);
-            !lives.is_empty()
-        });
+        self.lost.push(Lost { partitions: partitions_lost.collect(), read });
+        self.starting.retain(|live| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default()));
         self.told("revoked", partitions);
     }
 
@@ -253,7 +253,8 @@ impl Poller {
         info!(?partitions, now, "partitions were {what}");
     }
 
-    fn assign(&self, lives: &[Arc<Live>]) {
+    /// Reads them too from now on. This answers an assignment, also when there is none to read yet.
+    fn read(&self, lives: &[Arc<Live>]) {
         let mut list = TopicPartitionList::with_capacity(lives.len());
         for live in lives {
             let offset = KafkaOffset::Offset(i64::try_from(live.begin().unwrap_or_default()).unwrap_or(i64::MAX));
@@ -268,8 +269,8 @@ impl Poller {
     }
 
     fn unassign(&self, lost: &Lost) {
-        let mut list = TopicPartitionList::with_capacity(lost.assigned.len());
-        lost.assigned.iter().for_each(|index| _ = list.add_partition(&self.topic, *index));
+        let mut list = TopicPartitionList::with_capacity(lost.read.len());
+        lost.read.iter().for_each(|index| _ = list.add_partition(&self.topic, *index));
         if let Err(error) = self.consumer.incremental_unassign(&list) {
             self.failure.note(&QueueError::kafka("give partitions up", &error));
         }
@@ -285,7 +286,7 @@ impl Poller {
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,
             ) => {}
-            other => self.health.unread(&other.to_string()),
+            other => self.health.trouble(&other.to_string()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What Kafka keeps us waiting for, and what it refuses: counted, told once per change, shown by `/readyz`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,28 +10,41 @@ use tracing::{error, info, warn};
 
 use crate::Stalled;
 
-/// Appends that Kafka takes longer for than this are a stall.
+/// An append that Kafka takes longer for than this is a stall.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+const STALLED: &str = "Kafka doesn't make records durable: they are not acknowledged until it does";
 
 /// A refusal is over after so long without another: whoever sent what was refused has given up.
 const REFUSED_FOR: Duration = Duration::from_mins(5);
+
+/// So is what live reading has complained of, if it reads nothing meanwhile.
+const TROUBLE_FOR: Duration = Duration::from_mins(1);
 
 /// Seen by every client of a queue.
 #[derive(Debug)]
 pub(super) struct Health(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    /// Batches that aren't durable yet.
-    pending: u64,
-    /// When Kafka last made progress with them.
-    moved: Instant,
+    /// Batches that aren't durable yet: how many, by the moment at which they were handed to the producer.
+    pending: BTreeMap<Instant, u64>,
     /// A stall was told.
     stalled: bool,
     /// What is refused, by topic, since it was told.
     refused: BTreeMap<String, Refusal>,
-    /// Why nothing can be read, since it was told.
-    unread: Option<String>,
+    /// Why those who wait can't read, by who waits.
+    unread: BTreeMap<u64, String>,
+    waits: u64,
+    /// What live reading has complained of last.
+    trouble: Option<(String, Instant)>,
+}
+
+/// Somebody who asks Kafka until it answers. Dropped when it has, or when nobody wants to know any more.
+#[derive(Debug)]
+pub(super) struct Wait<'a> {
+    health: &'a Health,
+    id: u64,
 }
 
 #[derive(Debug)]
@@ -44,23 +57,18 @@ struct Refusal {
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { pending: 0, moved: Instant::now(), stalled: false, refused: BTreeMap::new(), unread: None }))
+        Self(Mutex::default())
     }
 
     /// A batch was handed to the producer.
-    pub(super) fn appending(&self) {
-        self.change(|state| {
-            if state.pending == 0 {
-                state.moved = Instant::now();
-            }
-            state.pending += 1;
-        });
+    pub(super) fn appending(&self, began: Instant) {
+        self.change(|state| *state.pending.entry(began).or_default() += 1);
     }
 
     /// A batch is durable, the largest value of which has so many bytes.
-    pub(super) fn appended(&self, topic: &str, largest: usize) {
+    pub(super) fn appended(&self, began: Instant, topic: &str, largest: usize) {
         self.change(|state| {
-            (state.pending, state.moved) = (state.pending.saturating_sub(1), Instant::now());
+            state.is_over(began);
             if state.refused.get(topic).is_some_and(|refusal| largest >= refusal.from) {
                 state.refused.remove(topic);
                 info!(topic, "Kafka takes records again");
@@ -69,9 +77,9 @@ impl Health {
     }
 
     /// A batch isn't durable, and never will be. `from`: the bytes of what is refused for its size, else 0.
-    pub(super) fn refused(&self, topic: &str, from: usize, why: &str) {
+    pub(super) fn refused(&self, began: Instant, topic: &str, from: usize, why: &str) {
         self.change(|state| {
-            (state.pending, state.moved) = (state.pending.saturating_sub(1), Instant::now());
+            state.is_over(began);
             match state.refused.get_mut(topic).filter(|refusal| refusal.why == why) {
                 Some(refusal) => (refusal.from, refusal.last) = (refusal.from.min(from), Instant::now()),
                 None => {
@@ -86,30 +94,40 @@ impl Health {
     }
 
     /// The queue was closed before a batch was durable.
-    pub(super) fn taken_back(&self) {
-        self.change(|state| state.pending = state.pending.saturating_sub(1));
+    pub(super) fn taken_back(&self, began: Instant) {
+        self.change(|state| state.is_over(began));
     }
 
-    /// Nothing can be read for now.
-    pub(super) fn unread(&self, why: &str) {
+    /// Somebody asks Kafka.
+    pub(super) fn wait(&self) -> Wait<'_> {
+        let mut id = 0;
         self.change(|state| {
-            if state.unread.as_deref() != Some(why) {
-                warn!(why, "Kafka can't be read for now");
-                state.unread = Some(why.to_owned());
-            }
+            state.waits += 1;
+            id = state.waits;
         });
+        Wait { health: self, id }
     }
 
-    /// Something was read.
-    pub(super) fn read(&self) {
+    /// Live reading goes on, or the log has ended where it stands.
+    pub(super) fn reads(&self) {
         self.change(|state| {
-            if state.unread.take().is_some() {
+            if state.trouble.take().is_some() && state.unread.is_empty() {
                 info!("Kafka can be read again");
             }
         });
     }
 
-    /// Tells of a stall, once when it begins and once when it ends. Forgets refusals that are over.
+    /// Live reading complains. It goes on by itself, and on a quiet topic nothing tells when it does.
+    pub(super) fn trouble(&self, why: &str) {
+        self.change(|state| {
+            if !state.says(why) {
+                warn!(why, "Kafka can't be read for now");
+            }
+            state.trouble = Some((why.to_owned(), Instant::now()));
+        });
+    }
+
+    /// Tells of a stall, once when it begins and once when it ends. Forgets refusals and troubles that are over.
     pub(super) fn look(&self) {
         self.change(|state| {
             state.refused.retain(|topic, refusal| {
@@ -119,10 +137,11 @@ impl Health {
                 }
                 is_recent
             });
+            state.trouble.take_if(|(_, last)| last.elapsed() > TROUBLE_FOR);
             let stalled = state.is_stalled();
             if stalled != std::mem::replace(&mut state.stalled, stalled) {
                 match stalled {
-                    true => warn!(batches = state.pending, "Kafka makes nothing durable: nothing is acknowledged until it does"),
+                    true => warn!("{STALLED}"),
                     false => info!("Kafka makes records durable again"),
                 }
             }
@@ -132,9 +151,9 @@ impl Health {
     pub(super) fn stalled(&self) -> Option<Stalled> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = state.refused.values().next().map(|refusal| Stalled(format!("Kafka refuses records: {}", refusal.why)));
-        let told = |what: &str, why: &Option<String>| why.as_ref().map(|why| Stalled(format!("{what}: {why}")));
-        let stall = || state.is_stalled().then(|| Stalled("Kafka makes nothing durable: nothing is acknowledged until it does".to_owned()));
-        refused.or_else(|| told("Kafka can't be read", &state.unread)).or_else(stall)
+        let unread = || state.unread.values().chain(state.trouble.iter().map(|(why, _)| why)).next();
+        let stall = || state.is_stalled().then(|| Stalled(STALLED.to_owned()));
+        refused.or_else(|| unread().map(|why| Stalled(format!("Kafka can't be read: {why}")))).or_else(stall)
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -144,7 +163,43 @@ impl Health {
 
 impl State {
     fn is_stalled(&self) -> bool {
-        self.pending > 0 && self.moved.elapsed() > STALLED_AFTER
+        self.pending.first_key_value().is_some_and(|(oldest, _)| oldest.elapsed() > STALLED_AFTER)
+    }
+
+    /// A batch that was handed over then isn't pending any more.
+    fn is_over(&mut self, began: Instant) {
+        if let Entry::Occupied(mut batches) = self.pending.entry(began) {
+            *batches.get_mut() -= 1;
+            if *batches.get() == 0 {
+                batches.remove();
+            }
+        }
+    }
+
+    fn says(&self, why: &str) -> bool {
+        self.unread.values().chain(self.trouble.iter().map(|(why, _)| why)).any(|told| told == why)
+    }
+}
+
+impl Wait<'_> {
+    /// It hasn't answered yet.
+    pub(super) fn because(&mut self, why: &str) {
+        self.health.change(|state| {
+            if !state.says(why) {
+                warn!(why, "Kafka can't be read for now");
+            }
+            state.unread.insert(self.id, why.to_owned());
+        });
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.health.change(|state| {
+            if state.unread.remove(&self.id).is_some() && state.unread.is_empty() && state.trouble.is_none() {
+                info!("Kafka can be read again");
+            }
+        });
     }
 }
 
@@ -159,22 +214,49 @@ mod tests {
     #[test]
     fn what_is_too_large_stays_refused_until_something_as_large_is_taken() {
         let health = Health::new();
-        health.refused("t", 10_000, "too large");
-        health.appended("t", 9_999);
+        health.refused(Instant::now(), "t", 10_000, "too large");
+        health.appended(Instant::now(), "t", 9_999);
         assert!(says(&health).contains("too large"));
         // Also something smaller is too large meanwhile.
-        health.refused("t", 8_000, "too large");
-        health.appended("t", 8_000);
+        health.refused(Instant::now(), "t", 8_000, "too large");
+        health.appended(Instant::now(), "t", 8_000);
         assert_eq!(says(&health), "");
     }
 
     #[test]
     fn what_is_refused_on_one_topic_is_not_over_with_a_record_on_another() {
         let health = Health::new();
-        health.refused("letters", 0, "no rights");
-        health.appended("progress", 100);
+        health.refused(Instant::now(), "letters", 0, "no rights");
+        health.appended(Instant::now(), "progress", 100);
         assert!(says(&health).contains("no rights"));
-        health.appended("letters", 1);
+        health.appended(Instant::now(), "letters", 1);
+        assert_eq!(says(&health), "");
+    }
+
+    #[test]
+    fn who_waits_says_so_until_it_is_over_whatever_others_read() {
+        let health = Health::new();
+        let mut first = health.wait();
+        first.because("no leader");
+        {
+            let mut second = health.wait();
+            second.because("no rights");
+        }
+        assert!(says(&health).contains("no leader"));
+        drop(first);
+        assert_eq!(says(&health), "");
+    }
+
+    #[test]
+    fn a_batch_that_waits_too_long_is_a_stall_though_others_become_durable() {
+        let health = Health::new();
+        let long_ago = Instant::now().checked_sub(2 * STALLED_AFTER).unwrap();
+        health.appending(long_ago);
+        let now = Instant::now();
+        health.appending(now);
+        health.appended(now, "t", 1);
+        assert_eq!(says(&health), STALLED);
+        health.appended(long_ago, "t", 1);
         assert_eq!(says(&health), "");
     }
 }

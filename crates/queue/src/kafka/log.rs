@@ -41,16 +41,14 @@ impl KafkaLog {
 
     /// Asks until Kafka answers.
     pub(super) async fn ask_bounds(&self) -> Result<Range<Offset>, QueueError> {
+        let mut wait = self.health.wait();
         loop {
             let (appender, place) = (Arc::clone(&self.appender), self.place.clone());
             let ask = move || appender.client().fetch_watermarks(&place.topic, place.partition, ANSWER);
             match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
-                Ok((start, end)) => {
-                    self.health.read();
-                    return Ok(offset(start)..offset(end));
-                }
+                Ok((start, end)) => return Ok(offset(start)..offset(end)),
                 Err(error) => {
-                    self.health.unread(&error.to_string());
+                    wait.because(&error.to_string());
                     sleep(ANSWER / 10).await;
                 }
             }

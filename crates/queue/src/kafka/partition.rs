@@ -73,6 +73,7 @@ impl KafkaPartition {
 
     /// The committed offset; `None`: there is none.
     async fn committed(&self) -> Result<Option<Offset>, QueueError> {
+        let mut wait = self.log.health.wait();
         loop {
             let (consumer, list) = (Arc::clone(&self.consumer), self.list(KafkaOffset::Invalid));
             let asked = spawn_blocking(move || consumer.committed_offsets(list?, ANSWER)).await.map_err(|_| QueueError::Closed)?;
@@ -80,12 +81,9 @@ impl KafkaPartition {
                 list.elements().first().map_or(Ok(KafkaOffset::Invalid), |element| element.error().map(|()| element.offset()))
             });
             match committed {
-                Ok(offset) => {
-                    self.log.health.read();
-                    return Ok(offset.to_raw().and_then(|offset| Offset::try_from(offset).ok()));
-                }
+                Ok(offset) => return Ok(offset.to_raw().and_then(|offset| Offset::try_from(offset).ok())),
                 Err(error) => {
-                    self.log.health.unread(&error.to_string());
+                    wait.because(&error.to_string());
                     sleep(ANSWER / 10).await;
                 }
             }
@@ -204,10 +202,11 @@ impl Partition for KafkaPartition {
 
     fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
         async move {
+            let mut wait = self.log.health.wait();
             loop {
                 match self.commit(watermark).await {
                     Err(error) if error.is_passing() => {
-                        self.log.health.unread(&error.to_string());
+                        wait.because(&error.to_string());
                         sleep(ANSWER / 10).await;
                     }
                     done => return done,
