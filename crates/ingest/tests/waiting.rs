@@ -87,13 +87,16 @@ impl Queue for Away {
     }
 }
 
-/// A listener that stops reading when a hundred bytes aren't durable.
-async fn listen(queue: &Arc<Away>) -> (SocketAddr, watch::Sender<bool>) {
+/// A packet of a hundred bytes, with what it takes beside them, but not a smaller one.
+const ONE: usize = 600;
+
+/// A listener that stops reading when so many bytes aren't durable.
+async fn listen(queue: &Arc<Away>, unacknowledged_bytes: usize) -> (SocketAddr, watch::Sender<bool>) {
     let mut registry = RegistryBuilder::default();
     registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
     registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
     let options = Options::new(([127, 0, 0, 1], 0).into(), vec!["{org}/{iccid}".parse().unwrap()]);
-    let options = Options { unacknowledged_bytes: 100, ..options };
+    let options = Options { unacknowledged_bytes, ..options };
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
     let listener = Listener::bind(options, Arc::clone(queue) as Arc<dyn Queue>, registry, stopped).await.unwrap();
@@ -139,7 +142,7 @@ async fn last_words(mut stream: TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_connect_that_does_not_come_within_ten_seconds_is_refused() {
-    let (server, _stop) = listen(&Away::new()).await;
+    let (server, _stop) = listen(&Away::new(), ONE).await;
     let began = Instant::now();
     let mut slow = TcpStream::connect(server).await.unwrap();
     slow.write_all(&CONNECT_V5[..7]).await.unwrap();
@@ -155,7 +158,7 @@ async fn a_connect_that_does_not_come_within_ten_seconds_is_refused() {
 #[tokio::test]
 async fn while_storage_is_away_new_clients_are_told_and_all_goes_on_when_it_is_back() {
     let queue = Away::new();
-    let (server, _stop) = listen(&queue).await;
+    let (server, _stop) = listen(&queue, ONE).await;
     let (mut first, _) = ask(server, CONNECT_V3, b'f').await;
     first.write_all(&publish(CONNECT_V3, 7, 100)).await.unwrap();
     queue.until_batches(1).await;
@@ -181,7 +184,7 @@ async fn while_storage_is_away_new_clients_are_told_and_all_goes_on_when_it_is_b
 async fn who_cannot_be_read_for_thirty_seconds_since_storage_is_away_is_closed_and_has_no_acknowledgement() {
     for connect in [CONNECT_V3, CONNECT_V5] {
         let queue = Away::new();
-        let (server, _stop) = listen(&queue).await;
+        let (server, _stop) = listen(&queue, ONE).await;
         let (mut stream, _) = ask(server, connect, b'f').await;
         let began = Instant::now();
         stream.write_all(&publish(connect, 7, 100)).await.unwrap();
@@ -201,7 +204,7 @@ async fn who_cannot_be_read_for_thirty_seconds_since_storage_is_away_is_closed_a
 async fn acknowledgements_that_are_due_together_leave_in_one_write() {
     const TOGETHER: u8 = 5;
     let queue = Away::new();
-    let (server, _stop) = listen(&queue).await;
+    let (server, _stop) = listen(&queue, 10 * ONE).await;
     let (stream, _) = ask(server, CONNECT_V3, b'f').await;
     let mut writer = stream.into_std().unwrap();
     writer.set_nonblocking(false).unwrap();

@@ -76,10 +76,10 @@ async fn records_that_were_deleted_unsettled_are_counted_and_told_until_somebody
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_start_tells_of_the_loss() {
     let (kafka, dir, mut other) = (Kafka::shared().await, folder(), Inbox::start().await);
-    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let (arrived, mut arrivals) = mpsc::channel(1000);
     let (answer, answered) = watch::channel(None);
     let receiver = ScriptedReceiver::start(move |Arrival { payloads, .. }| {
-        arrived.send(payloads).unwrap();
+        arrived.try_send(payloads).unwrap();
         let answer = *answered.borrow();
         async move { answer }
     });
