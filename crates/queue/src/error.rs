@@ -1,8 +1,13 @@
 //! What can go wrong with the queue, and what it means for the caller.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use pushline_model::Offset;
+use rustix::io::Errno;
 
 /// Why a batch isn't durable and never will be. None of its packets may be acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +50,7 @@ pub enum QueueError {
         known: u32,
     },
     /// Bytes that were durable aren't what was written.
-    #[error("{} is corrupt at byte {position}: {what}; records from offset {offset} on were durable, so this isn't a torn tail and nothing was cut. Restore the file from a backup or mend the disk. To go on without them, move the folder away and keep it", path.display())]
+    #[error("{} is corrupt at byte {position}: {what}; records from offset {offset} on were durable, so this isn't a torn tail and nothing was cut. Restore the file from a backup or mend the disk. To go on without them, move {} away and keep it", path.display(), what_to_move(path).display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -86,12 +91,23 @@ pub enum QueueError {
     Closed,
 }
 
+/// Without which a start goes on: a log of dead letters, else the whole queue, for progress speaks of the packets.
+fn what_to_move(file: &Path) -> &Path {
+    let log = file.parent().unwrap_or(file);
+    let is_of_packets = log.file_name().is_some_and(|name| name == "packets");
+    if is_of_packets { log.parent().unwrap_or(log) } else { log }
+}
+
 impl QueueError {
-    /// Whether it passes by itself: there is no space on the disk, the brokers are away.
+    /// Whether it passes by itself: there is no space on the disk, too many files are open, the brokers are away.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Io { source, .. } => {
+                let too_many_files = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                    || too_many_files.contains(&source.raw_os_error())
+            }
             Self::Unavailable { .. } => true,
             _ => false,
         }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Gauge, counter, gauge, histogram};
 use pushline_model::{Offset, Timestamp};
 use tracing::{info, warn};
 
@@ -47,6 +47,8 @@ pub(super) struct Committer {
     since_look: u64,
     looked: Instant,
     waits: bool,
+    /// Bytes that the log holds.
+    size: Gauge,
 }
 
 /// Why a commit stopped.
@@ -65,12 +67,14 @@ impl From<QueueError> for Stop {
 impl Committer {
     pub(super) fn new(log: Arc<Log>, bounds: Bounds, last: &LastSegment) -> Self {
         let (file, position, end) = (Arc::clone(&last.file), last.position, last.end);
-        Self { log, bounds, file, position, end, written: Vec::new(), since_look: LOOK_AFTER, looked: Instant::now(), waits: false }
+        let size = gauge!(names::LOG_BYTES, "log" => log.name);
+        Self { log, bounds, file, position, end, size, written: Vec::new(), since_look: LOOK_AFTER, looked: Instant::now(), waits: false }
     }
 
     /// Runs until the log is closed and all of it is written, or writing fails.
     pub(super) fn run(mut self) {
         while let Some(pending) = self.log.take_pending(LOOK_EVERY) {
+            self.size.set(approximately(self.log.bytes()));
             if let Err(stop) = self.commit(pending).and_then(|()| self.forget().map_err(Stop::Failed)) {
                 if let Stop::Failed(error) = stop {
                     self.log.failure.note(&error);
@@ -106,7 +110,7 @@ impl Committer {
         if self.since_look >= LOOK_AFTER || self.looked.elapsed() >= LOOK_EVERY {
             (self.since_look, self.looked) = (0, Instant::now());
             while self.free()? < self.bounds.min_free {
-                self.wait_for_space()?;
+                self.wait_until_it_passes("less than queue.min_free is free")?;
             }
             self.has_space();
         }
@@ -115,7 +119,6 @@ impl Committer {
             let segment = self.patiently(|committer| Segment::create(&*committer.log.fs, &committer.log.dir, committer.end))?;
             (self.file, self.position) = (Arc::clone(&segment.file), segment.bytes);
             self.log.begin_segment(segment);
-            gauge!(names::LOG_BYTES, "log" => self.log.name).set(approximately(self.log.bytes()));
         }
         Ok(())
     }
@@ -139,7 +142,7 @@ impl Committer {
                     self.has_space();
                     return Ok(done);
                 }
-                Err(error) if error.is_passing() => self.wait_for_space()?,
+                Err(error) if error.is_passing() => self.wait_until_it_passes(&error.to_string())?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -162,9 +165,9 @@ impl Committer {
         self.log.fs.free_space(&self.log.dir).map_err(QueueError::io("ask for the free space of", &self.log.dir))
     }
 
-    fn wait_for_space(&mut self) -> Result<(), Stop> {
+    fn wait_until_it_passes(&mut self, why: &str) -> Result<(), Stop> {
         if !std::mem::replace(&mut self.waits, true) {
-            warn!(log = self.log.name, dir = %self.log.dir.display(), min_free = self.bounds.min_free, "the disk is full: nothing is acknowledged until there is room");
+            warn!(log = self.log.name, dir = %self.log.dir.display(), min_free = self.bounds.min_free, why, "the disk is full, or no file can be opened: nothing is acknowledged until there is room");
             gauge!(names::WAITING_FOR_SPACE, "log" => self.log.name).set(1);
             self.log.set_waiting(true);
         }

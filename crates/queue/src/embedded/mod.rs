@@ -195,7 +195,9 @@ impl Queue for Embedded {
     }
 
     fn stalled(&self) -> Option<Stalled> {
-        self.partition.log.is_waiting().then(|| "the disk is full: nothing is acknowledged until there is room".to_owned()).map(Stalled)
+        // While no dead letter can be written nothing settles that needs one, and no stray is acknowledged.
+        let waits = [&self.partition.log, &self.dead_letters, &self.strays].into_iter().any(|log| log.is_waiting());
+        waits.then(|| "the disk is full: nothing is acknowledged until there is room".to_owned()).map(Stalled)
     }
 
     fn failed(&self) -> BoxFuture<'static, QueueError> {

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::{
     fs::FileSystem,
-    segment::{HeaderFault, SEGMENT_HEADER, Segment, VERSION, base_of, check_header},
+    segment::{HeaderFault, SEGMENT_HEADER, Segment, VERSION, base_of, check_header, name_of},
 };
 use crate::{
     Frame, QueueError,
@@ -43,14 +43,17 @@ pub(super) fn recover(fs: &dyn FileSystem, dir: &Path, known: Known) -> Result<V
             segments.push_back(segment);
         } else {
             fs.remove(&segment.path).map_err(QueueError::io("remove", &segment.path))?;
+            // Else it could be back after a crash, behind a segment that has grown meanwhile.
+            fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
         }
     }
     if segments.is_empty() {
         // Nothing there, or only a segment that was being created.
         let first = bases.first().copied().unwrap_or(0);
-        let segment = Segment::create(fs, dir, first)?;
-        check_end(&segment, known)?;
-        segments.push_back(segment);
+        if first < known.durable_end {
+            return Err(missing(dir, first));
+        }
+        segments.push_back(Segment::create(fs, dir, first)?);
     }
     Ok(segments)
 }
@@ -63,6 +66,11 @@ fn check_order(before: Option<&Segment>, segment: &Segment, known: Known) -> Res
         None if segment.base > known.needed_from => Err(segment.corrupt(0, "segments before it are missing")),
         _ => Ok(()),
     }
+}
+
+/// Nothing of the log is there, and nothing is created: else the next start would find a log that begins anew.
+fn missing(dir: &Path, first: Offset) -> QueueError {
+    QueueError::Corrupt { path: dir.join(name_of(first)), position: 0, offset: first, what: "records that were durable are missing".into() }
 }
 
 fn check_end(segment: &Segment, known: Known) -> Result<(), QueueError> {

@@ -41,7 +41,7 @@ pub(super) struct Segment {
 impl Segment {
     /// A new file with a durable header and a durable name.
     pub(super) fn create(fs: &dyn FileSystem, dir: &Path, base: Offset) -> Result<Self, QueueError> {
-        let path = dir.join(name(base));
+        let path = dir.join(name_of(base));
         let file = fs.open(&path).map_err(QueueError::io("create", &path))?;
         let header = header(base);
         let written = file.truncate(0).and_then(|()| file.write_at(&header, 0)).and_then(|()| file.sync()).and_then(|()| fs.sync_dir(dir));
@@ -51,7 +51,7 @@ impl Segment {
 
     /// A segment found in a folder, not scanned yet.
     pub(super) fn open(fs: &dyn FileSystem, dir: &Path, base: Offset) -> Result<Self, QueueError> {
-        let path = dir.join(name(base));
+        let path = dir.join(name_of(base));
         let file = fs.open(&path).map_err(QueueError::io("open", &path))?;
         Ok(Self { path, file, base, end: base, bytes: SEGMENT_HEADER as u64, newest: Timestamp::default(), index: Vec::new() })
     }
@@ -83,7 +83,7 @@ pub(super) fn base_of(name: &str) -> Option<Offset> {
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
 }
 
-fn name(base: Offset) -> String {
+pub(super) fn name_of(base: Offset) -> String {
     format!("{base:020}.log")
 }
 

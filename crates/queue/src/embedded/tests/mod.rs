@@ -221,6 +221,15 @@ async fn a_missing_segment_is_noticed() {
         }
         std::fs::write(missing, bytes).unwrap();
     }
+    // All of them, as when a disk isn't mounted: nothing begins anew in their place, and with them all is there.
+    let packets = dir.path().join("packets");
+    std::fs::rename(&packets, dir.path().join("elsewhere")).unwrap();
+    let refused = Embedded::open(&options(dir.path())).unwrap_err().to_string();
+    assert!(refused.contains(&format!("move {} away", dir.path().display())), "{refused}");
+    assert_eq!(std::fs::read_dir(&packets).unwrap().count(), 0);
+    std::fs::remove_dir(&packets).unwrap();
+    std::fs::rename(dir.path().join("elsewhere"), packets).unwrap();
+    assert_eq!(partition(&open(dir.path())).log.range(), 0..5000);
 }
 
 #[tokio::test]
