@@ -6,8 +6,9 @@ use arc_swap::ArcSwap;
 use metrics::gauge;
 use pushline_model::Registry;
 use pushline_queue::Queue;
+use rustix::net::sockopt;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
@@ -33,16 +34,22 @@ pub struct Options {
     pub max_packet_bytes: usize,
     /// Bytes that may be read and not yet durable; beyond, sockets aren't read.
     pub unacknowledged_bytes: usize,
+    /// How many clients may be connected: others wait until one leaves.
+    pub max_connections: usize,
 }
 
 /// A socket that listens.
 pub struct Listener {
     socket: TcpListener,
+    max_connections: usize,
     shared: Arc<Shared>,
 }
 
 /// After an error of `accept` (too many open files) it is tried again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// After so long without a word the system asks whether the other side is still there (RFC 9293 §3.8.4).
+const SILENT: Duration = Duration::from_mins(2);
 
 /// How long connections may take to end at a shutdown.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -51,7 +58,7 @@ impl Options {
     /// The defaults of DESIGN.md.
     #[must_use]
     pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
-        Self { address, topics, max_packet_bytes: 256 << 10, unacknowledged_bytes: 64 << 20 }
+        Self { address, topics, max_packet_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, max_connections: usize::MAX }
     }
 }
 
@@ -71,7 +78,7 @@ impl Listener {
         let budget = Budget::new(options.unacknowledged_bytes);
         let (topics, max_payload) = (options.topics, options.max_packet_bytes);
         let shared = Shared { queue, strays, registry, topics, max_payload, budget, sessions: Arc::new(Sessions::default()), stop };
-        Ok(Self { socket, shared: Arc::new(shared) })
+        Ok(Self { socket, max_connections: options.max_connections, shared: Arc::new(shared) })
     }
 
     /// The address that is bound: where port 0 was asked for, the one that was free.
@@ -86,17 +93,19 @@ impl Listener {
     pub async fn run(self) {
         let mut stop = self.shared.stop.clone();
         let mut connections = JoinSet::new();
-        let mut fails = false;
+        let (mut fails, mut is_full) = (false, false);
         loop {
+            let has_room = connections.len() < self.max_connections;
+            is_full = tell_of_room(is_full, connections.len(), self.max_connections);
             let accepted = tokio::select! {
-                accepted = self.socket.accept() => accepted,
+                accepted = self.socket.accept(), if has_room => accepted,
                 Some(ended) = connections.join_next() => {
                     resume_panic(ended);
                     continue;
                 }
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
+            match accepted.and_then(|(stream, _)| set_up(stream)) {
                 Ok(stream) => {
                     if std::mem::take(&mut fails) {
                         info!("connections are accepted again");
@@ -127,6 +136,26 @@ impl Listener {
             info!("some connections didn't end in time: what they weren't acknowledged they send again");
         }
     }
+}
+
+/// Acknowledgements leave at once. Who is gone without a word is noticed, also where a client wants no keep-alive of MQTT's.
+fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, SILENT)?;
+    Ok(stream)
+}
+
+/// Told once when there is no room, and once when there is plenty: between them one comes for each that leaves. Returns whether it is full.
+fn tell_of_room(was_full: bool, connected: usize, max: usize) -> bool {
+    if !was_full && connected >= max {
+        warn!(max, "as many clients are connected as open files allow: others wait until one leaves; allow more open files");
+    } else if was_full && connected < max - max / 8 {
+        info!("there is room for connections again");
+    } else {
+        return was_full;
+    }
+    !was_full
 }
 
 fn resume_panic(ended: Result<(), tokio::task::JoinError>) {

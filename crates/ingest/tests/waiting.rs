@@ -19,7 +19,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::{mpsc, watch},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 const CONNECT_V3: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01";
@@ -92,11 +92,15 @@ const ONE: usize = 600;
 
 /// A listener that stops reading when so many bytes aren't durable.
 async fn listen(queue: &Arc<Away>, unacknowledged_bytes: usize) -> (SocketAddr, watch::Sender<bool>) {
+    listen_as(queue, |options| options.unacknowledged_bytes = unacknowledged_bytes).await
+}
+
+async fn listen_as(queue: &Arc<Away>, define: impl FnOnce(&mut Options)) -> (SocketAddr, watch::Sender<bool>) {
     let mut registry = RegistryBuilder::default();
     registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
     registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
-    let options = Options::new(([127, 0, 0, 1], 0).into(), vec!["{org}/{iccid}".parse().unwrap()]);
-    let options = Options { unacknowledged_bytes, ..options };
+    let mut options = Options::new(([127, 0, 0, 1], 0).into(), vec!["{org}/{iccid}".parse().unwrap()]);
+    define(&mut options);
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
     let listener = Listener::bind(options, Arc::clone(queue) as Arc<dyn Queue>, registry, stopped).await.unwrap();
@@ -228,4 +232,17 @@ async fn acknowledgements_that_are_due_together_leave_in_one_write() {
     }
     writer.shutdown(Shutdown::Both).unwrap();
     reading.join().unwrap();
+}
+
+#[tokio::test]
+async fn beyond_as_many_as_may_be_connected_clients_wait_until_one_leaves() {
+    let (server, _stop) = listen_as(&Away::new(), |options| options.max_connections = 2).await;
+    let (first, _) = ask(server, CONNECT_V3, b'a').await;
+    let (_second, _) = ask(server, CONNECT_V3, b'b').await;
+    let third = tokio::spawn(async move { ask(server, CONNECT_V3, b'c').await.1 });
+    // The system takes its connection; nobody reads what it says.
+    sleep(Duration::from_millis(100)).await;
+    assert!(!third.is_finished());
+    drop(first);
+    assert_eq!(third.await.unwrap(), [0x20, 2, 0, 0]);
 }

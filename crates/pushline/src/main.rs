@@ -5,6 +5,7 @@ mod answer;
 mod config;
 mod dead_letters;
 mod demo;
+mod files;
 mod queue;
 mod receive;
 mod replay;

@@ -15,7 +15,7 @@ use tracing::{error, info};
 use crate::{
     admin::{self, Admin},
     config::{Config, Settings},
-    queue,
+    files, queue,
     role::Role,
     wishes::{Signals, Watched, Wish},
 };
@@ -46,6 +46,7 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut file = Watched::new(path);
     let config = Config::load(path)?;
+    files::raise_limit();
     let mut running = tokio::select! {
         running = Running::start(config, role) => running?,
         () = signals.end() => return Err(anyhow!("ended by a signal before it was ready")),
@@ -173,6 +174,7 @@ impl Intake {
         let (stop, stopped) = watch::channel(false);
         let options = pushline_ingest::Options {
             max_packet_bytes: usize::try_from(settings.listener.max_packet_bytes)?,
+            max_connections: files::for_devices(),
             ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
         };
         let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
