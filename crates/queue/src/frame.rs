@@ -20,7 +20,7 @@ pub const FRAME_MAX: usize = 1 << 20;
 pub(crate) const HEADER: usize = 32;
 
 /// Bytes of a record before its group, topic and payload, without a packet's ICCID.
-const RECORD_HEADER: usize = 16;
+pub(crate) const RECORD_HEADER: usize = 16;
 const ICCID: usize = 16;
 
 /// Records as they lie on the disk and in memory. Cheap to clone.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Frame, QueueError,
-    frame::{HEADER, Header},
+    frame::{HEADER, Header, RECORD_HEADER},
 };
 
 /// What is known of a log from elsewhere.
@@ -119,7 +119,8 @@ fn judge(segment: &Segment, is_last: bool, rest: &Bytes, known: Known) -> Result
     Ok(())
 }
 
-/// Valid frames anywhere behind an invalid one, whose length can't be believed.
+/// Valid frames anywhere behind an invalid one, whose length can't be believed. A payload may hold what looks like one: its base is believed only where the
+/// bytes before it can hold as many records.
 fn later_frames(rest: &Bytes, above: Offset) -> impl Iterator<Item = Frame> {
     let mut at = 1;
     std::iter::from_fn(move || {
@@ -127,7 +128,7 @@ fn later_frames(rest: &Bytes, above: Offset) -> impl Iterator<Item = Frame> {
             let here = at;
             let header = Header::parse(&rest[here..]);
             if header.is_some_and(|header| {
-                header.base > above && header.base - above <= u64::from(u32::MAX) && here + header.frame_len() <= rest.len()
+                header.base > above && header.base - above <= (here / RECORD_HEADER) as Offset && here + header.frame_len() <= rest.len()
             }) && let Some(frame) = Frame::parse(&rest.slice(here..))
             {
                 at += frame.bytes().len();

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
-    AppendError, Filter,
+    AppendError, Filter, FrameBuilder,
     conformance::{self, append, letter, progress, read_text},
     frame::tests::record,
 };
@@ -182,6 +182,24 @@ async fn what_progress_names_durable_is_no_torn_tail() {
     std::fs::remove_file(&path).unwrap();
     let error = Embedded::open(&options(dir.path())).unwrap_err();
     assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_device_makes_look_like_a_frame_is_no_reason_to_refuse_a_torn_tail() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    append(&queue, 0..3).await;
+    let mut forged = FrameBuilder::default();
+    forged.push(&record("o/g", b"forged"));
+    let payload = [forged.seal(1 << 32, 1 << 32).bytes(), &b"!"[..]].concat();
+    queue.append(&[record("o/g", &payload)]).await.unwrap();
+    queue.close().await;
+    drop(queue);
+    let path = last_segment(dir.path());
+    let bytes = std::fs::read(&path).unwrap();
+    // Torn in its last byte, behind what looks like a frame.
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(partition(&open(dir.path())).log.range(), 0..3);
 }
 
 #[tokio::test]
