@@ -75,13 +75,13 @@ impl Destination {
 
     /// `None`: the request never left.
     async fn send(&self, mut sender: Sender, id: MessageId, body: Bytes) -> Option<Outcome> {
-        if !matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))) {
+        if !matches!(timeout(READY, sender.requests.ready()).await, Ok(Ok(()))) {
             return None;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let request = self.template.request(id, now, body);
         let deadline = Instant::now() + self.webhook.timeout;
-        match timeout_at(deadline, sender.try_send_request(request)).await {
+        match timeout_at(deadline, sender.requests.try_send_request(request)).await {
             Err(_) => Some(Outcome::NoResponse(NoResponse::Timeout)),
             Ok(Err(error)) if error.message().is_some() => None,
             Ok(Err(error)) => Some(Outcome::NoResponse(why(error.error()))),
@@ -106,7 +106,7 @@ impl Destination {
     fn take_idle(&self) -> Option<Sender> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { sender, since }) = idle.pop() {
-            if !sender.is_closed() && since.elapsed() < IDLE {
+            if !sender.requests.is_closed() && since.elapsed() < IDLE {
                 return Some(sender);
             }
         }
@@ -114,10 +114,10 @@ impl Destination {
     }
 
     fn put_idle(&self, sender: Sender) {
-        if !sender.is_closed() {
+        if !sender.requests.is_closed() {
             let now = Instant::now();
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE);
+            idle.retain(|idle| !idle.sender.requests.is_closed() && now.duration_since(idle.since) < IDLE);
             idle.push(Idle { sender, since: now });
         }
     }
@@ -145,5 +145,92 @@ fn why(error: &hyper::Error) -> NoResponse {
         NoResponse::Malformed
     } else {
         NoResponse::ConnectionLost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::Egress;
+
+    /// More than the buffers of two sockets take.
+    const LARGE: usize = 32 << 20;
+
+    /// A body that is counted for as long as anybody holds it.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            static BYTES: [u8; LARGE] = [b'x'; LARGE];
+            &BYTES
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A server that says this to each connection at once, and never reads.
+    async fn deaf(says: &'static str) -> Destination {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut webhook = Webhook::new("w", format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap());
+        webhook.timeout = Duration::from_millis(300);
+        tokio::spawn(async move {
+            let mut streams = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // Not before its request has begun.
+                stream.peek(&mut [0]).await.unwrap();
+                stream.write_all(says.as_bytes()).await.unwrap();
+                streams.push(stream);
+            }
+        });
+        let network = Network::new(Egress::new(vec!["127.0.0.0/8".parse().unwrap()])).unwrap();
+        Destination::new(Arc::new(webhook), network, &mut Cases::default()).unwrap()
+    }
+
+    /// How many bodies are held after three attempts, and their outcomes.
+    async fn held_after_three(destination: &Destination, bodies: &Arc<AtomicUsize>) -> (usize, Vec<Outcome>) {
+        let mut outcomes = Vec::new();
+        for _ in 0..3 {
+            bodies.fetch_add(1, Ordering::Relaxed);
+            let body = Bytes::from_owner(Counted(Arc::clone(bodies)));
+            outcomes.push(destination.attempt(MessageId([7; 16]), body).await);
+        }
+        (left(bodies, 1).await, outcomes)
+    }
+
+    /// How many are held, once so few are or a while has passed.
+    async fn left(bodies: &AtomicUsize, few: usize) -> usize {
+        let is_few = async {
+            while bodies.load(Ordering::Relaxed) > few {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        drop(timeout(Duration::from_secs(2), is_few).await);
+        bodies.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_server_answers_without_reading_ends_with_its_attempt() {
+        let (destination, bodies) = (deaf("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await, Arc::default());
+        let (held, outcomes) = held_after_three(&destination, &bodies).await;
+        assert_eq!(outcomes, vec![Outcome::Accepted { status: 200 }; 3]);
+        assert!(held <= 1, "{held}: the last one may still be used again");
+        drop(destination);
+        assert_eq!(left(&bodies, 0).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_server_says_nothing_ends_with_its_attempt() {
+        let (destination, bodies) = (deaf("").await, Arc::default());
+        let (_, outcomes) = held_after_three(&destination, &bodies).await;
+        assert_eq!(outcomes, vec![Outcome::NoResponse(NoResponse::Timeout); 3]);
+        assert_eq!(left(&bodies, 0).await, 0);
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Semaphore,
-    task::spawn_blocking,
+    task::{AbortHandle, spawn_blocking},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -54,8 +54,16 @@ pub(crate) enum ConnectError {
     No(NoResponse),
 }
 
-/// Sends requests on one connection.
-pub(crate) type Sender = SendRequest<Full<Bytes>>;
+/// Sends requests on one connection, which ends with it.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pub(crate) requests: SendRequest<Full<Bytes>>,
+    _connection: Connection,
+}
+
+/// The task that a connection lives in. Left to itself it ends only when its server has read the whole request, which some never do.
+#[derive(Debug)]
+struct Connection(AbortHandle);
 
 impl Network {
     /// Believes Mozilla's root certificates.
@@ -124,6 +132,12 @@ impl Network {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
@@ -143,14 +157,14 @@ async fn first_of(addresses: &[SocketAddr], within: Duration) -> Option<TcpStrea
     None
 }
 
-/// The connection lives in a task of its own, until the sender is dropped or the server closes it.
+/// The connection lives in a task of its own, until its sender is dropped or the server closes it.
 async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Sender, ConnectError> {
     let mut builder = http1::Builder::new();
     builder.preserve_header_case(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| ConnectError::No(NoResponse::ConnectionLost))?;
+    let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| ConnectError::No(NoResponse::ConnectionLost))?;
     // How it ends is told to whoever sent a request on it.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+    let task = tokio::spawn(async move { drop(connection.await) });
+    Ok(Sender { requests, _connection: Connection(task.abort_handle()) })
 }
 
 #[cfg(test)]
