@@ -90,9 +90,10 @@ impl Message {
         }
     }
 
-    /// Whether it has a body and is too old (L12): received before, and not under way; or stored below, whatever it is doing.
+    /// Whether it has a body and is too old (L12): received before, and not under way; or stored below, whatever it is doing. The packets of a replay
+    /// are old from the start: they have waited since its record was written, which a sweep judges it by.
     pub(crate) fn is_expired(&self, before: Timestamp, below: Offset) -> bool {
-        let is_old = |parcel: &Parcel| parcel.body.first_received_at() < before;
+        let is_old = |parcel: &Parcel| !self.listed.replay && parcel.body.first_received_at() < before;
         match &self.state {
             State::Waiting(parcel) => is_old(parcel) || self.listed.first < below,
             State::InFlight { .. } | State::Pausing { .. } => self.listed.first < below,

@@ -135,6 +135,19 @@ fn a_replay_that_expires_keeps_its_id_and_its_packets_together() {
 }
 
 #[test]
+fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
+    let now = Instant::now();
+    let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), &(0..0), false), now);
+    let packet = DeadPacket { received_at: at(0), topic: "o/1".into(), iccid: "1".into(), payload: b"ABC".to_vec() };
+    let replay = Replay { message_id: None, array: false, packets: vec![packet] }.encode();
+    let mut builder = FrameBuilder::default();
+    builder.push(&Record { group: GROUP, at: at(1000), kind: Kind::Replay, payload: &replay });
+    lanes.live(&builder.seal(0, 0), 1, now);
+    let burials = lanes.expire(Some(Expiry { before: at(500), below: 0 }), WALL);
+    assert!(burials.is_empty(), "{burials:?}");
+}
+
+#[test]
 fn a_window_that_was_cut_from_keeps_no_lane_that_nobody_will_serve() {
     let now = Instant::now();
     let window = Some(OpenWindow { opened: WALL, cut_from: true });
