@@ -18,7 +18,10 @@ pub(crate) use self::{
     dead::{Dead, Unsent},
     message::{Message, Parcel, State},
 };
-use self::{message::push_all, pace::Pace};
+use self::{
+    message::{let_go_at, push_all},
+    pace::Pace,
+};
 use crate::{
     outlets::Outlet,
     room::{Lease, Slot},
@@ -156,7 +159,7 @@ impl Lane {
     /// All the group's records from a listed message's first to its last offset are that message.
     fn rebuild(&mut self, outlet: &Arc<Outlet>, offset: Offset, record: &Record<'_>, partition: u32) -> Shown {
         let group = self.group.key();
-        let Some(message) = self.messages.iter_mut().find(|message| message.is_let_go_at(offset)) else { return Shown::Taken };
+        let Some(message) = let_go_at(&mut self.messages, offset) else { return Shown::Taken };
         if matches!(message.state, State::Gone) {
             if !outlet.share.may_begin() {
                 outlet.share.refused();
@@ -247,7 +250,7 @@ impl Lane {
 
     /// Whether it has a message at hand: unfinished, or being rebuilt.
     pub(crate) fn is_at_hand(&self) -> bool {
-        self.cutter.first().is_some() || self.messages.iter().any(|message| matches!(message.state, State::Rebuilding(..)))
+        self.cutter.first().is_some() || self.is_rebuilding()
     }
 
     /// Nothing is left of it: no lane exists for an idle group. A window that was cut from keeps it until it closes.

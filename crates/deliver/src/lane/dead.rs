@@ -9,7 +9,7 @@ use pushline_batch::{Body, Cutter};
 use pushline_model::{DeadPacket, Offset, Webhook};
 use pushline_queue::{Kind, Record, Replay};
 
-use super::{Lane, Message, State};
+use super::{Lane, Message, State, message::let_go_at};
 
 /// What won't be sent, found in a turn of a sweep.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Lane {
     }
 
     fn rebuild_dead(&mut self, offset: Offset, record: &Record<'_>, partition: u32) -> Option<Offset> {
-        let message = self.messages.iter_mut().find(|message| message.is_let_go_at(offset))?;
+        let message = let_go_at(&mut self.messages, offset)?;
         // Where nobody knows the webhook, any form of the body serves: only its packets are taken out again.
         let form = self.outlet.as_ref().map_or_else(|| Arc::clone(&NOWHERE), |outlet| Arc::clone(&outlet.webhook));
         if matches!(message.state, State::Gone) {

@@ -3,7 +3,7 @@
 //! It is listed until it settles. It may lose its body and be rebuilt from the log, but not while it is under way; and its id is always made from the
 //! packets in the body.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_batch::{Body, Sealed, message_id};
 use pushline_model::{Attempt, MessageId, Offset, Timestamp, Webhook};
@@ -69,7 +69,7 @@ impl Message {
     }
 
     /// Whether this record belongs to the body that it has lost.
-    pub(super) fn is_let_go_at(&self, offset: Offset) -> bool {
+    fn is_let_go_at(&self, offset: Offset) -> bool {
         matches!(self.state, State::Gone | State::Rebuilding(..)) && (self.listed.first..=self.listed.last).contains(&offset)
     }
 
@@ -104,6 +104,12 @@ impl Message {
     pub(crate) fn is_under_way(&self) -> bool {
         matches!(self.state, State::InFlight { .. } | State::Pausing { .. } | State::Dying(_))
     }
+}
+
+/// The message that a record belongs to and whose body is lost, of messages in the order of their offsets.
+pub(super) fn let_go_at(messages: &mut VecDeque<Message>, offset: Offset) -> Option<&mut Message> {
+    let place = messages.partition_point(|message| message.listed.last < offset);
+    messages.get_mut(place).filter(|message| message.is_let_go_at(offset))
 }
 
 // === impl Parcel ===

@@ -4,7 +4,7 @@
 
 use pushline_model::Offset;
 
-use super::Lane;
+use super::{Lane, State};
 
 /// How far it was shown its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,13 @@ impl Lane {
 
     pub(super) fn fall_behind(&mut self, taken: Offset, next: Offset, head: Offset) {
         self.pace = if taken < head || self.burying.is_some() { Pace::Behind { taken, next } } else { Pace::Live };
+    }
+
+    /// Whether it is rebuilding a message: the one that it stands in.
+    pub(super) fn is_rebuilding(&self) -> bool {
+        let Pace::Behind { taken, .. } = self.pace else { return false };
+        let place = self.messages.partition_point(|message| message.listed.last < taken);
+        self.messages.get(place).is_some_and(|message| matches!(message.state, State::Rebuilding(..)))
     }
 
     pub(crate) fn is_live(&self) -> bool {

@@ -29,6 +29,8 @@ impl World {
             assert_eq!(self.task.lanes.by_group.get(lane.group.key()), Some(&key));
             assert_eq!(self.task.lanes.behind.contains(&key), !lane.is_live());
             assert!(lane.taken(self.task.lanes.head()) <= self.task.lanes.head());
+            let rebuilds = |message: &Message| matches!(message.state, State::Rebuilding(..));
+            assert!(lane.is_at_hand() || !lane.messages().any(rebuilds), "what it rebuilds isn't at hand: {}", self.describe());
         }
     }
 
