@@ -198,12 +198,13 @@ impl Lanes {
         Some(key)
     }
 
-    /// What waits for a time: windows at the end of the log, pauses, and groups that may become known.
-    pub(crate) fn tick(&mut self, end: Offset, now: Instant) {
+    /// What waits for a time: windows at the end of the log, pauses, and groups that may become known. Returns whether a sweep may have something
+    /// to do: windows and pauses that end give it nothing.
+    pub(crate) fn tick(&mut self, end: Offset, now: Instant) -> bool {
         self.close_by_clock(end, now);
         self.end_pauses(now);
-        self.lose_unknown(now);
-        self.turns.tick(now);
+        let lost = self.lose_unknown(now);
+        self.turns.tick(now) || lost
     }
 
     /// When [`Lanes::tick`] has something to do.

@@ -120,8 +120,7 @@ impl Task {
     }
 
     fn tick(&mut self) {
-        self.lanes.tick(self.partition.end(), Instant::now());
-        self.turn.wanted = true;
+        self.turn.wanted |= self.lanes.tick(self.partition.end(), Instant::now());
     }
 
     fn reload(&mut self, outlets: Arc<Outlets>) {

@@ -47,13 +47,16 @@ impl Lanes {
         }
     }
 
-    /// Lanes that have waited too long: a sweep makes their packets dead letters.
-    pub(super) fn lose_unknown(&mut self, now: Instant) {
+    /// Lanes that have waited too long: a sweep makes their packets dead letters. Returns whether there are any.
+    pub(super) fn lose_unknown(&mut self, now: Instant) -> bool {
+        let mut lost = false;
         while let Some((at, key)) = take_due(&mut self.unknown, |(at, _)| *at <= now) {
             if let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.unknown_since.is_some_and(|since| since + UNKNOWN_FOR == at)) {
                 lane.lose();
                 self.tidy(key);
+                lost = true;
             }
         }
+        lost
     }
 }

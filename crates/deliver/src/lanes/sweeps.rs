@@ -82,10 +82,13 @@ impl Turns {
         if let Suspects::Wait(until) = self.suspects { Some(until) } else { None }
     }
 
-    pub(super) fn tick(&mut self, now: Instant) {
-        if self.next_tick().is_some_and(|until| until <= now) {
+    /// Returns whether lanes of suspect webhooks have waited long enough.
+    pub(super) fn tick(&mut self, now: Instant) -> bool {
+        let is_due = self.next_tick().is_some_and(|until| until <= now);
+        if is_due {
             self.suspects = Suspects::Served;
         }
+        is_due
     }
 
     /// What lanes of suspect webhooks want counts once they have waited, whoever else wants a turn.

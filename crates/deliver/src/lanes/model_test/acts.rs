@@ -144,8 +144,7 @@ impl World {
     /// As the driver does: not before it is due.
     pub(super) fn tick(&mut self) {
         if self.task.lanes.next_tick(self.end()).is_some_and(|at| at <= self.instant()) {
-            self.task.lanes.tick(self.end(), self.instant());
-            self.task.wanted = true;
+            self.task.wanted |= self.task.lanes.tick(self.end(), self.instant());
         }
     }
 
