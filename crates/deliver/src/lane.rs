@@ -149,7 +149,9 @@ impl Lane {
             return false;
         }
         let count = u32::try_from(replay.packets.len()).unwrap_or(u32::MAX);
-        let listed = Listed { first: offset, last: offset, count, array: replay.array || count > 1, replay: true };
+        // What brings no id back was never sent in either shape: it has that of any other message.
+        let array = replay.array || count > 1 || replay.message_id.is_none() && outlet.webhook.always_array;
+        let listed = Listed { first: offset, last: offset, count, array, replay: true };
         let mut body = Body::default();
         push_all(&mut body, &outlet.webhook, record);
         self.push_message(outlet, listed, body.seal(listed.array), replay.id(), partition);

@@ -12,15 +12,23 @@ const GROUP: &str = "o/a";
 const WALL: Timestamp = Timestamp(1 << 50);
 
 fn registry(knows: bool) -> Arc<Registry> {
+    registry_of(Webhook::new("w", "http://a.example/".parse().unwrap()), knows)
+}
+
+fn registry_of(webhook: Webhook, knows: bool) -> Arc<Registry> {
     let mut builder = RegistryBuilder::default();
-    builder.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
+    builder.webhook(webhook).unwrap();
     builder.group(GROUP.parse().unwrap(), knows.then_some("w"), false).unwrap();
     Arc::new(builder.build())
 }
 
 fn outlets(knows: bool) -> Arc<Outlets> {
+    outlets_of(registry(knows))
+}
+
+fn outlets_of(registry: Arc<Registry>) -> Arc<Outlets> {
     static NETWORK: LazyLock<Arc<Network>> = LazyLock::new(|| Network::new(Egress::default()).unwrap());
-    Arc::new(Outlets::new(registry(knows), &Room::new(1 << 20), &NETWORK).unwrap())
+    Arc::new(Outlets::new(registry, &Room::new(1 << 20), &NETWORK).unwrap())
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -124,8 +132,7 @@ fn lanes_of_suspect_webhooks_have_a_turn_after_a_tenth_of_a_second() {
 fn a_replay_that_expires_keeps_its_id_and_its_packets_together() {
     let now = Instant::now();
     let mut lanes = restarted(1, 0, None, true, now);
-    let packet = DeadPacket { received_at: at(0), topic: "o/1".into(), iccid: "1".into(), payload: b"ABC".to_vec() };
-    let replay = Replay { message_id: Some(MessageId([7; 16]).to_string()), array: true, packets: vec![packet; 2] };
+    let replay = Replay { message_id: Some(MessageId([7; 16]).to_string()), array: true, packets: vec![dead_packet("1"); 2] };
     let mut builder = FrameBuilder::default();
     builder.push(&Record { group: GROUP, at: at(0), kind: Kind::Replay, payload: &replay.encode() });
     lanes.expire(Some(Expiry { before: at(1), below: 0 }), WALL);
@@ -134,15 +141,36 @@ fn a_replay_that_expires_keeps_its_id_and_its_packets_together() {
     assert_eq!(letters.iter().map(Replay::new).collect::<Vec<_>>(), [replay]);
 }
 
+/// A replay of one packet.
+fn replay(base: Offset, at: Timestamp, message_id: Option<MessageId>, packet: DeadPacket) -> Frame {
+    let replay = Replay { message_id: message_id.map(|id| id.to_string()), array: false, packets: vec![packet] }.encode();
+    let mut builder = FrameBuilder::default();
+    builder.push(&Record { group: GROUP, at, kind: Kind::Replay, payload: &replay });
+    builder.seal(base, base)
+}
+
+fn dead_packet(iccid: &str) -> DeadPacket {
+    DeadPacket { received_at: at(0), topic: "o/1".into(), iccid: iccid.into(), payload: b"ABC".to_vec() }
+}
+
+#[test]
+fn a_replay_that_was_in_no_message_is_an_array_where_every_message_is_one() {
+    let now = Instant::now();
+    let mut webhook = Webhook::new("w", "http://a.example/".parse().unwrap());
+    webhook.always_array = true;
+    let mut lanes = Lanes::new(0, outlets_of(registry_of(webhook, true)), Restart::new(Saved::default(), &(0..0), false), now);
+    lanes.live(&replay(0, at(0), None, dead_packet("1")), 2, now);
+    lanes.live(&replay(1, at(0), Some(MessageId([7; 16])), dead_packet("1")), 2, now);
+    let mut arrays = Vec::new();
+    lanes.dispatch(|sending| arrays.push(sending.body.starts_with(b"[")));
+    assert_eq!(arrays, [true, false], "the second keeps the shape that it had");
+}
+
 #[test]
 fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
     let now = Instant::now();
     let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), &(0..0), false), now);
-    let packet = DeadPacket { received_at: at(0), topic: "o/1".into(), iccid: "1".into(), payload: b"ABC".to_vec() };
-    let replay = Replay { message_id: None, array: false, packets: vec![packet] }.encode();
-    let mut builder = FrameBuilder::default();
-    builder.push(&Record { group: GROUP, at: at(1000), kind: Kind::Replay, payload: &replay });
-    lanes.live(&builder.seal(0, 0), 1, now);
+    lanes.live(&replay(0, at(1000), None, dead_packet("1")), 1, now);
     let burials = lanes.expire(Some(Expiry { before: at(500), below: 0 }), WALL);
     assert!(burials.is_empty(), "{burials:?}");
 }
