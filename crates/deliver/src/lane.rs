@@ -47,6 +47,8 @@ pub(crate) struct Lane {
     pub(crate) is_lost: bool,
     /// Dead letters of its packets below this offset are being written; nothing else is taken meanwhile.
     burying: Option<Offset>,
+    /// It has come to a record that won't be sent, while no more dead letters could be made.
+    pub(crate) is_held_up: bool,
     /// The last look for expired packets that found none here (L12).
     pub(crate) fresh_at: u64,
     /// Packets that were passed and haven't settled.
@@ -82,6 +84,7 @@ impl Lane {
             unknown_since: None,
             is_lost: false,
             burying: None,
+            is_held_up: false,
             fresh_at: 0,
             unsettled: 0,
             waiting: 0,

@@ -32,15 +32,15 @@ use pushline_model::{GroupId, Offset, Timestamp};
 use pushline_queue::{Frame, Kind, LastPassed, Record, Replay, Restart};
 use slab::Slab;
 
+use self::{
+    burying::UNWRITTEN,
+    dispatch::Line,
+    sweeps::{NEAR, Turns},
+};
 pub(crate) use self::{
     burying::{Burial, BurialKey, Expiry},
     dispatch::Sending,
     outcomes::Consequence,
-    sweeps::Start,
-};
-use self::{
-    dispatch::Line,
-    sweeps::{NEAR, Turns},
 };
 use crate::{
     lane::{Lane, Shown},
@@ -73,6 +73,10 @@ pub(crate) struct Lanes {
     expiry: Option<Expiry>,
     /// How often that was looked at.
     looks: u64,
+    /// Bytes of dead letters for what sweeps and expiry found, that aren't durable yet.
+    unwritten: usize,
+    /// Sweeps find no more while there are so many.
+    most_unwritten: usize,
     unsettled: u64,
     /// How many suspicions of webhooks it has seen.
     suspicions: u64,
@@ -111,6 +115,8 @@ impl Lanes {
             unknown: BinaryHeap::new(),
             expiry: None,
             looks: 0,
+            unwritten: 0,
+            most_unwritten: UNWRITTEN,
             unsettled: 0,
             suspicions: 0,
             cuts: Vec::new(),

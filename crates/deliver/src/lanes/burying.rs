@@ -21,14 +21,22 @@ pub(crate) struct Expiry {
     pub(crate) below: Offset,
 }
 
-/// Names what a dead letter is written for.
+/// Names what a dead letter is written for. `bytes`: what the letters hold, about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BurialKey {
-    /// A message.
+    /// A message whose last attempt decided.
     Message(MessageKey),
+    /// A message that isn't sent (any more).
+    Unsent { message: MessageKey, bytes: usize },
     /// Packets of a lane that were in no message, up to an offset.
-    Packets { lane: LaneKey, to: Offset, count: u64 },
+    Packets { lane: LaneKey, to: Offset, count: u64, bytes: usize },
 }
+
+/// Sweeps find no more that won't be sent while so much of it isn't durable: dead letters hold no room, and nobody knows how long they take to write.
+pub(super) const UNWRITTEN: usize = 1 << 20;
+
+/// What a packet's dead letter holds beside its payload, about.
+const LETTER: usize = 512;
 
 /// Dead letters to write. What they stand for settles when they are durable.
 #[derive(Debug)]
@@ -58,7 +66,12 @@ impl Lanes {
 
     /// Whether a sweep may find packets of it that won't be sent.
     pub(super) fn may_be_dead(&self, lane: &Lane) -> bool {
-        lane.burying().is_none() && (lane.is_lost || self.expiry.is_some() && lane.fresh_at < self.looks)
+        lane.burying().is_none() && self.may_bury() && (lane.is_lost || self.expiry.is_some() && lane.fresh_at < self.looks)
+    }
+
+    /// Whether sweeps may find more that won't be sent.
+    pub(super) fn may_bury(&self) -> bool {
+        self.unwritten < self.most_unwritten
     }
 
     /// Why a record won't be sent.
@@ -78,8 +91,11 @@ impl Lanes {
         let Some(lane) = self.lanes.get(key) else { return Vec::new() };
         let (group, webhook) = (lane.group.key().to_owned(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
         let count = dead.unlisted.iter().map(|unsent| unsent.message.packets.len() as u64).sum();
-        let letters = dead.unlisted.into_iter().map(|unsent| unsent_letter(group.clone(), webhook.clone(), unsent, cause, wall)).collect();
-        let packets = lane.burying().map(|to| Burial { key: BurialKey::Packets { lane: key, to, count }, cause, letters });
+        let letters: Vec<DeadLetter> =
+            dead.unlisted.into_iter().map(|unsent| unsent_letter(group.clone(), webhook.clone(), unsent, cause, wall)).collect();
+        let bytes = letters.iter().map(held).sum();
+        let packets = lane.burying().map(|to| Burial { key: BurialKey::Packets { lane: key, to, count, bytes }, cause, letters });
+        self.unwritten += packets.as_ref().map_or(0, |_| bytes);
         let whole = dead.messages.into_iter().filter_map(|first| self.bury_message(MessageKey { lane: key, first }, cause, wall));
         whole.collect::<Vec<_>>().into_iter().chain(packets).collect()
     }
@@ -90,7 +106,9 @@ impl Lanes {
         let (group, webhook) = (lane.group.clone(), lane.outlet.as_ref().map(|outlet| outlet.webhook.name.clone()));
         let message = lane.die(key.first)?;
         let letter = DeadLetter { time: wall, ..dead_letter(&group, webhook, message, cause, None)? };
-        Some(Burial { key: BurialKey::Message(key), cause, letters: vec![letter] })
+        let bytes = held(&letter);
+        self.unwritten += bytes;
+        Some(Burial { key: BurialKey::Unsent { message: key, bytes }, cause, letters: vec![letter] })
     }
 
     /// A message whose last attempt decided that it is a dead letter.
@@ -114,7 +132,12 @@ impl Lanes {
     pub(crate) fn buried(&mut self, key: BurialKey) -> u64 {
         match key {
             BurialKey::Message(key) => self.settle(key),
-            BurialKey::Packets { lane: key, to, count } => {
+            BurialKey::Unsent { message, bytes } => {
+                self.unwritten = self.unwritten.saturating_sub(bytes);
+                self.settle(message)
+            }
+            BurialKey::Packets { lane: key, to, count, bytes } => {
+                self.unwritten = self.unwritten.saturating_sub(bytes);
                 let Some(lane) = self.lanes.get_mut(key) else { return 0 };
                 lane.buried(to, count, self.head);
                 self.unsettled = self.unsettled.saturating_sub(count);
@@ -123,6 +146,15 @@ impl Lanes {
             }
         }
     }
+}
+
+/// What a record becomes as a dead letter, in bytes of memory, about.
+pub(super) fn holds(record: &Record<'_>) -> usize {
+    LETTER + record.payload.len()
+}
+
+fn held(letter: &DeadLetter) -> usize {
+    letter.packets.iter().map(|packet| LETTER + packet.payload.len()).sum()
 }
 
 /// The dead letter of what was in no message.

@@ -40,6 +40,8 @@ use crate::{
 const GROUPS: [(&str, &str); 5] = [("o/a", "P"), ("o/b", "P"), ("o/c", "Q"), ("o/d", "R"), ("", "")];
 const FRAME: usize = 3;
 const NEAR_HERE: Offset = 12;
+/// Two dead letters or three.
+const UNWRITTEN_HERE: usize = 1100;
 
 /// A record of the log, and the truth about it.
 #[derive(Debug, Clone)]
@@ -110,7 +112,7 @@ impl Process {
         let outlets = Arc::new(Outlets::new(Arc::clone(registry), &room, &NETWORK).unwrap());
         let (floor, woken) = (restart.watermark, room.join());
         let mut lanes = Lanes::new(0, Arc::clone(&outlets), restart, now);
-        lanes.near = NEAR_HERE;
+        (lanes.near, lanes.most_unwritten) = (NEAR_HERE, UNWRITTEN_HERE);
         Self {
             floor,
             woken,

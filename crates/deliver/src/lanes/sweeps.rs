@@ -11,7 +11,7 @@ use std::{
 use pushline_model::{Cause, Offset, Timestamp};
 use pushline_queue::{Frame, Record};
 
-use super::{Burial, LaneKey, Lanes, group_of, settling::is_suspect};
+use super::{Burial, LaneKey, Lanes, burying::holds, group_of, settling::is_suspect};
 use crate::lane::{Dead, Lane, Shown};
 
 /// A lane at most this many records behind the head is served by the near sweep (L4).
@@ -58,14 +58,6 @@ enum Suspects {
     Wait(Instant),
     /// They have waited, and have turns like others until none wants one.
     Served,
-}
-
-/// Where a turn begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Start {
-    pub(crate) from: Offset,
-    /// It may find what won't be sent: the more of it is shown at once, the fewer times dead letters are waited for.
-    pub(crate) finds_dead: bool,
 }
 
 /// The smallest `taken` of lanes that want a turn, of the near sweep's and of the far sweep's.
@@ -124,7 +116,7 @@ impl Wanted {
 
 impl Lanes {
     /// Where the next turn begins, if anybody wants one now: near and far sweep take turns.
-    pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Start> {
+    pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Offset> {
         let [mut wanted, of_suspects, dead] = self.wanted();
         let of_suspects = self.turns.admit(of_suspects, now);
         of_suspects.near.iter().for_each(|taken| wanted.add(Sweep::Near, *taken));
@@ -132,7 +124,7 @@ impl Lanes {
         let first = self.turns.next;
         let sweep = [first, first.other()].into_iter().find(|sweep| wanted.of(*sweep).is_some())?;
         self.turns.next = sweep.other();
-        Some(Start { from: wanted.of(sweep)?, finds_dead: dead.of(sweep).is_some() })
+        wanted.of(sweep)
     }
 
     /// Who has a message at hand or may begin one: lanes of webhooks that aren't suspect, and those of suspect ones. And who has packets that
@@ -143,7 +135,7 @@ impl Lanes {
         for lane in self.behind.iter().map(|&key| &self.lanes[key]) {
             let taken = lane.taken(self.head);
             let sweep = if taken < near { Sweep::Far } else { Sweep::Near };
-            if wants(lane) {
+            if self.wants(lane) {
                 if is_suspect(lane) { &mut of_suspects } else { &mut wanted }.add(sweep, taken);
             }
             if self.may_be_dead(lane) {
@@ -167,6 +159,7 @@ impl Lanes {
         let mut ahead: Vec<(Offset, LaneKey)> = self.sweepable(from, to);
         ahead.sort_unstable_by_key(|&(taken, _)| Reverse(taken));
         let (mut joined, mut last, mut dead) = (BTreeSet::new(), None, BTreeMap::new());
+        let unwritten = self.unwritten;
         // A frame may begin before the end of the one before it.
         let mut at = from;
         let records = frames.iter().flat_map(|frame| frame.records(std::mem::replace(&mut at, frame.end())));
@@ -189,6 +182,8 @@ impl Lanes {
         for key in joined {
             self.end_turn(key, to, last);
         }
+        // Until here it was a guess; each letter counts itself.
+        self.unwritten = unwritten;
         dead.into_iter().flat_map(|((key, cause), dead)| self.bury(key, cause, dead, wall)).collect()
     }
 
@@ -200,14 +195,14 @@ impl Lanes {
                 .behind
                 .iter()
                 .map(|&key| &self.lanes[key])
-                .any(|lane| soon.contains(&lane.taken(self.head)) && (wants(lane) || self.may_be_dead(lane)))
+                .any(|lane| soon.contains(&lane.taken(self.head)) && (self.wants(lane) || self.may_be_dead(lane)))
     }
 
     fn sweepable(&self, from: Offset, to: Offset) -> Vec<(Offset, LaneKey)> {
         let taken = |&key: &LaneKey| (self.lanes[key].taken(self.head), key);
         let meets = |(taken, key): &(Offset, LaneKey)| {
             let lane = &self.lanes[*key];
-            (from..to).contains(taken) && (wants(lane) || self.may_be_dead(lane))
+            (from..to).contains(taken) && (self.wants(lane) || self.may_be_dead(lane))
         };
         self.behind.iter().map(taken).filter(meets).collect()
     }
@@ -221,9 +216,14 @@ impl Lanes {
         now: Instant,
         dead: &mut BTreeMap<(LaneKey, Cause), Dead>,
     ) -> bool {
-        let (cause, looks) = (self.cause(key, offset, record), self.looks);
+        let (cause, looks, may_bury) = (self.cause(key, offset, record), self.looks, self.may_bury());
         let lane = &mut self.lanes[key];
+        lane.is_held_up = cause.is_some() && !may_bury;
+        if lane.is_held_up {
+            return false;
+        }
         if let Some(cause) = cause {
+            self.unwritten += holds(record);
             lane.show_dead(offset, record, self.partition, dead.entry((key, cause)).or_default());
             lane.advance(offset + 1, Offset::MAX);
             self.line_up(key);
@@ -254,9 +254,10 @@ impl Lanes {
         }
         self.settle_in(key);
     }
-}
 
-/// Whether a sweep has something to do for it.
-fn wants(lane: &Lane) -> bool {
-    lane.burying().is_none() && lane.outlet.as_ref().is_some_and(|outlet| lane.is_at_hand() || outlet.share.may_begin())
+    /// Whether a sweep has something to do for it.
+    fn wants(&self, lane: &Lane) -> bool {
+        let goes_on = lane.burying().is_none() && (!lane.is_held_up || self.may_bury());
+        goes_on && lane.outlet.as_ref().is_some_and(|outlet| lane.is_at_hand() || outlet.share.may_begin())
+    }
 }

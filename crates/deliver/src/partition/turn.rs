@@ -8,7 +8,6 @@ use pushline_model::Offset;
 use pushline_queue::{Frame, Partition, Reader};
 
 use super::{Task, wall};
-use crate::lanes::Start;
 
 /// The longest turn of a sweep (LANES.md L4).
 const TURN: usize = 8 << 20;
@@ -57,13 +56,13 @@ impl Turn {
         self.owed = self.owed.saturating_sub(bytes);
     }
 
-    fn begin(&mut self, partition: &dyn Partition, Start { from, finds_dead }: Start) {
+    fn begin(&mut self, partition: &dyn Partition, from: Offset) {
         // One that goes on where it stands keeps what it has read ahead.
         if from != self.at {
             (self.reader, self.at) = (partition.reader(from), from);
         }
         self.bytes = 0;
-        self.under_way = Some(Piece::new(from, if finds_dead { TURN } else { FIRST_PIECE }));
+        self.under_way = Some(Piece::new(from, FIRST_PIECE));
     }
 
     /// A frame was read. When it completes the piece, that is handed out.
@@ -108,8 +107,8 @@ impl Task {
         if self.turn.under_way.is_some() || !std::mem::take(&mut self.turn.wanted) {
             return;
         }
-        if let Some(start) = self.lanes.next_turn(Instant::now()) {
-            self.turn.begin(&*self.partition, start);
+        if let Some(from) = self.lanes.next_turn(Instant::now()) {
+            self.turn.begin(&*self.partition, from);
         }
     }
 
@@ -148,9 +147,9 @@ mod tests {
     }
 
     /// How many records each piece has, until the turn ends; somebody goes on up to that many records.
-    fn pieces(first: usize, until: Offset) -> (Vec<usize>, usize) {
+    fn pieces(until: Offset) -> (Vec<usize>, usize) {
         let mut turn = Turn::new(Box::new(Nothing), 0);
-        turn.under_way = Some(Piece::new(0, first));
+        turn.under_way = Some(Piece::new(0, FIRST_PIECE));
         let mut pieces = Vec::new();
         for base in 0.. {
             if let Some(piece) = turn.read(frame(base), Offset::MAX) {
@@ -167,15 +166,14 @@ mod tests {
 
     #[test]
     fn a_turn_grows_piece_by_piece_while_somebody_goes_on_and_never_beyond_its_bound() {
-        let (pieces, owed) = pieces(FIRST_PIECE, Offset::MAX);
+        let (pieces, owed) = pieces(Offset::MAX);
         assert_eq!(pieces, [4, 8, 16, 32, 64, 4]);
         assert!((TURN..TURN + (128 << 10)).contains(&owed), "{owed}");
     }
 
     #[test]
     fn a_turn_that_nobody_goes_on_with_ends_early() {
-        assert_eq!(pieces(FIRST_PIECE, 5).0, [4, 8]);
-        assert_eq!(pieces(TURN, 5).0.len(), 1, "what may hold dead packets is shown at once");
+        assert_eq!(pieces(5).0, [4, 8]);
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl World {
         let expiry = beyond.map(|(age, below)| Expiry { before: self.wall().minus(Duration::from_millis(age)), below });
         let burials = self.task.lanes.expire(expiry, self.wall());
         for burial in burials {
-            if let BurialKey::Message(key) = burial.key {
+            if let BurialKey::Unsent { message: key, .. } = burial.key {
                 self.task
                     .expired_in_flight
                     .extend(self.task.flying.iter().filter(|sending| sending.key == key).map(|sending| sending.key.first));
@@ -159,8 +159,8 @@ impl World {
                 return;
             }
             let now = self.instant();
-            let Some(start) = self.task.lanes.next_turn(now) else { return };
-            self.turn(start.from);
+            let Some(from) = self.task.lanes.next_turn(now) else { return };
+            self.turn(from);
             self.task.wanted = true;
         }
     }

@@ -91,7 +91,7 @@ impl World {
         }
         assert!(self.unsettled.is_empty(), "never settled: {:?}", self.unsettled);
         assert_eq!(self.task.lanes.lanes.len(), 0, "lanes left: {}", self.describe());
-        assert_eq!((self.task.lanes.watermark(), self.task.lanes.unsettled()), (self.end(), 0));
+        assert_eq!((self.task.lanes.watermark(), self.task.lanes.unsettled(), self.task.lanes.unwritten), (self.end(), 0, 0));
         assert_eq!(self.task.room.free(), i64::try_from(self.room_bytes).unwrap());
     }
 }
