@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture, stream::FuturesUnordered};
 use pushline_model::{Cause, DeadLetter};
-use pushline_queue::{AppendError, DeadLetters, QueueError};
+use pushline_queue::{AppendError, Appended, DeadLetters, QueueError};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
@@ -80,23 +80,97 @@ impl Task {
     }
 }
 
+/// What refused it, for people; anything else ends the writing.
+fn refusal(why: AppendError) -> Result<String, AppendError> {
+    if let AppendError::Refused(what) = why { Ok(what) } else { Err(why) }
+}
+
 /// Writes dead letters until they are kept: what refuses them (a limit of the topic, rights on it) can be mended. Their message stays unsettled
-/// until then.
-fn write(dead_letters: DeadLetters, letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
-    let mut written = dead_letters.bury_all(&letters);
+/// until then. Each is written by itself: those that were kept aren't written again with those that weren't.
+fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
+    let mut written: Vec<Appended> = letters.iter().map(|letter| dead_letters.bury(letter)).collect();
     async move {
         let mut told = false;
         loop {
-            match written.await {
-                Err(refused @ AppendError::Refused(_)) => {
-                    if !std::mem::replace(&mut told, true) {
-                        error!(%refused, "a dead letter can't be written for now: its message stays unsettled");
-                    }
-                    sleep(BURY_AGAIN).await;
-                    written = dead_letters.bury_all(&letters);
+            let mut refused = Vec::new();
+            for (letter, kept) in letters.into_iter().zip(written) {
+                if let Err(why) = kept.await {
+                    refused.push((letter, refusal(why)?));
                 }
-                kept_or_closed => return kept_or_closed,
             }
+            let Some((_, why)) = refused.first() else { return Ok(()) };
+            if !std::mem::replace(&mut told, true) {
+                error!(refused = why, "a dead letter can't be written for now: its message stays unsettled");
+            }
+            letters = refused.into_iter().map(|(letter, _)| letter).collect();
+            sleep(BURY_AGAIN).await;
+            written = letters.iter().map(|letter| dead_letters.bury(letter)).collect();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ops::Range,
+        sync::{Mutex, PoisonError},
+    };
+
+    use pushline_model::{Offset, Timestamp};
+    use pushline_queue::{Append, Read, Reader, Record};
+
+    use super::*;
+
+    /// A log that refuses the letters of one group three times, and keeps what comes with them. Says whose it has kept.
+    #[derive(Default)]
+    struct Picky(Mutex<(u32, Vec<String>)>);
+
+    impl Append for Picky {
+        fn append(&self, batch: &[Record<'_>]) -> Appended {
+            let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut result = Ok(());
+            for record in batch {
+                if record.group == "o/refused" && log.0 < 3 {
+                    log.0 += 1;
+                    result = Err(AppendError::Refused("too large".into()));
+                } else {
+                    log.1.push(record.group.to_owned());
+                }
+            }
+            Appended::ready(result)
+        }
+    }
+
+    impl Read for Picky {
+        fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+            unreachable!("nobody reads")
+        }
+
+        fn reader(&self, _: Offset) -> Box<dyn Reader> {
+            unreachable!("nobody reads")
+        }
+    }
+
+    fn letter(group: &str) -> DeadLetter {
+        DeadLetter {
+            time: Timestamp(1),
+            group: group.to_owned(),
+            webhook: None,
+            message_id: None,
+            array: false,
+            cause: Cause::Expired,
+            status: None,
+            response: Vec::new(),
+            attempts: Vec::new(),
+            packets: Vec::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_dead_letter_is_written_again_without_those_that_were_kept() {
+        let log = Arc::new(Picky::default());
+        let letters = ["o/1", "o/refused", "o/2"].map(letter).to_vec();
+        write(DeadLetters::new(Arc::clone(&log)), letters).await.unwrap();
+        assert_eq!(log.0.lock().unwrap().1, ["o/1", "o/2", "o/refused"]);
     }
 }
