@@ -22,10 +22,7 @@ use self::{
     message::{let_go_at, push_all},
     pace::Pace,
 };
-use crate::{
-    outlets::Outlet,
-    room::{Lease, Slot},
-};
+use crate::{outlets::Outlet, room::Lease};
 
 /// One group that has something unfinished in the partition.
 #[derive(Debug)]
@@ -280,11 +277,11 @@ impl Lane {
         self.messages.iter().any(Message::is_under_way)
     }
 
-    /// Starts the first message that waits: what to send, in which slot. `None`: none waits.
-    pub(crate) fn start(&mut self, slot: Slot, outlet: &Arc<Outlet>) -> Option<&Message> {
+    /// Starts the first message that waits: what to send. `None`: none waits.
+    pub(crate) fn start(&mut self, outlet: &Arc<Outlet>) -> Option<&Message> {
         let message = self.messages.iter_mut().find(|message| matches!(message.state, State::Waiting(_)))?;
         self.waiting -= 1;
-        message.fly(slot, outlet);
+        message.fly(outlet);
         Some(message)
     }
 

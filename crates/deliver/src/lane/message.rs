@@ -11,7 +11,7 @@ use pushline_queue::{Listed, Record, Replay};
 
 use crate::{
     outlets::Outlet,
-    room::{Lease, Pause, Slot},
+    room::{Lease, Pause},
 };
 
 /// A message, listed until it settles.
@@ -33,8 +33,8 @@ pub(crate) enum State {
     Rebuilding(Body, Option<Lease>),
     /// Ready for its first attempt, or for the next after it was let go in between.
     Waiting(Parcel),
-    /// An attempt is under way. It ends under the definition that it began with.
-    InFlight { parcel: Parcel, slot: Slot, outlet: Arc<Outlet> },
+    /// An attempt is under way, and has the slot. It ends under the definition that it began with.
+    InFlight { parcel: Parcel, outlet: Arc<Outlet> },
     /// Between two attempts, until then.
     Pausing { parcel: Parcel, until: Instant, _pause: Pause },
     /// Its dead letter is being written.
@@ -74,10 +74,10 @@ impl Message {
     }
 
     /// Takes off with the parcel that it has; without one it stays where it is.
-    pub(crate) fn fly(&mut self, slot: Slot, outlet: &Arc<Outlet>) {
+    pub(crate) fn fly(&mut self, outlet: &Arc<Outlet>) {
         let outlet = Arc::clone(outlet);
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Waiting(parcel) | State::Pausing { parcel, .. } => State::InFlight { parcel, slot, outlet },
+            State::Waiting(parcel) | State::Pausing { parcel, .. } => State::InFlight { parcel, outlet },
             other => other,
         };
     }

@@ -11,6 +11,7 @@ use super::{LaneKey, Lanes, MessageKey};
 use crate::{
     lane::{Lane, Message, State},
     outlets::Outlet,
+    room::Slot,
 };
 
 /// Who waits for a slot of one webhook.
@@ -26,6 +27,8 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(crate) struct Sending {
     pub(crate) key: MessageKey,
+    /// Ends with the attempt, whatever becomes of its message meanwhile.
+    pub(crate) slot: Slot,
     pub(crate) outlet: Arc<Outlet>,
     pub(crate) id: MessageId,
     pub(crate) body: Bytes,
@@ -78,9 +81,9 @@ impl Lanes {
                 continue;
             };
             let Some(slot) = outlet.share.start_again(outlet.webhook.concurrency) else { return };
-            message.fly(slot, &outlet);
+            message.fly(&outlet);
             line.again.pop_front();
-            send_off(lane_key, message, &outlet, send);
+            send_off(lane_key, message, slot, &outlet, send);
         }
     }
 
@@ -98,8 +101,8 @@ impl Lanes {
             }
             let Some(slot) = outlet.share.start(outlet.webhook.concurrency) else { return };
             leave_line(line, lane);
-            if let Some(message) = lane.start(slot, &outlet) {
-                send_off(key, message, &outlet, send);
+            if let Some(message) = lane.start(&outlet) {
+                send_off(key, message, slot, &outlet, send);
             }
             if lane.has_waiting() {
                 lane.in_line = true;
@@ -121,10 +124,10 @@ fn leave_line(line: &mut Line, lane: &mut Lane) {
     lane.in_line = false;
 }
 
-fn send_off(lane: LaneKey, message: &Message, outlet: &Arc<Outlet>, send: &mut impl FnMut(Sending)) {
+fn send_off(lane: LaneKey, message: &Message, slot: Slot, outlet: &Arc<Outlet>, send: &mut impl FnMut(Sending)) {
     if let Some(parcel) = message.parcel() {
         let key = MessageKey { lane, first: message.listed.first };
         let (outlet, is_first) = (Arc::clone(outlet), message.attempts.is_empty());
-        send(Sending { key, outlet, id: parcel.id, body: parcel.body.bytes(), packets: parcel.body.count(), is_first });
+        send(Sending { key, slot, outlet, id: parcel.id, body: parcel.body.bytes(), packets: parcel.body.count(), is_first });
     }
 }

@@ -175,6 +175,26 @@ fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
 }
 
 #[test]
+fn an_attempt_keeps_its_slot_though_its_message_was_evicted() {
+    let now = Instant::now();
+    let mut webhook = Webhook::new("w", "http://a.example/".parse().unwrap());
+    webhook.concurrency = 1;
+    let mut lanes = Lanes::new(0, outlets_of(registry_of(webhook, true)), Restart::new(Saved::default(), &(0..0), false), now);
+    let mut in_flight = Vec::new();
+    for offset in 0..2 {
+        lanes.live(&frame(offset, &[at(2 * offset)]), offset + 1, now);
+        lanes.tick(offset + 1, now + Duration::from_secs(1));
+        lanes.dispatch(|sending| in_flight.push(sending));
+        let burials = lanes.expire(Some(Expiry { before: at(0), below: 1 }), WALL);
+        burials.iter().for_each(|burial| _ = lanes.buried(burial.key));
+    }
+    assert_eq!((in_flight.len(), lanes.watermark()), (1, 1), "the first has gone, and its attempt is still under way");
+    in_flight.clear();
+    lanes.dispatch(|sending| in_flight.push(sending));
+    assert_eq!(in_flight.len(), 1);
+}
+
+#[test]
 fn a_window_that_was_cut_from_keeps_no_lane_that_nobody_will_serve() {
     let now = Instant::now();
     let window = Some(OpenWindow { opened: WALL, cut_from: true });

@@ -28,8 +28,8 @@ pub(crate) enum Consequence {
 }
 
 impl Lanes {
-    /// An attempt ended. `jitter` from 0 to 1 spreads the delay before the next. Says what that means, and whether the webhook is suspect:
-    /// then a sweep may have something to do.
+    /// An attempt ended, and its slot. `jitter` from 0 to 1 spreads the delay before the next. Says what that means, and whether the webhook is
+    /// suspect: then a sweep may have something to do.
     pub(crate) fn outcome(
         &mut self,
         key: MessageKey,
@@ -42,10 +42,9 @@ impl Lanes {
         let Some(message) = lane.message(key.first).filter(|message| matches!(message.state, State::InFlight { .. })) else {
             return (Consequence::Discarded, false);
         };
-        let State::InFlight { parcel, slot, outlet } = std::mem::replace(&mut message.state, State::Gone) else {
+        let State::InFlight { parcel, outlet } = std::mem::replace(&mut message.state, State::Gone) else {
             return (Consequence::Discarded, false);
         };
-        drop(slot);
         message.attempts.push(attempt);
         let consequence = self.ended(key, parcel, &outlet, outcome, jitter, now);
         (consequence, outlet.share.is_suspect())

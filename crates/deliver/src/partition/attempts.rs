@@ -8,11 +8,15 @@ use pushline_model::{Attempt, Outcome};
 use tokio::task::JoinError;
 
 use super::{Task, wall};
-use crate::lanes::{Consequence, MessageKey, Sending};
+use crate::{
+    lanes::{Consequence, MessageKey, Sending},
+    room::Slot,
+};
 
 /// An attempt that ended.
 pub(super) struct Ended {
     key: MessageKey,
+    slot: Slot,
     outcome: Outcome,
     attempt: Attempt,
 }
@@ -40,7 +44,8 @@ impl Task {
         self.saving.changed = true;
     }
 
-    fn outcome(&mut self, Ended { key, outcome, attempt }: Ended) {
+    fn outcome(&mut self, Ended { key, slot, outcome, attempt }: Ended) {
+        drop(slot);
         self.metrics.ended(&outcome, attempt.took);
         let (consequence, suspect) = self.lanes.outcome(key, outcome, attempt, fastrand::f64(), Instant::now());
         self.turn.wanted |= suspect;
@@ -62,5 +67,5 @@ async fn attempt(sending: Sending) -> Ended {
         Outcome::NoResponse(why) => (None, Some(*why)),
         Outcome::BlockedAddress { .. } => (None, None),
     };
-    Ended { key: sending.key, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response } }
+    Ended { key: sending.key, slot: sending.slot, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response } }
 }

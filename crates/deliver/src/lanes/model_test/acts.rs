@@ -71,7 +71,8 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, which: usize, how: How) {
-        let sending = self.task.flying.remove(which);
+        let Sending { key, slot, id, body, .. } = self.task.flying.remove(which);
+        drop(slot);
         let outcome = match how {
             How::Accepted => Outcome::Accepted { status: 200 },
             How::Error => Outcome::ErrorResponse { status: 500, response: vec![] },
@@ -79,22 +80,22 @@ impl World {
             How::Reset => Outcome::NoResponse(NoResponse::ConnectionLost),
         };
         let attempt = Attempt { at: self.wall(), took: Duration::ZERO, status: None, no_response: None };
-        let (consequence, suspect) = self.task.lanes.outcome(sending.key, outcome, attempt, 0.5, self.instant());
+        let (consequence, suspect) = self.task.lanes.outcome(key, outcome, attempt, 0.5, self.instant());
         self.task.wanted |= suspect;
         match consequence {
             Consequence::Delivered(packets) => {
-                let offsets = offsets(&sending.body);
+                let offsets = offsets(&body);
                 assert_eq!(packets, offsets.len() as u64);
                 offsets.iter().for_each(|offset| _ = self.unsettled.remove(offset));
             }
             Consequence::Bury(burial) => {
                 let offsets: Vec<Offset> = burial.letters[0].packets.iter().map(|packet| offset(&packet.payload)).collect();
-                assert_eq!(self.by_id[&sending.id].0, offsets);
+                assert_eq!(self.by_id[&id].0, offsets);
                 self.dig(&burial);
             }
             Consequence::Again => {}
             Consequence::Discarded => {
-                assert!(self.task.expired_in_flight.remove(&sending.key.first), "an outcome that nobody waited for: {sending:?}")
+                assert!(self.task.expired_in_flight.remove(&key.first), "an outcome that nobody waited for: {key:?}")
             }
         }
     }
