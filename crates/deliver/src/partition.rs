@@ -68,7 +68,6 @@ impl Task {
         let mut seconds = every_second();
         let mut stop = self.stop.clone();
         let mut outlets = self.around.outlets.clone();
-        outlets.mark_unchanged();
         loop {
             self.dispatch();
             let end = self.partition.end();

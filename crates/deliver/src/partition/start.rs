@@ -40,12 +40,13 @@ impl Task {
         Ok(Self::new(partition, around, stop, restart, bounds.end))
     }
 
-    fn new(partition: Arc<dyn Partition>, around: Surroundings, stop: watch::Receiver<bool>, restart: Restart, end: Offset) -> Self {
+    fn new(partition: Arc<dyn Partition>, mut around: Surroundings, stop: watch::Receiver<bool>, restart: Restart, end: Offset) -> Self {
         let live = partition.live(restart.head);
         let turn = Turn::new(partition.reader(restart.watermark), restart.watermark);
         let saving = Saving::new(restart.watermark);
         let woken = around.room.join();
-        let outlets = Arc::clone(&around.outlets.borrow());
+        // A registry that is read after this is a change to the receiver that the task keeps.
+        let outlets = Arc::clone(&around.outlets.borrow_and_update());
         let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
         let metrics = PartitionMetrics::new(partition.index());
         let lag = end.saturating_sub(lanes.head());
@@ -106,4 +107,59 @@ async fn is_named(partition: &dyn Partition, saved: &Saved, bounds: &Range<Offse
     }
     let frame = partition.reader(offset).next().await?;
     Ok(frame.records(offset).next().is_some_and(|(found, record)| found == offset && record.at == at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pushline_model::{Cause, Iccid, Packet, Registry, RegistryBuilder, Timestamp, Webhook};
+    use pushline_queue::{Append, Filter, Queue, Record, memory::Memory};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::{Egress, Losses, Network, outlets::Outlets, room::Room};
+
+    /// One group, with a webhook at an address that may not be dialled, or with none.
+    fn registry(knows: bool) -> Arc<Registry> {
+        let mut builder = RegistryBuilder::default();
+        builder.webhook(Webhook::new("w", "http://127.0.0.1:9/".parse().unwrap())).unwrap();
+        builder.group("o/a".parse().unwrap(), knows.then_some("w"), false).unwrap();
+        Arc::new(builder.build())
+    }
+
+    #[tokio::test]
+    async fn a_reload_while_a_partition_starts_is_not_missed() {
+        let (queue, room, network) = (Memory::new(), Room::new(1 << 20), Network::new(Egress::default()).unwrap());
+        let (outlets, known) = watch::channel(Arc::new(Outlets::new(registry(false), &room, &network).unwrap()));
+        let around = Surroundings {
+            outlets: known,
+            room,
+            dead_letters: queue.dead_letters(),
+            losses: Arc::new(Losses::default()),
+            max_age: Duration::from_hours(72),
+            shutdown_grace: Duration::ZERO,
+        };
+        let packet = Packet {
+            iccid: Iccid::from_bytes(b"1").unwrap(),
+            topic: "o/1",
+            received_at: Timestamp::of(std::time::SystemTime::now()),
+            payload: b"",
+        };
+        queue.append(&[Record::packet("o/a", &packet)]).await.unwrap();
+        let partition = Arc::clone(&queue.partitions().borrow()[0]);
+        let (_stop, stopped) = watch::channel(false);
+        let task = Task::start(partition, around, stopped).await.unwrap();
+        outlets.send_modify(|outlets| *outlets = Arc::new(outlets.read_again(registry(true)).unwrap()));
+        let running = tokio::spawn(task.run());
+        let tried = async {
+            while queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.is_empty() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), tried).await.expect("the webhook that came is tried");
+        let found = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found;
+        assert_eq!(found[0].letter.cause, Cause::BlockedAddress);
+        running.abort();
+    }
 }
