@@ -155,30 +155,32 @@ impl Lanes {
     }
 
     /// Live reading: shows each record to its lane (L1); one that is refused stays behind (L2). `end` is the log's end: before it, the
-    /// log's own time closes windows (L6). Returns whether a sweep has something to do that nothing else would tell of: what nobody can read.
+    /// log's own time closes windows (L6). Returns whether a sweep has something to do that nothing else would tell of: what nobody can read, or
+    /// waits for.
     pub(crate) fn live(&mut self, frame: &Frame, end: Offset, now: Instant) -> bool {
-        let mut foreign = false;
+        let mut lost = false;
         for (offset, record) in frame.records(self.head) {
             self.head = offset + 1;
             self.last = Some(LastPassed { offset, at: record.at });
-            foreign |= group_of(&record).is_empty();
-            self.pass(offset, &record, now);
+            lost |= self.pass(offset, &record, now);
         }
         self.head = self.head.max(frame.end());
         if let (true, Some(last)) = (self.head < end, self.last) {
             self.close_by_log(last.at);
         }
-        foreign
+        lost
     }
 
-    fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) {
-        let Some(key) = self.lane_of(group_of(record), now) else { return };
+    /// Returns whether only a sweep can do something with it: its lane is lost.
+    fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) -> bool {
+        let Some(key) = self.lane_of(group_of(record), now) else { return false };
         let packets = Replay::of(record).map_or(1, |replay| replay.packets.len().max(1) as u64);
         self.unsettled += packets;
         let lane = &mut self.lanes[key];
         lane.unsettled += packets;
+        let is_lost = lane.is_lost;
         if !lane.is_live() {
-            return; // a sweep will show it
+            return is_lost; // a sweep will show it
         }
         let window_end = lane.window_end();
         match lane.show(offset, record, self.partition, now, &mut self.cuts) {
@@ -190,6 +192,7 @@ impl Lanes {
             }
         }
         self.line_up(key);
+        is_lost
     }
 
     fn lane_of(&mut self, group: &str, now: Instant) -> Option<LaneKey> {

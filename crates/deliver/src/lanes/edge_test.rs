@@ -269,6 +269,23 @@ fn a_group_that_lost_its_webhook_keeps_its_packets_for_five_minutes_from_the_rel
 }
 
 #[test]
+fn what_comes_for_a_group_that_was_lost_while_a_message_is_in_flight_wakes_a_sweep() {
+    let began = Instant::now();
+    let known = outlets(true);
+    let mut lanes = Lanes::new(0, Arc::clone(&known), Restart::new(Saved::default(), &(0..0), false), began);
+    lanes.live(&frame(0, &[at(0)]), 1, began);
+    lanes.tick(1, began + Duration::from_secs(1));
+    let mut in_flight = Vec::new();
+    lanes.dispatch(|sending| in_flight.push(sending));
+    lanes.redirect(Arc::new(known.read_again(registry(false)).unwrap()), began);
+    assert!(lanes.tick(1, began + UNKNOWN_FOR));
+    let now = began + Duration::from_mins(6);
+    assert_eq!(lanes.next_turn(now), None);
+    assert!(lanes.live(&frame(1, &[at(0)]), 2, now), "nobody else tells of it");
+    assert_eq!(lanes.next_turn(now), Some(1));
+}
+
+#[test]
 fn a_group_that_gets_its_webhook_within_five_minutes_has_its_packets_sent() {
     let began = Instant::now();
     let unknown = outlets(false);
