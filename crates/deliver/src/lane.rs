@@ -144,7 +144,7 @@ impl Lane {
     /// L15: a replay closes the window and is one message by itself.
     fn take_replay(&mut self, outlet: &Arc<Outlet>, offset: Offset, record: &Record<'_>, partition: u32) -> bool {
         self.close(partition);
-        let Some(replay) = Replay::of(record).filter(|replay| !replay.packets.is_empty()) else { return true };
+        let Some(replay) = Replay::of(record) else { return true };
         if !outlet.share.may_begin() {
             return false;
         }

@@ -174,7 +174,7 @@ impl Lanes {
     /// Returns whether only a sweep can do something with it: its lane is lost.
     fn pass(&mut self, offset: Offset, record: &Record<'_>, now: Instant) -> bool {
         let Some(key) = self.lane_of(group_of(record), now) else { return false };
-        let packets = Replay::of(record).map_or(1, |replay| replay.packets.len().max(1) as u64);
+        let packets = Replay::of(record).map_or(1, |replay| replay.packets.len() as u64);
         self.unsettled += packets;
         let lane = &mut self.lanes[key];
         lane.unsettled += packets;
@@ -246,7 +246,7 @@ impl Lanes {
 fn group_of<'a>(record: &Record<'a>) -> &'a str {
     match record.kind {
         Kind::Packet { .. } => record.group,
-        Kind::Replay if Replay::of(record).is_some_and(|replay| !replay.packets.is_empty()) => record.group,
+        Kind::Replay if Replay::of(record).is_some() => record.group,
         _ => "",
     }
 }

@@ -46,7 +46,7 @@ impl Lane {
             // No message goes across a record that isn't in it: rebuilt, it would be another one.
             self.close(partition);
             self.burying = Some(offset + 1);
-            dead.unlisted.extend(unlisted(record));
+            dead.unlisted.push(unlisted(record));
         }
     }
 
@@ -106,16 +106,16 @@ impl Lane {
     }
 }
 
-fn unlisted(record: &Record<'_>) -> Option<Unsent> {
+fn unlisted(record: &Record<'_>) -> Unsent {
     let alone = |packet| Replay { message_id: None, array: false, packets: vec![packet] };
-    let (message, why) = match (record.as_packet(), record.kind) {
-        (Some(packet), _) => (alone(packet.into()), ""),
-        (None, Kind::Replay) if Replay::of(record).is_some_and(|replay| !replay.packets.is_empty()) => (Replay::of(record)?, ""),
-        (None, kind) => {
+    let (message, why) = match (record.as_packet(), Replay::of(record), record.kind) {
+        (Some(packet), ..) => (alone(packet.into()), ""),
+        (None, Some(replay), _) => (replay, ""),
+        (None, None, kind) => {
             let why = if let Kind::Foreign { why } = kind { why } else { "it doesn't belong on this topic, or a later version wrote it" };
             let payload = record.payload.to_vec();
             (alone(DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload }), why)
         }
     };
-    Some(Unsent { message, why: why.to_owned() })
+    Unsent { message, why: why.to_owned() }
 }

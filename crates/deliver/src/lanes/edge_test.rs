@@ -166,6 +166,18 @@ fn a_replay_that_was_in_no_message_is_an_array_where_every_message_is_one() {
 }
 
 #[test]
+fn a_replay_of_a_device_that_is_none_is_unreadable() {
+    let now = Instant::now();
+    let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), &(0..0), false), now);
+    let frames = [replay(0, at(0), None, dead_packet("no ICCID"))];
+    assert!(lanes.live(&frames[0], 1, now), "only a sweep can do something with it");
+    assert_eq!(lanes.next_turn(now), Some(0));
+    let burials = lanes.sweep(0, &frames, now, WALL);
+    let [Burial { key, cause: Cause::Unreadable, letters }] = &burials[..] else { panic!("{burials:?}") };
+    assert_eq!((letters.len(), lanes.buried(*key), lanes.count()), (1, 1, (0, 0)));
+}
+
+#[test]
 fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
     let now = Instant::now();
     let mut lanes = Lanes::new(0, outlets(true), Restart::new(Saved::default(), &(0..0), false), now);
