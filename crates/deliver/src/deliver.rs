@@ -10,6 +10,7 @@ use pushline_queue::{Partition, Partitions, Queue, QueueError};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle, JoinSet},
+    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
     partition::{Surroundings, Task},
     room::Room,
 };
+
+/// How often connections are looked for that nobody will use again: whoever has nothing to send doesn't look at its own.
+const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
 
 /// How to deliver.
 #[derive(Debug, Clone)]
@@ -145,9 +149,12 @@ impl Serving {
 
     /// Until it is told to stop, or a task fails.
     async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
+        let mut looks = interval(LOOK_FOR_IDLE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
+                _ = looks.tick() => self.outlets().close_idle(),
                 // Where nobody changes them any more, they stay as they are.
                 Ok(()) = self.partitions.changed() => self.reconcile(),
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,
@@ -159,6 +166,10 @@ impl Serving {
             result = result.and(self.ended(ended));
         }
         result
+    }
+
+    fn outlets(&self) -> Arc<Outlets> {
+        Arc::clone(&self.around.outlets.borrow())
     }
 
     /// Partitions have come or gone.

@@ -104,10 +104,11 @@ impl Destination {
     }
 
     fn take_idle(&self) -> Option<Sender> {
+        let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if !sender.requests.is_closed() && since.elapsed() < IDLE {
-                return Some(sender);
+        while let Some(last) = idle.pop() {
+            if last.is_of_use(now) {
+                return Some(last.sender);
             }
         }
         None
@@ -115,11 +116,23 @@ impl Destination {
 
     fn put_idle(&self, sender: Sender) {
         if !sender.requests.is_closed() {
-            let now = Instant::now();
+            self.close_idle();
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|idle| !idle.sender.requests.is_closed() && now.duration_since(idle.since) < IDLE);
-            idle.push(Idle { sender, since: now });
+            idle.push(Idle { sender, since: Instant::now() });
         }
+    }
+
+    /// Closes the connections that nobody will use again.
+    pub(crate) fn close_idle(&self) {
+        let now = Instant::now();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|idle| idle.is_of_use(now));
+    }
+}
+
+impl Idle {
+    fn is_of_use(&self, now: Instant) -> bool {
+        let (requests, rested) = (&self.sender.requests, now.duration_since(self.since));
+        !requests.is_closed() && rested < IDLE && (rested < READY || requests.is_ready())
     }
 }
 
@@ -152,7 +165,10 @@ fn why(error: &hyper::Error) -> NoResponse {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
     use crate::Egress;
@@ -179,8 +195,7 @@ mod tests {
     /// A server that says this to each connection at once, and never reads.
     async fn deaf(says: &'static str) -> Destination {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut webhook = Webhook::new("w", format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap());
-        webhook.timeout = Duration::from_millis(300);
+        let destination = destination(&listener);
         tokio::spawn(async move {
             let mut streams = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -190,8 +205,40 @@ mod tests {
                 streams.push(stream);
             }
         });
+        destination
+    }
+
+    fn destination(listener: &TcpListener) -> Destination {
+        let mut webhook = Webhook::new("w", format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap());
+        webhook.timeout = Duration::from_millis(300);
         let network = Network::new(Egress::new(vec!["127.0.0.0/8".parse().unwrap()])).unwrap();
         Destination::new(Arc::new(webhook), network, &mut Cases::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let destination = destination(&listener);
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"ABC") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (mut stream, outcome) = tokio::join!(server, destination.attempt(MessageId([7; 16]), "ABC".into()));
+        assert_eq!(outcome, Outcome::Accepted { status: 200 });
+        let mut is_closed = async || {
+            destination.close_idle();
+            matches!(timeout(Duration::from_millis(300), stream.read_u8()).await, Ok(Err(_)))
+        };
+        assert!(!is_closed().await);
+        tokio::time::pause();
+        tokio::time::advance(IDLE).await;
+        tokio::time::resume();
+        assert!(is_closed().await);
     }
 
     /// How many bodies are held after three attempts, and their outcomes.
@@ -222,7 +269,10 @@ mod tests {
         let (held, outcomes) = held_after_three(&destination, &bodies).await;
         assert_eq!(outcomes, vec![Outcome::Accepted { status: 200 }; 3]);
         assert!(held <= 1, "{held}: the last one may still be used again");
-        drop(destination);
+        tokio::time::pause();
+        tokio::time::advance(READY).await;
+        tokio::time::resume();
+        destination.close_idle();
         assert_eq!(left(&bodies, 0).await, 0);
     }
 

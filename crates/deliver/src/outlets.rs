@@ -66,6 +66,11 @@ impl Outlets {
         self.by_webhook.values().filter(|outlet| outlet.share.suspected_after(since)).cloned().collect()
     }
 
+    /// Closes the connections that nobody will use again.
+    pub(crate) fn close_idle(&self) {
+        self.by_webhook.values().for_each(|outlet| outlet.destination.close_idle());
+    }
+
     /// How many webhooks are suspect.
     pub(crate) fn suspects(&self) -> usize {
         self.by_webhook.values().filter(|outlet| outlet.share.is_suspect()).count()
