@@ -184,6 +184,8 @@ impl World {
             if group.is_empty() {
                 builder.push(&Record { group, at: rec.at, kind: Kind::Foreign { why: "no header" }, payload: &payload });
             } else if rec.replay > 0 {
+                // What is replayed is older than its record.
+                let packet = Packet { received_at: rec.at.minus(Duration::from_hours(1)), ..packet };
                 let replay = Replay { message_id: None, array: rec.replay > 1, packets: vec![packet.into(); rec.replay] }.encode();
                 builder.push(&Record { group, at: rec.at, kind: Kind::Replay, payload: &replay });
             } else {

@@ -106,6 +106,10 @@ impl World {
         let expiry = beyond.map(|(age, below)| Expiry { before: self.wall().minus(Duration::from_millis(age)), below });
         let burials = self.task.lanes.expire(expiry, self.wall());
         for burial in burials {
+            let first = offset(&burial.letters[0].packets[0].payload);
+            let at = self.log[usize::try_from(first).unwrap()].at;
+            let is_due = expiry.is_some_and(|Expiry { before, below }| at < before || first < below);
+            assert!(is_due, "{first} has expired too early");
             if let BurialKey::Unsent { message: key, .. } = burial.key {
                 self.task
                     .expired_in_flight
