@@ -39,6 +39,9 @@ const OURS: [&str; 19] = [
 /// Progress lists what hasn't settled: a few dozen bytes a message.
 pub(super) const PROGRESS_BYTES: usize = 16 << 20;
 
+/// What a fetch gives at the most, but for its first batch: librdkafka's own number, and room for the answer's frame.
+const FETCHED: usize = 64 << 20;
+
 /// What a record takes beside its key, header and value, at the most.
 pub(super) const OVERHEAD: usize = 1024;
 
@@ -127,7 +130,10 @@ fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]
         ("fetch.queue.backoff.ms", "10"),
     ];
     let defaults = [&own, defaults].concat();
+    // A broker gives a batch whole, however large, beside what it was asked for.
+    let answer = (FETCHED + options.largest_record.max(PROGRESS_BYTES) + OVERHEAD).to_string();
     let always = [
+        ("receive.message.max.bytes", answer.as_str()),
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("enable.partition.eof", "true"),
