@@ -1,10 +1,12 @@
 //! One broker: a folder with its configuration and data, and the java process that runs on it now and then.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -93,7 +95,10 @@ impl Ports {
 
 /// Not one of those that the system hands out: it must still be free when the broker starts again.
 fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    /// A broker binds its ports only later: no other of this process may draw them meanwhile.
+    static DRAWN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && drawn.insert(*port);
     std::iter::repeat_with(|| fastrand::u16(12_000..32_000)).find(free).expect("there are infinitely many tries")
 }
 
