@@ -1,6 +1,6 @@
 //! A Kafka that refuses a record, for whatever reason: nothing is skipped in silence, an operator reads why, and all goes on when the cause is mended.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Kafka, PATIENCE, Pushline, folder, get, payloads};
 use tokio::{
@@ -35,6 +35,22 @@ async fn publish_until_acknowledged(process: &Pushline, packets: &[(String, Vec<
     timeout(PATIENCE, acknowledged).await.unwrap_or_else(|_| panic!("it isn't acknowledged:\n{}", process.log()));
 }
 
+/// A change that Kafka has answered is in force a little later. Publishes the packet of each number, from 0, with a client of its own until one is
+/// refused; how many were accepted before, rightly.
+async fn publish_until_refused(process: &Pushline, packet: impl Fn(usize) -> Vec<(String, Vec<u8>)>) -> usize {
+    let refused = async {
+        for number in 0.. {
+            let mut gateway = Gateway::connect(process.mqtt, &format!("try-{number}")).await.unwrap();
+            if gateway.publish(&packet(number)).await.is_err() {
+                assert_eq!(gateway.acknowledged(), 0);
+                return number;
+            }
+        }
+        unreachable!("numbers don't end")
+    };
+    timeout(PATIENCE, refused).await.expect("it is refused")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_is_too_large_for_the_topic_is_not_acknowledged_until_it_fits() {
     let (kafka, dir) = (Kafka::shared().await, folder());
@@ -46,6 +62,7 @@ async fn a_record_that_is_too_large_for_the_topic_is_not_acknowledged_until_it_f
     let topic = format!("{prefix}.packets");
     kafka.set(&topic, "max.message.bytes", "5000").await;
     let large = packets("mti/1", ["x".repeat(10_000)]);
+    let accepted = publish_until_refused(&ingest, |_| large.clone()).await;
     for client in ["a", "b", "c"] {
         let mut gateway = Gateway::connect(ingest.mqtt, client).await.unwrap();
         timeout(PATIENCE, gateway.publish(&large)).await.expect("it is refused").unwrap_err();
@@ -60,8 +77,9 @@ async fn a_record_that_is_too_large_for_the_topic_is_not_acknowledged_until_it_f
     kafka.set(&topic, "max.message.bytes", "8388608").await;
     publish_until_acknowledged(&ingest, &large).await;
     until_readiness(&ingest, "ready").await;
-    let texts: Vec<String> = inbox.packets(4).await.iter().flat_map(payloads).collect();
-    assert_eq!(texts.iter().map(String::len).collect::<Vec<_>>(), [1, 1, 1, 10_000]);
+    let texts: Vec<String> = inbox.packets(accepted + 4).await.iter().flat_map(payloads).collect();
+    let expected = [vec![10_000; accepted], vec![1, 1, 1, 10_000]].concat();
+    assert_eq!(texts.iter().map(String::len).collect::<Vec<_>>(), expected);
     deliver.terminate().await;
     let log = ingest.terminate().await;
     assert_eq!(log.matches("takes records again").count(), 1, "{log}");
@@ -94,28 +112,48 @@ async fn over_tls_with_a_password_all_goes_on_when_rights_that_were_taken_are_gi
     // The right to the packets topic.
     let topic = format!("{prefix}.packets");
     kafka.revoke(&topic).await;
-    let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
-    timeout(PATIENCE, gateway.publish(&packets("mti/1", ["without rights"]))).await.expect("it is refused").unwrap_err();
-    assert_eq!(gateway.acknowledged(), 0);
+    let accepted = publish_until_refused(&ingest, |number| packets("mti/1", [format!("not yet refused {number}")])).await;
     until_readiness(&ingest, &topic).await;
     until_readiness(&deliver, "Kafka can't be read").await;
     kafka.grant(&topic).await;
     publish_until_acknowledged(&ingest, &packets("mti/1", ["with rights again"])).await;
-    let mut texts = payloads(&fine.next().await);
-    texts.dedup();
-    assert_eq!(texts.last().map(String::as_str), Some("with rights again"));
+    let mut texts: Vec<String> = Vec::new();
+    while texts.last().is_none_or(|text| text != "with rights again") {
+        texts.extend(payloads(&fine.next().await));
+    }
+    // Messages that are in flight together come in any order.
+    let expected = (0..accepted).map(|number| format!("not yet refused {number}")).chain(["with rights again".to_owned()]);
+    assert_eq!(texts.into_iter().collect::<BTreeSet<_>>(), expected.collect());
     for process in [&ingest, &deliver] {
         until_readiness(process, "ready").await;
     }
 
     // The right to dead letters.
-    kafka.revoke(&format!("{prefix}.dead-letters")).await;
-    publish_until_acknowledged(&ingest, &packets("oti/1", ["an error response"])).await;
-    failing.next().await;
-    until_readiness(&deliver, &format!("{prefix}.dead-letters")).await;
-    assert_eq!(deliver.metric("pushline_queue_unsettled_packets", "").await, 1.0);
-    kafka.grant(&format!("{prefix}.dead-letters")).await;
-    deliver.until_metric("pushline_packets_dead_lettered_total", "error_response", |count| count == 1.0).await;
+    let topic = format!("{prefix}.dead-letters");
+    kafka.revoke(&topic).await;
+    // Those that are still taken are right; the first that isn't waits.
+    let mut taken = 0.0;
+    let waits = async {
+        loop {
+            publish_until_acknowledged(&ingest, &packets("oti/1", ["an error response"])).await;
+            failing.next().await;
+            loop {
+                if get(deliver.admin, "/readyz").await.unwrap().1.contains(&topic) {
+                    return;
+                }
+                if deliver.metric("pushline_packets_dead_lettered_total", "error_response").await > taken {
+                    taken += 1.0;
+                    break;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    timeout(PATIENCE, waits).await.unwrap_or_else(|_| panic!("it says nothing of {topic}:\n{}", deliver.log()));
+    // The gauge is set once a second.
+    deliver.until_metric("pushline_queue_unsettled_packets", "", |unsettled| unsettled == 1.0).await;
+    kafka.grant(&topic).await;
+    deliver.until_metric("pushline_packets_dead_lettered_total", "error_response", |count| count == taken + 1.0).await;
     deliver.until_metric("pushline_queue_unsettled_packets", "", |unsettled| unsettled == 0.0).await;
     until_readiness(&deliver, "ready").await;
     let log = deliver.terminate().await;

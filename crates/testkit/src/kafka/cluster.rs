@@ -132,8 +132,7 @@ impl KafkaCluster {
         let first = self.brokers.iter().find(|broker| broker.runs()).expect("one runs");
         let code = wire::create_topic(first.address, topic, partitions.into(), 3).await;
         assert_eq!(code.ok(), Some(0), "Kafka's error code");
-        let its = |one: &&KafkaPartition| one.topic == topic && one.leader >= 0;
-        self.until(|known| known.partitions.iter().filter(its).count() == usize::from(partitions)).await;
+        self.until(|known| known.led(topic) == usize::from(partitions)).await;
     }
 
     /// Waits until all that run are up and have everything that they keep copies of: another may be lost now.

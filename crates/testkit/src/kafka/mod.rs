@@ -11,10 +11,15 @@ mod wire;
 use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
+    time::Duration,
 };
 
 use tempfile::TempDir;
-use tokio::{sync::OnceCell, task::spawn_blocking};
+use tokio::{
+    sync::OnceCell,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use self::{
     broker::{Broker, Plan, Ports},
@@ -27,6 +32,7 @@ pub use self::{
     security::KafkaSecurity,
     wire::{KafkaMetadata, KafkaPartition},
 };
+use crate::PATIENCE;
 
 /// An existing cluster, `host:port`, that [`Kafka::start`] and [`Kafka::shared`] use instead of starting one.
 pub const KAFKA_VARIABLE: &str = "PUSHLINE_TEST_KAFKA";
@@ -146,21 +152,23 @@ impl Kafka {
         assert_eq!(code.ok(), Some(0), "Kafka's error code");
     }
 
-    /// Creates a topic, without any client library.
+    /// Creates a topic, without any client library, and waits until all its partitions are led.
     ///
     /// # Panics
     /// When it can't be created.
     pub async fn create_topic(&self, topic: &str, partitions: u16) {
         let code = wire::create_topic(self.address(), topic, partitions.into(), 1).await;
         assert_eq!(code.ok(), Some(0), "Kafka's error code");
+        self.until(|known| known.led(topic) == usize::from(partitions)).await;
     }
 
-    /// Deletes a topic.
+    /// Deletes a topic, and waits until it is gone.
     ///
     /// # Panics
     /// When it can't be deleted.
     pub async fn delete_topic(&self, topic: &str) {
         assert_eq!(wire::delete_topic(self.address(), topic).await.ok(), Some(0), "Kafka's error code");
+        self.until(|known| known.partitions.iter().all(|one| one.topic != topic)).await;
     }
 
     /// Changes one setting of a topic.
@@ -193,6 +201,19 @@ impl Kafka {
     /// When it doesn't answer.
     pub async fn metadata(&self) -> KafkaMetadata {
         wire::metadata(self.address()).await.expect("Kafka answers")
+    }
+
+    /// The controller answers a change before each broker knows of it.
+    async fn until(&self, wanted: impl Fn(&KafkaMetadata) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let known = wire::metadata(self.address()).await;
+            if known.as_ref().is_ok_and(&wanted) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it stays {known:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// SIGTERM, and waits until it has ended. Its data stays.

@@ -51,6 +51,13 @@ pub(crate) struct Revoked<'a> {
     pub(crate) user: &'a str,
 }
 
+impl KafkaMetadata {
+    /// How many partitions of a topic have a leader.
+    pub(crate) fn led(&self, topic: &str) -> usize {
+        self.partitions.iter().filter(|one| one.topic == topic && one.leader >= 0).count()
+    }
+}
+
 /// Asks for the cluster's brokers and all topics.
 pub(crate) async fn metadata(broker: SocketAddr) -> io::Result<KafkaMetadata> {
     let all_topics = Request::default().i32(-1);
