@@ -116,12 +116,7 @@ impl KafkaCluster {
     /// # Panics
     /// When none answers.
     pub async fn metadata(&self) -> KafkaMetadata {
-        for broker in self.brokers.iter().filter(|broker| broker.runs()) {
-            if let Ok(metadata) = wire::metadata(broker.address).await {
-                return metadata;
-            }
-        }
-        unreachable!("no broker answers")
+        self.until(|_| true).await
     }
 
     /// Creates a topic with a copy on each, and waits until all its partitions are led.
@@ -146,15 +141,25 @@ impl KafkaCluster {
         self.until(|known| known.brokers.len() == up.len() && known.partitions.iter().all(whole)).await;
     }
 
-    async fn until(&self, wanted: impl Fn(&KafkaMetadata) -> bool) {
+    async fn until(&self, wanted: impl Fn(&KafkaMetadata) -> bool) -> KafkaMetadata {
         let deadline = Instant::now() + IN_SYNC;
         loop {
-            let known = self.metadata().await;
-            if wanted(&known) {
-                return;
-            }
+            let known = self.known().await;
             assert!(Instant::now() < deadline, "it stays {known:?}");
+            if let Some(known) = known.filter(&wanted) {
+                return known;
+            }
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// `None`: no broker answers, for now.
+    async fn known(&self) -> Option<KafkaMetadata> {
+        for broker in self.brokers.iter().filter(|broker| broker.runs()) {
+            if let Ok(metadata) = wire::metadata(broker.address).await {
+                return Some(metadata);
+            }
+        }
+        None
     }
 }

@@ -200,18 +200,18 @@ impl Kafka {
     /// # Panics
     /// When it doesn't answer.
     pub async fn metadata(&self) -> KafkaMetadata {
-        wire::metadata(self.address()).await.expect("Kafka answers")
+        self.until(|_| true).await
     }
 
     /// The controller answers a change before each broker knows of it.
-    async fn until(&self, wanted: impl Fn(&KafkaMetadata) -> bool) {
+    async fn until(&self, wanted: impl Fn(&KafkaMetadata) -> bool) -> KafkaMetadata {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let known = wire::metadata(self.address()).await;
-            if known.as_ref().is_ok_and(&wanted) {
-                return;
-            }
             assert!(Instant::now() < deadline, "it stays {known:?}");
+            if let Some(known) = known.ok().filter(&wanted) {
+                return known;
+            }
             sleep(Duration::from_millis(20)).await;
         }
     }
