@@ -10,7 +10,7 @@ use pushline_testkit::{Behaviour, Kafka, Ledger, PATIENCE, Pushline, folder};
 use tokio::time::sleep;
 
 use super::{
-    SHORT_SESSION,
+    configuration,
     load::{Load, Sink, groups, partition_of, until_nothing_is_missing},
     start,
 };
@@ -27,7 +27,8 @@ async fn deliverers_come_and_go_under_load_and_nothing_is_lost_nor_sent_again_th
     let (kafka, dir, ledger) = (Kafka::shared().await, folder(), Arc::new(Ledger::default()));
     let sink = Sink::start(Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() }, &ledger).await;
     let more = webhook("w", &sink.url(), "window = \"200ms\"\norder = \"strict\"") + &groups(GATEWAYS, "w");
-    let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), PARTITIONS, SHORT_SESSION, &more);
+    // The session is the product's own: a busy machine stops a process for as long as a short one lasts, and the group puts it out.
+    let configuration = configuration(kafka.brokers(), &kafka.prefix(), PARTITIONS, &more);
     let ingest = start("ingest", dir.path(), &configuration).await;
     let deliver = async || start("deliver", dir.path(), &configuration).await;
     let first = deliver().await;
