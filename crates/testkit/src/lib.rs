@@ -22,7 +22,7 @@ pub use crate::{
     kcat::kcat,
     ledger::Ledger,
     mosquitto::mosquitto_pub,
-    process::{DeadLetterLine, Pushline, folder},
+    process::{DeadLetterLine, Pushline, command, folder},
     scripted::{Arrival, ScriptedReceiver},
 };
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs::File,
     io::{self, Read},
     net::SocketAddr,
@@ -109,7 +110,7 @@ impl Pushline {
 
     fn spawn(role: &str, binary: &str, dir: &Path, log: &Path) -> io::Result<Child> {
         let log = File::create(log)?;
-        let mut command = Command::new(binary);
+        let mut command = Command::from(command(binary));
         command.args([role, "--config"]).arg(dir.join("pushline.toml")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.kill_on_drop(true).spawn()
     }
@@ -321,6 +322,17 @@ impl DeadLetterLine {
 fn read(path: &Path) -> String {
     let mut text = String::new();
     File::open(path).and_then(|mut file| file.read_to_string(&mut text)).map_or_else(|error| error.to_string(), |_| text)
+}
+
+/// A command of the product, without what it would read from the environment of whoever runs the tests.
+#[must_use]
+pub fn command(binary: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(binary);
+    let reads = |name: &OsString| name == "RUST_LOG" || name.as_encoded_bytes().starts_with(b"PUSHLINE_");
+    std::env::vars_os().map(|(name, _)| name).filter(reads).for_each(|name| {
+        command.env_remove(name);
+    });
+    command
 }
 
 /// A folder that is gone with the test.

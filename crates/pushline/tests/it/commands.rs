@@ -3,12 +3,11 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path, process::Output};
 
 use pushline_testkit::{Gateway, Pushline, folder, get};
-use tokio::process::Command;
 
-use crate::{BINARY, packets, start_with_inbox};
+use crate::{BINARY, command, packets, start_with_inbox};
 
 async fn pushline(arguments: &[&str]) -> Output {
-    Command::new(BINARY).args(arguments).output().await.unwrap()
+    command().args(arguments).output().await.unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -30,7 +29,7 @@ async fn whatever_else_is_in_the_environment_is_nobodys_business() {
     let file = dir.path().join("pushline.toml");
     std::fs::write(&file, "").unwrap();
     let bytes = OsStr::from_bytes(b"\xff");
-    let check = |name: &str| Command::new(BINARY).args(["check", "--config"]).arg(&file).env(name, bytes).output();
+    let check = |name: &str| command().args(["check", "--config"]).arg(&file).env(name, bytes).output();
     let output = check("ODD").await.unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let output = check("PUSHLINE_QUEUE__DIR").await.unwrap();
@@ -45,7 +44,7 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     // More than a pipe holds.
     gateway.publish(&packets("nobody/1", vec![vec![b'x'; 1000]; 500])).await.unwrap();
     let listing = format!("{BINARY} dead-letters list --json --admin {} | head -n 1; exit ${{PIPESTATUS[0]}}", pushline_process.admin);
-    let output = Command::new("bash").args(["-c", &listing]).output().await.unwrap();
+    let output = tokio::process::Command::from(pushline_testkit::command("bash")).args(["-c", &listing]).output().await.unwrap();
     assert!(output.status.success() && output.stdout.ends_with(b"\n"), "{}", text(&output.stderr));
 }
 

@@ -9,12 +9,9 @@ use std::{
 };
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Ledger, PATIENCE, Push, Pushline, Receiver, ScriptedReceiver, folder};
-use tokio::{
-    process::Command,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
-use crate::{BINARY, group, packets, webhook};
+use crate::{BINARY, command, group, packets, webhook};
 
 /// A group that is known and has no webhook.
 const BARE: &str = "[[groups]]\norg = \"bare\"\nname = \"g\"\ndefault = true\n";
@@ -156,7 +153,7 @@ async fn across_a_kill_every_kind_of_dead_letter_and_a_replay_nothing_is_missing
 
     // Some of what failed is sent again, and it is killed once more.
     let replay = ["dead-letters", "replay", "--cause", "error_response", "--admin", &pushline.admin.to_string()];
-    assert!(Command::new(BINARY).args(replay).status().await.unwrap().success());
+    assert!(command().args(replay).status().await.unwrap().success());
     let replayed = pushline.metric("pushline_ingest_packets_total", "replay").await;
     assert!(replayed >= 10.0, "only {replayed} packets were replayed");
     until_balanced(&pushline).await;

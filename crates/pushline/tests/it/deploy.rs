@@ -1,9 +1,6 @@
 //! What `deploy/compose.yaml` starts, as far as a machine without Docker can tell: it is whole, and it fits the files beside it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
 use pushline_testkit::KAFKA_VERSION;
 use yaml_serde::Value;
@@ -90,14 +87,14 @@ fn compose_and_its_configuration_name_each_other() {
 
 #[test]
 fn check_takes_the_configuration_and_each_role_its_command_line() {
-    let check = Command::new(BINARY).args(["check", "--config"]).arg(folder().join("pushline.toml")).output().unwrap();
+    let check = pushline_testkit::command(BINARY).args(["check", "--config"]).arg(folder().join("pushline.toml")).output().unwrap();
     let shown = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success() && shown.contains("brokers = \"kafka:9092\""), "{shown}{}", String::from_utf8_lossy(&check.stderr));
     for Service { command, .. } in ours(&compose()) {
         // Whoever asks for help as well is refused all the same when the rest can't be read.
-        let help = Command::new(BINARY).args(&command).arg("--help").output().unwrap();
+        let help = pushline_testkit::command(BINARY).args(&command).arg("--help").output().unwrap();
         assert!(help.status.success(), "{command:?}: {}", String::from_utf8_lossy(&help.stderr));
-        let unknown = Command::new(BINARY).arg(command[0]).args(["--unknown", "--help"]).output().unwrap();
+        let unknown = pushline_testkit::command(BINARY).arg(command[0]).args(["--unknown", "--help"]).output().unwrap();
         assert!(!unknown.status.success(), "{command:?}");
     }
 }

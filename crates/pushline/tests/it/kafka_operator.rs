@@ -1,10 +1,10 @@
 //! What an operator sees of it on Kafka with whatever tools there are: raw payloads, lag, somebody else's records, dead letters from any process.
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Kafka, PATIENCE, Pushline, folder, kcat, payloads};
-use tokio::{process::Command, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
-    BINARY, group,
+    command, group,
     kafka::{configuration, start},
     packets, webhook,
 };
@@ -22,7 +22,7 @@ pub(crate) async fn until_committed(kafka: &Kafka, prefix: &str, partition: i32,
 }
 
 async fn pushline(arguments: &[&str]) -> String {
-    let output = Command::new(BINARY).args(arguments).output().await.unwrap();
+    let output = command().args(arguments).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

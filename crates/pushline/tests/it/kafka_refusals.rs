@@ -3,13 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Kafka, PATIENCE, Pushline, folder, get, payloads};
-use tokio::{
-    process::Command,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use crate::{
-    BINARY, group,
+    command, group,
     kafka::{configuration, start},
     packets, webhook,
 };
@@ -168,7 +165,7 @@ async fn check_hides_the_password_of_kafka() {
     let configuration = Pushline::configuration_over_kafka("127.0.0.1:1", "p", 1, properties, "");
     let file = dir.path().join("pushline.toml");
     std::fs::write(&file, configuration).unwrap();
-    let output = Command::new(BINARY).args(["check", "--config"]).arg(&file).output().await.unwrap();
+    let output = command().args(["check", "--config"]).arg(&file).output().await.unwrap();
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && shown.contains("\"sasl.password\" = \"***\""), "{shown}");
     assert!(!shown.contains("s3cret") && shown.contains("\"sasl.username\" = \"u\""), "{shown}");

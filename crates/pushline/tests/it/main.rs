@@ -34,6 +34,11 @@ use pushline_testkit::{Inbox, Pushline};
 /// The binary that this test was built with.
 const BINARY: &str = env!("CARGO_BIN_EXE_pushline");
 
+/// The same, to be run with arguments.
+fn command() -> tokio::process::Command {
+    pushline_testkit::command(BINARY).into()
+}
+
 /// How much of something a test does: this much in the ordinary run, that much in the long one (README, *Test it*).
 fn amount(ordinary: usize, long: usize) -> usize {
     if std::env::var_os("LONG_TESTS").is_some() { long } else { ordinary }

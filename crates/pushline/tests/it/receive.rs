@@ -11,11 +11,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdout},
     time::timeout,
 };
 
-use crate::BINARY;
+use crate::command;
 
 struct Receive {
     child: Child,
@@ -25,7 +25,7 @@ struct Receive {
 
 impl Receive {
     async fn start(options: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
+        let mut command = command();
         command.args(["receive", "--listen", "127.0.0.1:0"]).args(options).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -109,7 +109,7 @@ async fn receive_never_answers_where_it_was_told_to_hang() {
 #[tokio::test]
 async fn receive_refuses_options_that_make_no_sense() {
     for (options, about) in [(["--status", "99"], "--status"), (["--every", "0"], "--every"), (["--listen", "nowhere"], "--listen")] {
-        let output = Command::new(BINARY).arg("receive").args(options).output().await.unwrap();
+        let output = command().arg("receive").args(options).output().await.unwrap();
         assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(about), "{options:?}");
     }
 }

@@ -3,9 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, folder, get, payloads};
-use tokio::process::Command;
 
-use crate::{BINARY, group, packets, webhook};
+use crate::{BINARY, command, group, packets, webhook};
 
 fn write(dir: &Path, more: &str) {
     let path = dir.join("pushline.toml");
@@ -105,7 +104,7 @@ async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing()
     let replay = |which: Vec<String>| {
         let admin = pushline.admin.to_string();
         async move {
-            let output = Command::new(BINARY).args(["dead-letters", "replay", "--admin", &admin]).args(which).output().await.unwrap();
+            let output = command().args(["dead-letters", "replay", "--admin", &admin]).args(which).output().await.unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8_lossy(&output.stdout).into_owned()
         }
@@ -139,7 +138,7 @@ async fn two_hundred_and_fifty_dead_letters(dir: &Path) -> (Pushline, Inbox) {
 
 async fn replay_all(pushline: &Pushline) -> usize {
     let admin = pushline.admin.to_string();
-    let output = Command::new(BINARY).args(["dead-letters", "replay", "--all", "--admin", &admin]).output().await.unwrap();
+    let output = command().args(["dead-letters", "replay", "--all", "--admin", &admin]).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     said.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{said} {}", String::from_utf8_lossy(&output.stderr)))
 }

@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{BINARY, packets, start};
+use crate::{BINARY, command, packets, start};
 
 /// Two messages that failed and are dead letters; the process is down, and its customer answers from now on. With them in order, and what comes later.
 async fn two_dead_letters(dir: &Path) -> (Vec<Arrival>, mpsc::Receiver<Arrival>, ScriptedReceiver) {
@@ -51,7 +51,7 @@ fn told(arrival: &Arrival) -> (&str, &[String]) {
 }
 
 fn replay_all(pushline: &Pushline) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = command();
     command.args(["dead-letters", "replay", "--all", "--admin", &pushline.admin.to_string()]).kill_on_drop(true);
     command
 }
@@ -125,7 +125,7 @@ async fn a_list_of_several_pages_with_marks_among_them_has_each_dead_letter_once
     pushline.until_quiet().await;
     // Each failed again.
     assert_eq!(pushline.dead_letters("dead-letters").await.len(), 2 * MESSAGES);
-    let mut list = Command::new(BINARY);
+    let mut list = command();
     list.args(["dead-letters", "list", "--json", "--admin", &pushline.admin.to_string()]);
     assert_eq!(said(list).await.lines().count(), 2 * MESSAGES);
 }
