@@ -63,14 +63,16 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Embedded {
     partition: Arc<OnePartition>,
-    dead_letters: Arc<Log>,
-    strays: Arc<Log>,
     letters: DeadLetters,
     stray_letters: DeadLetters,
-    committers: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    committers: Mutex<Committers>,
     failure: Arc<Failure>,
     _lock: Box<dyn Any + Send + Sync>,
 }
+
+/// The threads that write, each with its log. Dropping them closes the logs and waits until what was appended is written.
+#[derive(Debug, Default)]
+struct Committers(Vec<(Arc<Log>, JoinHandle<()>)>);
 
 /// The packets log with its progress.
 #[derive(Debug)]
@@ -133,7 +135,7 @@ impl Embedded {
             .as_ref()
             .map_or_else(Known::default, |progress| Known { durable_end: progress.durable_end, needed_from: saved.watermark.unwrap_or(0) });
         let failure = Arc::new(Failure::default());
-        let mut committers = Vec::new();
+        let mut committers = Committers::default();
         let mut open = |name, tail, known, bounds| -> Result<Arc<Log>, QueueError> {
             let log_dir = dir.join(name);
             let segments = recover(&**fs, &log_dir, known)?;
@@ -141,7 +143,7 @@ impl Embedded {
             let log = Arc::new(Log::new(name, log_dir, Arc::clone(fs), Arc::clone(&failure), segments, tail));
             let committer = Committer::new(Arc::clone(&log), bounds, &last);
             let thread = std::thread::Builder::new().name(format!("commit-{name}")).spawn(move || committer.run());
-            committers.push(thread.map_err(QueueError::io("start a thread for", dir))?);
+            committers.0.push((Arc::clone(&log), thread.map_err(QueueError::io("start a thread for", dir))?));
             Ok(log)
         };
         let packets =
@@ -156,22 +158,9 @@ impl Embedded {
             saved: Mutex::new(saved),
             max_bytes: options.max_bytes,
         });
-        let letters = DeadLetters::new(Arc::new(Arc::clone(&dead_letters)));
-        let stray_letters = DeadLetters::new(Arc::new(Arc::clone(&strays)));
-        Ok(Self {
-            partition,
-            dead_letters,
-            strays,
-            letters,
-            stray_letters,
-            committers: Arc::new(Mutex::new(committers)),
-            failure,
-            _lock: held,
-        })
-    }
-
-    fn close_logs(&self) {
-        [&self.partition.log, &self.dead_letters, &self.strays].into_iter().for_each(|log| log.close());
+        let letters = DeadLetters::new(Arc::new(dead_letters));
+        let stray_letters = DeadLetters::new(Arc::new(strays));
+        Ok(Self { partition, letters, stray_letters, committers: Mutex::new(committers), failure, _lock: held })
     }
 }
 
@@ -205,27 +194,29 @@ impl Queue for Embedded {
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        self.close_logs();
         let committers = std::mem::take(&mut *lock(&self.committers));
-        async move {
-            let joined = tokio::task::spawn_blocking(move || committers.into_iter().for_each(join));
-            joined.await.unwrap_or_default();
-        }
-        .boxed()
+        committers.close_logs();
+        async move { tokio::task::spawn_blocking(move || drop(committers)).await.unwrap_or_default() }.boxed()
     }
 }
 
-impl Drop for Embedded {
+// === impl Committers ===
+
+impl Committers {
+    fn close_logs(&self) {
+        self.0.iter().for_each(|(log, _)| log.close());
+    }
+}
+
+impl Drop for Committers {
     fn drop(&mut self) {
         self.close_logs();
-        std::mem::take(&mut *lock(&self.committers)).into_iter().for_each(join);
-    }
-}
-
-/// A committer that panicked is a bug: whoever closes the queue hears of it.
-fn join(committer: JoinHandle<()>) {
-    if let Err(panic) = committer.join() {
-        tracing::error!(?panic, "a committer panicked");
+        for (_, thread) in self.0.drain(..) {
+            // One that panicked is a bug: whoever closes the queue hears of it.
+            if let Err(panic) = thread.join() {
+                tracing::error!(?panic, "a committer panicked");
+            }
+        }
     }
 }
 

@@ -25,6 +25,10 @@ fn partition(queue: &Embedded) -> Arc<OnePartition> {
     Arc::clone(&queue.partition)
 }
 
+fn dead_letters(queue: &Embedded) -> Arc<Log> {
+    Arc::clone(&lock(&queue.committers).0[1].0)
+}
+
 fn open(dir: &Path) -> Embedded {
     Embedded::open(&options(dir)).unwrap()
 }
@@ -95,7 +99,7 @@ async fn dead_letters_are_kept_within_their_size_and_the_oldest_go_first() {
         queue.dead_letters().bury(&large(number)).await.unwrap();
     }
     queue.strays().bury(&large(100)).await.unwrap();
-    let within = || queue.dead_letters.bytes() <= 5 << 20;
+    let within = || dead_letters(&queue).bytes() <= 5 << 20;
     until(within).await;
     let found = queue.dead_letters().list(&Filter::default(), 0, 1000).await.unwrap().found;
     assert_eq!(found.last().unwrap().offset, 99);
@@ -111,7 +115,7 @@ async fn dead_letters_that_are_too_old_go() {
         // From 1970.
         queue.dead_letters().bury(&DeadLetter { response: vec![7; 100_000], ..letter(number) }).await.unwrap();
     }
-    until(|| queue.dead_letters.range().start > 0).await;
+    until(|| dead_letters(&queue).range().start > 0).await;
 }
 
 /// Waits for what another thread does.
@@ -308,10 +312,10 @@ async fn a_full_disk_is_waited_out_and_dead_letters_use_the_rest() {
     // And with no space at all.
     disk.set_free(0);
     let waiting = queue.dead_letters().bury(&letter(2));
-    let bounds = queue.dead_letters.range();
+    let bounds = dead_letters(&queue).range();
     disk.set_free(1 << 30);
     waiting.await.unwrap();
-    assert_eq!(queue.dead_letters.range().end, bounds.end.max(1) + u64::from(bounds.end == 1));
+    assert_eq!(dead_letters(&queue).range().end, bounds.end.max(1) + u64::from(bounds.end == 1));
     queue.close().await;
     drop(queue);
     disk.crash(0);

@@ -33,8 +33,8 @@ fn put(disk: &FaultyFileSystem, files: &Files) {
 type Seen = ([Offset; 3], Option<Offset>);
 
 fn seen(queue: &Embedded) -> Seen {
-    let ends = [&queue.partition.log, &queue.dead_letters, &queue.strays].map(|log| log.range().end);
-    (ends, lock(&queue.partition.saved).progress.as_ref().map(|progress| progress.head))
+    let ends: Vec<Offset> = lock(&queue.committers).0.iter().map(|(log, _)| log.range().end).collect();
+    (ends.try_into().unwrap(), lock(&queue.partition.saved).progress.as_ref().map(|progress| progress.head))
 }
 
 /// Flips each bit of one file, or of each of its bytes one, and opens the queue on that: what is seen then, or `None` where it is refused.
@@ -99,6 +99,19 @@ async fn a_flipped_bit_in_any_log_is_refused_or_cuts_the_torn_tail_of_that_log_a
             assert_eq!(seen, expected, "{log}: byte {at}, the last frame begins at {last}");
         });
     }
+}
+
+/// Each thread that writes has the file system too.
+#[tokio::test]
+async fn a_queue_that_is_refused_for_its_last_log_leaves_no_thread_behind() {
+    let disk = filled().await;
+    let mut spoiled = files(&disk);
+    let (_, strays) = spoiled.iter_mut().find(|(path, _)| path.parent().unwrap().ends_with("strays")).unwrap();
+    strays[0] ^= 1;
+    put(&disk, &spoiled);
+    let disk = Arc::new(disk) as Arc<dyn FileSystem>;
+    assert!(Embedded::open_on(&disk, &options(Path::new("/q"))).is_err());
+    assert_eq!(Arc::strong_count(&disk), 1);
 }
 
 #[tokio::test]
