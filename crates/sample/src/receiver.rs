@@ -78,7 +78,12 @@ impl Receiver {
         let (receive, pushes) = (Arc::new(receive), Arc::new(AtomicU64::new(0)));
         let accepting = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = socket.accept().await {
+            loop {
+                let Ok((stream, _)) = socket.accept().await else {
+                    // Such as no descriptor left: it passes.
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
                 while connections.try_join_next().is_some() {}
                 drop(stream.set_nodelay(true));
                 let (receive, pushes) = (Arc::clone(&receive), Arc::clone(&pushes));
