@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::{AppendError, FRAME_MAX, Filter, LastPassed, Partition, Progress, Queue, Read, Reader, Record, frame::tests::record};
 
 /// How long what must come may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opens a queue. Called again after the one before was closed and dropped, a durable backend shows what was stored.
 pub(crate) type Open<'a> = dyn Fn() -> BoxFuture<'a, Arc<dyn Queue>> + 'a;

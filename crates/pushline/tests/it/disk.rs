@@ -155,7 +155,7 @@ async fn a_disk_that_fills_up(min_free: &str) {
     };
     timeout(PATIENCE, goes_on).await.unwrap_or_else(|_| panic!("nothing is acknowledged again:\n{}", pushline.log()));
     stop.store(true, Ordering::Relaxed);
-    timeout(2 * PATIENCE, gateways.join_all()).await.unwrap_or_else(|_| panic!("a gateway waits for ever:\n{}", pushline.log()));
+    timeout(PATIENCE, gateways.join_all()).await.unwrap_or_else(|_| panic!("a gateway waits for ever:\n{}", pushline.log()));
     pushline.until_quiet().await;
     let dead = pushline.dead_letters("dead-letters").await;
     let decoded = |payload: &str| String::from_utf8(base64_simd::STANDARD.decode_to_vec(payload).unwrap()).unwrap();

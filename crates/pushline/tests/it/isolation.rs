@@ -2,7 +2,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, Receiver, folder, payloads};
+use pushline_testkit::{Behaviour, Gateway, Inbox, PATIENCE, Pushline, Receiver, folder, payloads};
+use tokio::time::{sleep, timeout};
 
 use crate::{BINARY, group, packets, webhook};
 
@@ -38,13 +39,16 @@ async fn a_hanging_customer_costs_one_connection_and_gets_what_waited_in_order_w
     drop(hanging);
     let (sender, mut back) = tokio::sync::mpsc::channel(1000);
     let receive = move |push| sender.try_send(push).unwrap();
-    let _back = loop {
-        // The port is free once the last connection of the old one is closed.
-        match Receiver::start(address, Behaviour::default(), receive.clone()).await {
-            Ok(receiver) => break receiver,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+    let back_again = async {
+        loop {
+            // The port is free once the last connection of the old one is closed.
+            match Receiver::start(address, Behaviour::default(), receive.clone()).await {
+                Ok(receiver) => break receiver,
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
         }
     };
+    let _back = timeout(PATIENCE, back_again).await.expect("the port becomes free");
     pushline.until_quiet().await;
     let mut came = Vec::new();
     while let Ok(push) = back.try_recv() {

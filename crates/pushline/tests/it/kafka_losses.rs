@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use pushline_testkit::{Arrival, Gateway, Inbox, Kafka, Pushline, ScriptedReceiver, folder, get, payloads};
-use tokio::sync::{mpsc, watch};
+use pushline_testkit::{Arrival, Gateway, Inbox, Kafka, PATIENCE, Pushline, ScriptedReceiver, folder, get, payloads};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use crate::{
     group,
@@ -95,7 +98,7 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
     // Its connection is closed without an answer, so one message is under way and the others wait in the log.
     gateway.publish(&packets("mti/1", (0..10).map(|number| number.to_string()))).await.unwrap();
-    arrivals.recv().await.unwrap();
+    timeout(PATIENCE, arrivals.recv()).await.expect("an attempt arrives").unwrap();
     deliver.until_metric("pushline_webhooks_suspect", "", |suspects| suspects == 1.0).await;
     gateway.publish(&packets("mti/1", (10..40).map(|number| number.to_string()))).await.unwrap();
     // So much that what was read lately isn't in memory any more.
@@ -112,7 +115,7 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
     deliver.until_metric("pushline_queue_lost_offsets_total", "", |lost| (25.0..=35.0).contains(&lost)).await;
     let (status, why) = get(deliver.admin, "/readyz").await.unwrap();
     assert!(status == 503 && why.contains("lost"), "{status} {why}");
-    while !arrivals.recv().await.unwrap().iter().any(|payload| payload == "39") {}
+    while !timeout(PATIENCE, arrivals.recv()).await.expect("the last one arrives").unwrap().iter().any(|payload| payload == "39") {}
     deliver.terminate().await;
     ingest.terminate().await;
 }

@@ -2,7 +2,7 @@
 
 use std::{fs::File, path::Path, time::Duration};
 
-use pushline_testkit::{Behaviour, Gateway, Inbox, Pushline, Receiver, folder, get, payloads};
+use pushline_testkit::{Behaviour, Gateway, Inbox, PATIENCE, Pushline, Receiver, folder, get, payloads};
 use tokio::time::timeout;
 
 use crate::{BINARY, group, packets, webhook};
@@ -61,7 +61,7 @@ async fn beyond_max_bytes_the_oldest_become_dead_letters_and_their_segments_go()
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(pushline_testkit::PATIENCE, within).await.expect("the oldest segments go");
+    timeout(PATIENCE, within).await.expect("the oldest segments go");
     let (dead, unsettled) =
         (pushline.dead_letters("dead-letters").await.len(), pushline.metric("pushline_queue_unsettled_packets", "").await);
     assert!(dead > 100 && unsettled < 1400.0, "{dead} {unsettled}");
@@ -83,7 +83,7 @@ pub(crate) async fn on_a_disk_below_its_floor() {
     let floor = format!("min_free = {}", free - 2 * GIB);
     let (pushline, mut fine, _hanging) = start(dir.path(), |text| text.replace("min_free = \"1MiB\"", &floor)).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
-    gateway.publish(&packets("fine/1", ["a"])).await.unwrap();
+    timeout(PATIENCE, gateway.publish(&packets("fine/1", ["a"]))).await.expect("the disk is above its floor").unwrap();
     assert_eq!(payloads(&fine.next().await), ["a"]);
 
     let ballast = dir.path().join("ballast");
@@ -103,7 +103,7 @@ pub(crate) async fn on_a_disk_below_its_floor() {
     std::fs::remove_file(&ballast).unwrap();
     // The same connection goes on; what it waited for is acknowledged and pushed.
     let mut other = Gateway::connect(pushline.mqtt, "other").await.unwrap();
-    timeout(pushline_testkit::PATIENCE, other.publish(&packets("fine/2", ["b"]))).await.expect("there is room again").unwrap();
+    timeout(PATIENCE, other.publish(&packets("fine/2", ["b"]))).await.expect("there is room again").unwrap();
     let mut arrived = 0;
     loop {
         let texts = payloads(&fine.next().await);

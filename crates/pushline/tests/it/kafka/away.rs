@@ -21,7 +21,7 @@ async fn readiness(pushline: &Pushline) -> (u16, String) {
 }
 
 async fn until_ready(pushline: &Pushline, wanted: bool) -> String {
-    let deadline = Instant::now() + 2 * PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (status, text) = readiness(pushline).await;
         if (status == 200) == wanted {

@@ -84,7 +84,7 @@ async fn deliverers_come_and_go_under_load_and_nothing_is_lost_nor_sent_again_th
 
 /// Waits until each partition has one that serves it, and each of these serves one.
 async fn until_all_are_served(deliverers: &[&Pushline]) {
-    let deadline = Instant::now() + 2 * PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let served: Vec<_> = deliverers.iter().map(|deliver| partitions_of(deliver)).collect();
         let count: usize = served.iter().map(BTreeSet::len).sum();

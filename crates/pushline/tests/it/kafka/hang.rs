@@ -25,7 +25,7 @@ async fn receiver(behaviour: Behaviour, came: &Came, arrived: &Arc<Mutex<HashSet
 }
 
 async fn until(what: &str, deliver: &Pushline, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + 2 * PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what} never comes:\n{}", deliver.log());
         sleep(Duration::from_millis(20)).await;

@@ -68,7 +68,7 @@ impl Load {
 
     /// Goes on until so many more packets were acknowledged.
     pub(super) async fn goes_on(&self, packets: usize) {
-        let (wanted, deadline) = (self.ledger.count() + packets, Instant::now() + 4 * PATIENCE);
+        let (wanted, deadline) = (self.ledger.count() + packets, Instant::now() + PATIENCE);
         while self.ledger.count() < wanted {
             assert!(Instant::now() < deadline, "nothing is acknowledged any more: {} were", self.ledger.count());
             sleep(Duration::from_millis(20)).await;
@@ -187,14 +187,14 @@ impl Book {
 
 /// Waits until everything that was acknowledged has arrived.
 pub(super) async fn until_nothing_is_missing(ledger: &Ledger) {
-    let (mut deadline, mut least) = (Instant::now() + 2 * PATIENCE, usize::MAX);
+    let (mut deadline, mut least) = (Instant::now() + PATIENCE, usize::MAX);
     loop {
         let missing = ledger.missing();
         if missing.is_empty() {
             return;
         }
         if missing.len() < least {
-            (deadline, least) = (Instant::now() + 2 * PATIENCE, missing.len());
+            (deadline, least) = (Instant::now() + PATIENCE, missing.len());
         }
         assert!(Instant::now() < deadline, "{} packets stay missing, such as {:?}", missing.len(), &missing[..missing.len().min(5)]);
         sleep(Duration::from_millis(50)).await;
