@@ -24,11 +24,11 @@ use crate::{BINARY, group, limits, packets, webhook};
 const MIB: usize = 1 << 20;
 
 /// A file system in memory, gone with the test.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
     /// `None`: this process may not mount.
-    fn mount(at: &Path) -> Option<Self> {
+    pub(crate) fn mount(at: &Path) -> Option<Self> {
         std::fs::create_dir(at).unwrap();
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=300m", "pushline-test"]).arg(at).status();
         status.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
