@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpSocket, TcpStream},
     task::{JoinHandle, JoinSet},
     time::sleep,
 };
@@ -105,6 +105,8 @@ pub struct HostileReceiver {
     address: SocketAddr,
     attempts: Arc<Mutex<HashMap<String, usize>>>,
     accepting: Option<JoinHandle<()>>,
+    /// Of the one that refuses: a port that is bound is nobody else's.
+    _bound: Option<TcpSocket>,
 }
 
 impl HostileReceiver {
@@ -113,12 +115,14 @@ impl HostileReceiver {
     /// # Panics
     /// When no port is free.
     pub async fn start(hostile: Hostile) -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let socket = TcpSocket::new_v4().expect("a socket can be had");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a port is free");
         let address = socket.local_addr().expect("it is bound");
         let attempts = Arc::new(Mutex::new(HashMap::new()));
         if hostile == Hostile::Refuses {
-            return Self { address, attempts, accepting: None };
+            return Self { address, attempts, accepting: None, _bound: Some(socket) };
         }
+        let socket = socket.listen(1024).expect("nobody else listens there");
         let counted = Arc::clone(&attempts);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -128,7 +132,7 @@ impl HostileReceiver {
                 connections.spawn(async move { drop(serve(hostile, stream, &counted).await) });
             }
         });
-        Self { address, attempts, accepting: Some(accepting) }
+        Self { address, attempts, accepting: Some(accepting), _bound: None }
     }
 
     /// Its URL.
