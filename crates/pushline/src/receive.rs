@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use pushline_sample::{Behaviour, Push, Receiver};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Receive;
 
@@ -13,8 +14,11 @@ pub(crate) async fn receive(options: &Receive) -> anyhow::Result<()> {
     let behaviour = Behaviour { status, delay: Duration::from_millis(delay), hang, every };
     let receiver =
         Receiver::start(listen, behaviour, |push| print(&push)).await.with_context(|| format!("can't listen on {listen} (--listen)"))?;
+    // Before it says so: whoever reads it may interrupt it at once.
+    let mut interrupted = signal(SignalKind::interrupt()).context("can't listen for Ctrl-C")?;
     println!("listening on http://{}", receiver.address());
-    tokio::signal::ctrl_c().await.context("can't listen for Ctrl-C")
+    interrupted.recv().await;
+    Ok(())
 }
 
 fn print(push: &Push) {
