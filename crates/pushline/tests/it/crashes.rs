@@ -191,6 +191,6 @@ async fn an_open_window_survives_a_clean_stop_and_is_not_cut_early() {
     Gateway::connect(pushline.mqtt, "g").await.unwrap().publish(&packets("mti/1", ["b"])).await.unwrap();
     let together = began.elapsed() < Duration::from_secs(3);
     let push = inbox.next().await;
-    // On a machine that was too slow for one window the two come apart; both come in any case.
-    if together { assert_eq!(payloads(&push), ["a", "b"]) } else { assert_eq!(payloads(&push), ["a"]) }
+    // On a machine that was too slow for one window the two may come apart.
+    if together { assert_eq!(payloads(&push), ["a", "b"]) } else { assert_eq!(payloads(&push)[0], "a") }
 }
