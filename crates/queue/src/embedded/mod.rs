@@ -185,7 +185,7 @@ impl Queue for Embedded {
 
     fn stalled(&self) -> Option<Stalled> {
         // While no dead letter can be written nothing settles that needs one, and no stray is acknowledged.
-        let waits = [&self.partition.log, &self.dead_letters, &self.strays].into_iter().any(|log| log.is_waiting());
+        let waits = lock(&self.committers).0.iter().any(|(log, _)| log.is_waiting());
         waits.then(|| "the disk is full: nothing is acknowledged until there is room".to_owned()).map(Stalled)
     }
 
