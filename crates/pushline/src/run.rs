@@ -10,7 +10,7 @@ use pushline_ingest::Listener;
 use pushline_model::Registry;
 use pushline_queue::Queue;
 use tokio::{sync::watch, task::JoinHandle};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     admin::{self, Admin},
@@ -47,6 +47,9 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut file = Watched::new(path);
     let config = Config::load(path)?;
     files::raise_limit();
+    if !config.passed_over.is_empty() {
+        warn!(variables = config.passed_over.join(", "), "environment variables that name no field are passed over");
+    }
     let mut running = tokio::select! {
         running = Running::start(config, role) => running?,
         () = signals.end() => return Err(anyhow!("ended by a signal before it was ready")),
@@ -77,7 +80,7 @@ impl Running {
     pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Self> {
         let metrics = admin::install_metrics()?;
         let (egress, largest_record) = (config.egress(), config.largest_record());
-        let Config { settings, registry } = config;
+        let Config { settings, registry, .. } = config;
         let queue = queue::open(&settings, role, largest_record).await?;
         let registry = Arc::new(ArcSwap::from_pointee(registry));
         let deliver = if role.delivers() {

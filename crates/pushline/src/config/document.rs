@@ -12,7 +12,8 @@ use toml::{
 
 use super::section::Section;
 
-/// Environment variables that begin so override a field: `PUSHLINE_QUEUE__KIND`, `__` between levels.
+/// Environment variables that begin so override a field: `PUSHLINE_QUEUE__KIND`, `__` between levels. Those without `__` that name no field are
+/// somebody else's: Kubernetes puts `PUSHLINE_SERVICE_HOST` into every pod that sees a Service named `pushline`.
 pub(crate) const PREFIX: &str = "PUSHLINE_";
 
 /// What is wrong, where, and what would be right.
@@ -60,13 +61,15 @@ pub(crate) fn parse(file: &str, text: &str, variables: impl IntoIterator<Item = 
         field: String::new(),
         problem: error.message().to_owned(),
     })?;
-    let mut fields = table(document.get_ref(), &line);
+    let (mut fields, mut overrides) = (table(document.get_ref(), &line), BTreeMap::new());
     for (name, value) in variables {
         let levels: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_lowercase).collect();
         let place = Place::Variable(name);
-        put(&mut fields, &levels, value, &place).map_err(|problem| ConfigError { place, field: levels.join("."), problem })?;
+        // Whether there is such a field is known once all that is known was asked for.
+        let within = if levels.len() == 1 { &mut overrides } else { &mut fields };
+        put(within, &levels, value, &place).map_err(|problem| ConfigError { place, field: levels.join("."), problem })?;
     }
-    Ok(Section::new(String::new(), Place::Line(file.to_owned(), 1), fields))
+    Ok(Section::root(Place::Line(file.to_owned(), 1), fields, overrides))
 }
 
 fn table(table: &DeTable<'_>, line: &impl Fn(Range<usize>) -> Place) -> BTreeMap<String, Entry> {
@@ -113,6 +116,16 @@ impl Value {
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
             Self::Other(kind) => kind,
+        }
+    }
+}
+
+impl Place {
+    /// The variable's name, where it is one.
+    pub(super) fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Line(..) => None,
+            Self::Variable(name) => Some(name),
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// Webhooks and groups: what can be read again while it runs.
     pub(crate) registry: Registry,
+    /// Variables that begin like Pushline's own and name no field.
+    pub(crate) passed_over: Vec<String>,
 }
 
 /// Everything but webhooks and groups.
@@ -107,7 +109,8 @@ impl Config {
             egress_allow: egress(&mut root)?,
             shutdown_grace: root.or("shutdown_grace", Duration::from_secs(10))?,
         };
-        let config = Self { settings, registry: webhooks::registry(&mut root, folder)? };
+        let registry = webhooks::registry(&mut root, folder)?;
+        let config = Self { settings, registry, passed_over: root.passed_over() };
         root.finish()?;
         Ok(config)
     }

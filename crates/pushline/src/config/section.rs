@@ -15,13 +15,20 @@ pub(crate) struct Section {
     path: String,
     place: Place,
     fields: BTreeMap<String, Entry>,
+    /// From the environment: they go before the fields, and one that nobody read is no mistake.
+    overrides: BTreeMap<String, Entry>,
     places: BTreeMap<&'static str, Place>,
     asked: Vec<&'static str>,
 }
 
 impl Section {
-    pub(super) fn new(path: String, place: Place, fields: BTreeMap<String, Entry>) -> Self {
-        Self { path, place, fields, places: BTreeMap::new(), asked: Vec::new() }
+    /// The whole document.
+    pub(super) fn root(place: Place, fields: BTreeMap<String, Entry>, overrides: BTreeMap<String, Entry>) -> Self {
+        Self { overrides, ..Self::new(String::new(), place, fields) }
+    }
+
+    fn new(path: String, place: Place, fields: BTreeMap<String, Entry>) -> Self {
+        Self { path, place, fields, overrides: BTreeMap::new(), places: BTreeMap::new(), asked: Vec::new() }
     }
 
     /// A field, if it is there.
@@ -102,6 +109,11 @@ impl Section {
         items.into_iter().enumerate().map(section).collect()
     }
 
+    /// Everything known was asked for: the variables that name none of it.
+    pub(super) fn passed_over(&self) -> Vec<String> {
+        self.overrides.values().filter_map(|entry| entry.place.variable()).map(str::to_owned).collect()
+    }
+
     /// Everything known was asked for: what is left is unknown.
     pub(crate) fn finish(self) -> Result<(), ConfigError> {
         let Some((name, entry)) = self.fields.iter().next() else { return Ok(()) };
@@ -130,7 +142,8 @@ impl Section {
 
     fn take(&mut self, name: &'static str) -> Option<Entry> {
         self.asked.push(name);
-        let entry = self.fields.remove(name)?;
+        let field = self.fields.remove(name);
+        let entry = self.overrides.remove(name).or(field)?;
         self.places.insert(name, entry.place.clone());
         Some(entry)
     }

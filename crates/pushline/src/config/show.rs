@@ -14,7 +14,7 @@ const HIDDEN: &str = "\"***\"";
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, registry } = self;
+        let Self { settings, registry, passed_over } = self;
         let Settings { queue, backlog_max_age, dead_letters, listener, admin, egress_allow, shutdown_grace } = settings;
         writeln!(f, "shutdown_grace = {:?}\n", duration(*shutdown_grace))?;
         show_queue(f, queue)?;
@@ -32,7 +32,11 @@ impl fmt::Display for Config {
             writeln!(f, "\n[[groups]]\norg = {:?}\nname = {:?}", group.id.org(), group.id.name())?;
             group.webhook.iter().try_for_each(|webhook| writeln!(f, "webhook = {:?}", webhook.name))?;
         }
-        writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())
+        writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())?;
+        if !passed_over.is_empty() {
+            writeln!(f, "# passed over, since they name no field: {}", passed_over.join(", "))?;
+        }
+        Ok(())
     }
 }
 

@@ -183,6 +183,34 @@ fn the_environment_overrides_what_is_no_list() {
 }
 
 #[test]
+fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
+    let with = |text: &str, variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(Path::new("p.toml"), text, variables)
+    };
+    // A Service of Kubernetes named pushline, with one port.
+    let service = [
+        ("PUSHLINE_PORT", "tcp://10.0.0.1:1883"),
+        ("PUSHLINE_PORT_1883_TCP", "tcp://10.0.0.1:1883"),
+        ("PUSHLINE_SERVICE_HOST", "10.0.0.1"),
+        ("PUSHLINE_SHUTDOWN_GRACE", "3s"),
+    ];
+    let config = with("", &service).unwrap();
+    assert_eq!(config.passed_over, ["PUSHLINE_PORT", "PUSHLINE_PORT_1883_TCP", "PUSHLINE_SERVICE_HOST"]);
+    assert_eq!(config.settings.shutdown_grace, Duration::from_secs(3));
+    let shown = config.to_string();
+    assert!(shown.ends_with("name no field: PUSHLINE_PORT, PUSHLINE_PORT_1883_TCP, PUSHLINE_SERVICE_HOST\n"), "{shown}");
+    for (text, name, says) in [
+        ("", "PUSHLINE_SERVICE__HOST", "environment variable PUSHLINE_SERVICE__HOST: service: there is no such field"),
+        ("", "PUSHLINE_QUEUE", "environment variable PUSHLINE_QUEUE: queue: it is a text, expected a table"),
+        ("port = 1", "PUSHLINE_PORT", "p.toml:1: port: there is no such field"),
+    ] {
+        let error = with(text, &[(name, "x")]).unwrap_err().to_string();
+        assert!(error.starts_with(says), "{error}");
+    }
+}
+
+#[test]
 fn a_secret_file_loses_one_newline() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("token"), "s3cret\n\n").unwrap();
