@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use metrics::{Histogram, counter, histogram};
-use pushline_model::{DeadLetter, Registry, Timestamp};
+use pushline_model::{DeadLetter, Registry, Timestamp, TopicPattern};
 use pushline_queue::{AppendError, Appended, DeadLetters, Queue, metrics::DEAD_LETTERED};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    Refusal, TopicPattern, answers,
+    Refusal, answers,
     budget::{Budget, Lease},
     intake::Intake,
     metrics as names,

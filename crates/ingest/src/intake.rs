@@ -1,13 +1,12 @@
 //! What one read from a socket brought: records for the queue, dead letters for what nobody wants, and the acknowledgements that all of them
 //! will get together. Pure.
 
-use pushline_model::{Cause, DeadLetter, DeadPacket, GroupId, Packet, Registry, Route, Timestamp};
+use pushline_model::{Cause, DeadLetter, DeadPacket, Iccid, Packet, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::Record;
 
 use crate::{
     answers,
     packets::{Publish, Version},
-    topics::{Named, TopicPattern},
 };
 
 /// Takes packets in, one after the other.
@@ -37,40 +36,25 @@ impl<'a> Intake<'a> {
             self.dropped += 1;
             return;
         }
-        let named = self.patterns.iter().find_map(|pattern| pattern.read(publish.topic));
-        let matched = match named.map_or(Route::Unrouted, |named| self.route(&named)) {
-            Route::Group(group, _) => {
-                let iccid = named.map(|named| named.iccid);
-                let packet = |iccid| Packet { iccid, topic: publish.topic, received_at: self.at, payload: publish.payload };
-                self.records.extend(iccid.map(|iccid| Record::packet(group.id.key(), &packet(iccid))));
+        let matched = match route(publish.topic, self.patterns, self.registry) {
+            Routed::Group(group, iccid) => {
+                let packet = Packet { iccid, topic: publish.topic, received_at: self.at, payload: publish.payload };
+                self.records.push(Record::packet(group.id.key(), &packet));
                 true
             }
-            Route::NoWebhook(group) => self.stray(publish, named, group.id.key().to_owned(), Cause::NoWebhook),
-            Route::Unrouted => {
-                let org = named.map_or(String::new(), |named| format!("{}/", named.org));
-                self.stray(publish, named, org, Cause::Unrouted)
-            }
+            Routed::NoWebhook(group, iccid) => self.stray(publish, Some(iccid), group.id.key().to_owned(), Cause::NoWebhook),
+            Routed::Unwanted { org, iccid } => self.stray(publish, Some(iccid), format!("{org}/"), Cause::Unrouted),
+            Routed::Unnamed => self.stray(publish, None, String::new(), Cause::Unrouted),
         };
         publish.id.into_iter().for_each(|id| answers::puback(self.version, id, matched, &mut self.acks));
     }
 
-    /// A group in the topic overrides the registry's.
-    fn route(&self, named: &Named<'a>) -> Route<'a> {
-        match named.group {
-            None => self.registry.route(named.org, &named.iccid),
-            Some(group) => {
-                let id = named.org.parse().ok().and_then(|org| GroupId::new(&org, group).ok());
-                id.map_or(Route::Unrouted, |id| self.registry.route_to(id.key()))
-            }
-        }
-    }
-
     /// Nobody wants it: kept apart, and acknowledged, since refusing it would only make the device send it for ever.
-    fn stray(&mut self, publish: &Publish<'a>, named: Option<Named<'a>>, group: String, cause: Cause) -> bool {
+    fn stray(&mut self, publish: &Publish<'a>, iccid: Option<Iccid>, group: String, cause: Cause) -> bool {
         let packet = DeadPacket {
             received_at: self.at,
             topic: publish.topic.to_owned(),
-            iccid: named.map_or(String::new(), |named| named.iccid.to_string()),
+            iccid: iccid.map_or(String::new(), |iccid| iccid.to_string()),
             payload: publish.payload.to_vec(),
         };
         self.strays.push(DeadLetter {

@@ -2,7 +2,6 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | topic patterns (pure) | `topics.rs` |
 //! | reading control packets (pure) | `packets.rs` |
 //! | records, strays and PUBACKs of one read (pure) | `intake.rs` |
 //! | the only `select!` of a connection | `connection.rs` |
@@ -15,14 +14,10 @@ mod listener;
 pub mod metrics;
 mod packets;
 mod sessions;
-mod topics;
 
 use std::{io, net::SocketAddr};
 
-pub use crate::{
-    listener::{Listener, Options},
-    topics::{InvalidPattern, TopicPattern},
-};
+pub use crate::listener::{Listener, Options};
 
 /// Why packets can't be taken in.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use metrics::gauge;
-use pushline_model::Registry;
+use pushline_model::{Registry, TopicPattern};
 use pushline_queue::Queue;
 use rustix::net::sockopt;
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    IngestError, TopicPattern,
+    IngestError,
     budget::Budget,
     connection::{Connection, Shared},
     metrics as names,

@@ -10,8 +10,10 @@ mod iccid;
 mod outcome;
 mod packet;
 mod registry;
+mod routing;
 mod secret;
 mod time;
+mod topics;
 mod url;
 mod webhook;
 
@@ -21,9 +23,11 @@ pub use header::{CustomHeader, HeaderName};
 pub use iccid::Iccid;
 pub use outcome::{Attempt, NoResponse, Outcome};
 pub use packet::{MessageId, Offset, Packet};
-pub use registry::{Group, Registry, RegistryBuilder, Route};
+pub use registry::{Group, Registry, RegistryBuilder};
+pub use routing::{Routed, route};
 pub use secret::Secret;
 pub use time::Timestamp;
+pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
 pub use webhook::{Auth, AuthHeaders, IccidForm, Order, PayloadForm, Send, Webhook};
 

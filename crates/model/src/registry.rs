@@ -24,11 +24,11 @@ pub struct Group {
     pub webhook: Option<Arc<Webhook>>,
 }
 
-/// Where a packet belongs.
+/// Where a device's packets go.
 #[derive(Debug, Clone, Copy)]
-pub enum Route<'a> {
+pub(crate) enum Route<'a> {
     /// To this group, which has a webhook.
-    Group(&'a Group, &'a Arc<Webhook>),
+    Group(&'a Group),
     /// To this group, which has none.
     NoWebhook(&'a Group),
     /// To nobody.
@@ -46,15 +46,13 @@ struct Members {
 
 impl Registry {
     /// The group of a device: the one that lists it, else its organisation's default.
-    #[must_use]
-    pub fn route(&self, org: &str, iccid: &Iccid) -> Route<'_> {
+    pub(crate) fn route(&self, org: &str, iccid: &Iccid) -> Route<'_> {
         let Some(members) = self.organisations.get(org) else { return Route::Unrouted };
         self.at(members.devices.get(iccid).copied().or(members.default))
     }
 
     /// A group that a topic names itself. `key` is `organisation/name`.
-    #[must_use]
-    pub fn route_to(&self, key: &str) -> Route<'_> {
+    pub(crate) fn route_to(&self, key: &str) -> Route<'_> {
         self.at(self.by_key.get(key).copied())
     }
 
@@ -85,7 +83,8 @@ impl Registry {
     fn at(&self, index: Option<u32>) -> Route<'_> {
         match index.map(|index| &self.groups[index as usize]) {
             None => Route::Unrouted,
-            Some(group) => group.webhook.as_ref().map_or(Route::NoWebhook(group), |webhook| Route::Group(group, webhook)),
+            Some(group) if group.webhook.is_some() => Route::Group(group),
+            Some(group) => Route::NoWebhook(group),
         }
     }
 }
@@ -179,13 +178,13 @@ mod tests {
     fn a_device_goes_to_its_group_else_to_the_default_else_nowhere() {
         let registry = registry();
         let name = |org: &str, iccid: &str| match registry.route(org, &iccid.parse().unwrap()) {
-            Route::Group(group, webhook) => format!("{} to {}", group.id, webhook.name),
-            Route::NoWebhook(group) => format!("{} to nobody", group.id),
+            Route::Group(group) => format!("to {}", group.id),
+            Route::NoWebhook(group) => format!("to {}, which has no webhook", group.id),
             Route::Unrouted => "unrouted".to_owned(),
         };
-        assert_eq!(name("mti", "1"), "mti/one to w");
-        assert_eq!(name("mti", "2"), "mti/other to w");
-        assert_eq!(name("x", "1"), "x/bare to nobody");
+        assert_eq!(name("mti", "1"), "to mti/one");
+        assert_eq!(name("mti", "2"), "to mti/other");
+        assert_eq!(name("x", "1"), "to x/bare, which has no webhook");
         assert_eq!(name("x", "2"), "unrouted");
         assert_eq!(name("y", "1"), "unrouted");
     }

@@ -8,14 +8,12 @@ use std::{
 };
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pushline_deliver::Losses;
-use pushline_model::Registry;
 use pushline_queue::{Queue, Stalled};
 use tokio::{
     net::TcpListener,
@@ -24,7 +22,11 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use crate::{answer::text, dead_letters, replay};
+use crate::{
+    answer::text,
+    dead_letters,
+    replay::{self, Routing},
+};
 
 /// Buckets of everything that is measured in seconds, from a fast disk to the document's 90 s.
 const SECONDS: [f64; 16] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0];
@@ -47,7 +49,7 @@ pub(crate) struct Admin {
 struct Answers {
     metrics: PrometheusHandle,
     queue: Arc<dyn Queue>,
-    registry: Arc<ArcSwap<Registry>>,
+    routing: Routing,
     /// What the log has lost, where this process delivers.
     losses: Option<Arc<Losses>>,
     /// One replay at a time: two that looked at the same dead letter would both send it.
@@ -76,7 +78,7 @@ impl Admin {
         address: SocketAddr,
         metrics: PrometheusHandle,
         queue: Arc<dyn Queue>,
-        registry: Arc<ArcSwap<Registry>>,
+        routing: Routing,
         losses: Option<Arc<Losses>>,
     ) -> anyhow::Result<Self> {
         let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
@@ -89,7 +91,7 @@ impl Admin {
                 kept.run_upkeep();
             }
         });
-        let answers = Answers { metrics, queue, registry, losses, replaying: Arc::default() };
+        let answers = Answers { metrics, queue, routing, losses, replaying: Arc::default() };
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -133,7 +135,7 @@ impl Answers {
             (&Method::POST, path @ ("/dead-letters/replay" | "/strays/replay")) => {
                 let _alone = self.replaying.lock().await;
                 let log = if path.starts_with("/strays") { self.queue.strays() } else { self.queue.dead_letters() };
-                replay::answer(&*self.queue, &log, &self.registry.load(), request.uri().query().unwrap_or_default()).await
+                replay::answer(&*self.queue, &log, &self.routing, request.uri().query().unwrap_or_default()).await
             }
             (&Method::POST, "/losses/acknowledge") => {
                 let offsets = self.losses.as_ref().map_or(0, |losses| losses.acknowledge());

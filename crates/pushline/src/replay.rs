@@ -1,16 +1,17 @@
 //! `pushline dead-letters replay`, and the admin address's side of it (LANES.md L15): dead letters go through the log once more, behind what came
 //! before them, with the same ids and to the current webhook. Each is marked when its replay is durable, so running it twice repeats nothing.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::Full;
 use hyper::{Method, Response, StatusCode};
 use metrics::counter;
 use pushline_ingest::metrics::PACKETS;
-use pushline_model::{DeadLetter, Offset, Registry, Route, Timestamp};
+use pushline_model::{DeadLetter, Offset, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::{AppendError, DeadLetters, Kind, Queue, QueueError, Record, Replay};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,13 @@ pub(crate) struct Options {
     /// All of them
     #[arg(long)]
     all: bool,
+}
+
+/// How packets are routed now: what ingest goes by, as far as it can be read again.
+#[derive(Clone)]
+pub(crate) struct Routing {
+    pub(crate) registry: Arc<ArcSwap<Registry>>,
+    pub(crate) topics: Arc<ArcSwap<Vec<TopicPattern>>>,
 }
 
 /// What became of a page.
@@ -52,7 +60,7 @@ enum ReplayError {
 }
 
 /// Answers `POST /dead-letters/replay?…` with what it did; the same filters as for a list.
-pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, registry: &Registry, query: &str) -> Response<Full<Bytes>> {
+pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: &str) -> Response<Full<Bytes>> {
     let (filter, from, limit) = match read_query(query) {
         Ok(asked) => asked,
         Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
@@ -62,7 +70,7 @@ pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, registry: &Regi
         let letters: Vec<(Offset, DeadLetter)> =
             page.found.iter().filter(|found| !found.replayed).map(|found| (found.offset, found.letter.clone())).collect();
         let already = page.found.len() - letters.len();
-        let replayed = replay(queue, log, registry, letters).await?;
+        let replayed = replay(queue, log, routing, letters).await?;
         Ok::<_, ReplayError>((Replayed { already, ..replayed }, page))
     };
     match page.await.map(|(replayed, page)| (serde_json::to_string(&replayed), page)) {
@@ -76,20 +84,21 @@ pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, registry: &Regi
 async fn replay(
     queue: &dyn Queue,
     log: &DeadLetters,
-    registry: &Registry,
+    routing: &Routing,
     letters: Vec<(Offset, DeadLetter)>,
 ) -> Result<Replayed, ReplayError> {
     let at = Timestamp::of(SystemTime::now());
     let mut replayed = Replayed::default();
     let (mut offsets, mut messages) = (Vec::new(), Vec::new());
+    let (registry, topics) = (routing.registry.load_full(), routing.topics.load_full());
     for (offset, letter) in &letters {
-        match group_of(letter, registry) {
+        match to_group(letter, &topics, &registry) {
             None => replayed.unwanted += 1,
-            Some(group) => {
+            Some((group, replay)) => {
                 replayed.messages += 1;
-                replayed.packets += letter.packets.len();
+                replayed.packets += replay.packets.len();
                 offsets.push(*offset);
-                messages.push((group, Replay::new(letter).encode()));
+                messages.push((group, replay.encode()));
             }
         }
     }
@@ -102,17 +111,16 @@ async fn replay(
     Ok(replayed)
 }
 
-/// A message goes to its group; what was in none is routed anew.
-fn group_of(letter: &DeadLetter, registry: &Registry) -> Option<String> {
+/// A message goes to its group; what was in none is routed anew, as if its packet came in now.
+fn to_group(letter: &DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<(String, Replay)> {
+    let mut replay = Replay::new(letter);
     if letter.message_id.is_some() || registry.group(&letter.group).is_some_and(|group| group.webhook.is_some()) {
-        return Some(letter.group.clone());
+        return Some((letter.group.clone(), replay));
     }
-    let (org, _) = letter.group.split_once('/')?;
-    let iccid = letter.packets.first()?.iccid.parse().ok()?;
-    match registry.route(org, &iccid) {
-        Route::Group(group, _) => Some(group.id.key().to_owned()),
-        Route::NoWebhook(_) | Route::Unrouted => None,
-    }
+    let Routed::Group(group, iccid) = route(&letter.packets.first()?.topic, topics, registry) else { return None };
+    // Patterns that didn't match named no device, or another one.
+    replay.packets.iter_mut().for_each(|packet| packet.iccid = iccid.to_string());
+    Some((group.id.key().to_owned(), replay))
 }
 
 /// Replays page by page, and says how far it is.

@@ -16,6 +16,7 @@ use crate::{
     admin::{self, Admin},
     config::{Config, Settings},
     files, queue,
+    replay::Routing,
     role::Role,
     wishes::{Signals, Watched, Wish},
 };
@@ -27,7 +28,7 @@ pub(crate) struct Running {
     settings: Settings,
     /// What the queue was opened for.
     largest_record: usize,
-    registry: Arc<ArcSwap<Registry>>,
+    routing: Routing,
     queue: Arc<dyn Queue>,
     deliver: Option<Deliver>,
     intake: Option<Intake>,
@@ -83,6 +84,8 @@ impl Running {
         let Config { settings, registry, .. } = config;
         let queue = queue::open(&settings, role, largest_record).await?;
         let registry = Arc::new(ArcSwap::from_pointee(registry));
+        let topics = Arc::new(ArcSwap::from_pointee(settings.listener.topics.clone()));
+        let routing = Routing { registry: Arc::clone(&registry), topics };
         let deliver = if role.delivers() {
             let options = pushline_deliver::Options {
                 shutdown_grace: settings.shutdown_grace,
@@ -95,10 +98,10 @@ impl Running {
         };
         let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry).await?) } else { None };
         let losses = deliver.as_ref().map(Deliver::losses);
-        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), Arc::clone(&registry), losses).await?;
+        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), routing.clone(), losses).await?;
         let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
         info!(mqtt, admin = %admin.address(), "ready");
-        Ok(Self { role, settings, largest_record, registry, queue, deliver, intake, admin })
+        Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
     }
 
     /// Where devices connect.
@@ -115,7 +118,7 @@ impl Running {
     fn reload(&mut self, path: &Path) {
         match Config::load(path).and_then(|config| self.apply(config)) {
             Ok(()) => {
-                let registry = self.registry.load();
+                let registry = self.routing.registry.load();
                 info!(
                     webhooks = registry.webhooks().len(),
                     groups = registry.groups().len(),
@@ -136,7 +139,9 @@ impl Running {
         }
         let registry = Arc::new(config.registry);
         self.deliver.as_ref().map_or(Ok(()), |deliver| deliver.reload(Arc::clone(&registry)))?;
-        self.registry.store(registry);
+        self.routing.registry.store(registry);
+        // Where this process ingests they are the same: another [mqtt.listener] is refused.
+        self.routing.topics.store(Arc::new(config.settings.listener.topics));
         Ok(())
     }
 

@@ -20,8 +20,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use pushline_deliver::Egress;
-use pushline_ingest::TopicPattern;
-use pushline_model::{Registry, Webhook};
+use pushline_model::{Registry, TopicPattern, Webhook};
 
 pub(crate) use self::document::ConfigError;
 use crate::role::Role;

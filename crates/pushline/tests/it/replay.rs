@@ -12,14 +12,14 @@ use pushline_queue::{
     Append as _, Filter, Kind, Queue as _, Record, Replay,
     embedded::{Embedded, Options},
 };
-use pushline_testkit::{Arrival, Gateway, PATIENCE, Pushline, ScriptedReceiver, folder, get};
+use pushline_testkit::{Arrival, Gateway, Inbox, PATIENCE, Pushline, ScriptedReceiver, folder, get, payloads};
 use tokio::{
     process::Command,
     sync::mpsc,
     time::{sleep, timeout},
 };
 
-use crate::{BINARY, command, packets, start};
+use crate::{BINARY, command, group, packets, start, webhook};
 
 /// Two messages that failed and are dead letters; the process is down, and its customer answers from now on. With them in order, and what comes later.
 async fn two_dead_letters(dir: &Path) -> (Vec<Arrival>, mpsc::Receiver<Arrival>, ScriptedReceiver) {
@@ -128,4 +128,38 @@ async fn a_list_of_several_pages_with_marks_among_them_has_each_dead_letter_once
     let mut list = command();
     list.args(["dead-letters", "list", "--json", "--admin", &pushline.admin.to_string()]);
     assert_eq!(said(list).await.lines().count(), 2 * MESSAGES);
+}
+
+#[tokio::test]
+async fn strays_are_routed_anew_once_the_configuration_is_mended_and_a_group_in_the_topic_never_falls_back() {
+    let dir = folder();
+    let (mut line, mut new) = (Inbox::start().await, Inbox::start().await);
+    let webhooks = format!("{}{}", webhook("w", &line.url(), ""), webhook("v", &new.url(), ""));
+    let with = |topics: &str, more: &str| {
+        let configuration = Pushline::configuration(&format!("{webhooks}{}{more}", group("mti", "line", "w")));
+        configuration.replace("[admin]", &format!("topics = [{topics}, \"g/{{org}}/{{group}}/{{iccid}}\"]\n[admin]"))
+    };
+    let pushline = Pushline::start(BINARY, dir.path(), &with("\"d/{org}/{iccid}\"", "")).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", ["no pattern matched"])).await.unwrap();
+    gateway.publish(&packets("g/mti/new/2", ["to a group that isn't there yet"])).await.unwrap();
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("0 messages") && words.contains("2 are still wanted by nobody"), "{words}");
+    pushline.terminate().await;
+
+    let pushline = Pushline::start(BINARY, dir.path(), &with("\"{org}/{iccid}\"", "")).await;
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("1 messages") && words.contains("1 are still wanted by nobody"), "{words}");
+    let push = line.next().await;
+    assert_eq!(
+        (payloads(&push), String::from_utf8_lossy(&push.body).contains("\"ICCID\":1,")),
+        (vec!["no pattern matched".to_owned()], true)
+    );
+    pushline.terminate().await;
+
+    let more = group("mti", "new", "v").replace("default = true\n", "");
+    let pushline = Pushline::start(BINARY, dir.path(), &with("\"{org}/{iccid}\"", &more)).await;
+    let words = said(replay_all(&pushline)).await;
+    assert!(words.starts_with("1 messages") && words.contains("0 are still wanted by nobody"), "{words}");
+    assert_eq!(payloads(&new.next().await), ["to a group that isn't there yet"]);
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use pushline_model::{Iccid, Organisation};
+use crate::{Iccid, Organisation};
 
 /// Such as `{org}/{iccid}`, `{org}/{group}/{iccid}` or `devices/{org}/{iccid}/#`. Topics with a leading `/` match too.
 #[derive(Debug, Clone, PartialEq, Eq)]
