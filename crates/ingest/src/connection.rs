@@ -134,25 +134,27 @@ impl Connection {
 
     /// Waits for CONNECT. A refusal is answered here, in the version that the client speaks.
     async fn connect(&mut self) -> Result<Connect, End> {
-        let connect = loop {
+        let (version, connect) = loop {
             if !packets::begins_like_connect(&self.buffer) {
                 return Err(Refusal::Malformed.into());
             }
             if let Some(raw) = packets::next(&self.buffer, packets::packet_limit(self.shared.max_payload))? {
-                let (connect, length) = (raw.connect(), raw.len());
+                let (version, length) = (raw.version(), raw.len());
+                let connect = version.and_then(|version| raw.connect(version));
                 self.buffer.advance(length);
-                break connect;
+                break (version, connect);
             }
             self.read().await?;
         };
-        let (version, refusal) = match connect {
-            Err(refusal) => (Version::V3, refusal),
+        let refusal = match connect {
+            Err(refusal) => refusal,
             Ok(connect) => match self.refusal(&connect) {
                 None => return Ok(connect),
-                Some(refusal) => (connect.version, refusal),
+                Some(refusal) => refusal,
             },
         };
-        self.write(&answers::refuse_connect(version, refusal)).await?;
+        // MQTT 3.1.1 §3.1.2.2 has the answer for who speaks another one.
+        self.write(&answers::refuse_connect(version.unwrap_or(Version::V3), refusal)).await?;
         Err(refusal.into())
     }
 

@@ -17,6 +17,10 @@ const UNSUBSCRIBE: u8 = 10;
 const PINGREQ: u8 = 12;
 const DISCONNECT: u8 = 14;
 
+/// Where a CONNECT has its flags, behind the name and the level of the protocol (MQTT 5 §3.1.2.3), and the one for a new session.
+const CONNECT_FLAGS: usize = 7;
+const CLEAN_START: u8 = 2;
+
 /// The flag of a PUBLISH that is sent again.
 const DUP: u8 = 8;
 
@@ -182,16 +186,26 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// Reads it as the first packet of a connection.
-    pub(crate) fn connect(&self) -> Result<Connect, Refusal> {
+    /// Which MQTT the client speaks, as its first packet says. It stands in a place of its own, so that a refusal of the rest can be in the client's words.
+    pub(crate) fn version(&self) -> Result<Version, Refusal> {
         if self.first >> 4 != CONNECT {
             return Err(Refusal::Protocol);
         }
-        // The version stands in a place of its own; another one than 3.1, 3.1.1 and 5 gets its own answer.
         match VersionCodec.decode(&mut BytesMut::from(self.bytes)) {
-            Ok(Some(ProtocolVersion::MQTT3)) => match self.decode_v3()? {
+            Ok(Some(ProtocolVersion::MQTT3)) => Ok(Version::V3),
+            Ok(Some(ProtocolVersion::MQTT5)) => Ok(Version::V5),
+            // Another one than 3.1, 3.1.1 and 5 gets its own answer.
+            Err(_) if self.body.get(2..6) == Some(b"MQTT") => Err(Refusal::Version),
+            Ok(None) | Err(_) => Err(Refusal::Malformed),
+        }
+    }
+
+    /// Reads it as the first packet of a connection, of this version.
+    pub(crate) fn connect(&self, version: Version) -> Result<Connect, Refusal> {
+        match version {
+            Version::V3 => match self.decode_v3()? {
                 v3::Packet::Connect(connect) => Ok(Connect {
-                    version: Version::V3,
+                    version,
                     client_id: connect.client_id.to_string(),
                     clean: connect.clean_session,
                     keep_alive: connect.keep_alive,
@@ -199,20 +213,25 @@ impl<'a> Raw<'a> {
                 }),
                 _ => Err(Refusal::Malformed),
             },
-            Ok(Some(ProtocolVersion::MQTT5)) => match self.decode_v5()? {
+            Version::V5 => match decode_v5(self.with_clean_start())? {
                 v5::Packet::Connect(connect) => Ok(Connect {
-                    version: Version::V5,
+                    version,
                     client_id: connect.client_id.to_string(),
-                    clean: connect.clean_start,
+                    clean: self.body.get(CONNECT_FLAGS).is_some_and(|flags| flags & CLEAN_START != 0),
                     keep_alive: connect.keep_alive,
                     will_qos2: connect.last_will.is_some_and(|will| u8::from(will.qos) == 2),
                 }),
                 _ => Err(Refusal::Malformed),
             },
-            Ok(None) => Err(Refusal::Malformed),
-            Err(_) if self.body.get(2..6) == Some(b"MQTT") => Err(Refusal::Version),
-            Err(_) => Err(Refusal::Malformed),
         }
+    }
+
+    /// The codec refuses an empty client id without Clean Start, as MQTT 3.1.1 does; MQTT 5 §3.1.3.1 lets such a client in.
+    fn with_clean_start(&self) -> BytesMut {
+        let mut bytes = BytesMut::from(self.bytes);
+        let flags = bytes.len() - self.body.len() + CONNECT_FLAGS;
+        bytes.get_mut(flags).into_iter().for_each(|flags| *flags |= CLEAN_START);
+        bytes
     }
 
     fn decode_v3(&self) -> Result<v3::Packet, Refusal> {
@@ -221,9 +240,13 @@ impl<'a> Raw<'a> {
     }
 
     fn decode_v5(&self) -> Result<v5::Packet, Refusal> {
-        let decoded = v5::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.map_err(|error| refusal(&error))?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+        decode_v5(BytesMut::from(self.bytes))
     }
+}
+
+fn decode_v5(mut bytes: BytesMut) -> Result<v5::Packet, Refusal> {
+    let decoded = v5::Codec::default().decode(&mut bytes);
+    decoded.map_err(|error| refusal(&error))?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
 }
 
 fn refusal(error: &DecodeError) -> Refusal {
@@ -246,6 +269,11 @@ mod tests {
 
     fn read(bytes: &[u8], version: Version) -> Result<Packet<'_>, Refusal> {
         next(bytes, packet_limit(LIMIT)).unwrap().expect("it is whole").read(version, LIMIT)
+    }
+
+    fn connect(bytes: &[u8]) -> Result<Connect, Refusal> {
+        let raw = next(bytes, LIMIT).unwrap().expect("it is whole");
+        raw.version().and_then(|version| raw.connect(version))
     }
 
     #[test]
@@ -290,14 +318,21 @@ mod tests {
     #[test]
     fn a_connect_tells_the_version_and_the_client() {
         let v3 = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01d";
-        let connect = next(v3, LIMIT).unwrap().unwrap().connect().unwrap();
+        let connect = connect(v3).unwrap();
         assert_eq!((connect.version, connect.client_id.as_str(), connect.keep_alive, connect.clean), (Version::V3, "d", 60, true));
         let v5 = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d";
-        assert_eq!(next(v5, LIMIT).unwrap().unwrap().connect().unwrap().version, Version::V5);
+        assert_eq!(self::connect(v5).map(|connect| (connect.version, connect.clean)), Ok((Version::V5, true)));
         let v6 = b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01d";
-        assert_eq!(next(v6, LIMIT).unwrap().unwrap().connect(), Err(Refusal::Version));
-        assert_eq!(next(b"\xc0\x00", LIMIT).unwrap().unwrap().connect(), Err(Refusal::Protocol));
-        assert_eq!(next(b"\x10\x04GET ", LIMIT).unwrap().unwrap().connect(), Err(Refusal::Malformed));
+        assert_eq!(self::connect(v6), Err(Refusal::Version));
+        assert_eq!(self::connect(b"\xc0\x00"), Err(Refusal::Protocol));
+        assert_eq!(self::connect(b"\x10\x04GET "), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn an_empty_client_id_may_want_a_session_in_mqtt_5_only() {
+        let v5 = connect(b"\x10\x0d\x00\x04MQTT\x05\x00\x00\x3c\x00\x00\x00").unwrap();
+        assert_eq!((v5.version, v5.client_id.as_str(), v5.clean), (Version::V5, "", false));
+        assert_eq!(connect(b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00"), Err(Refusal::ClientId));
     }
 
     proptest! {
@@ -305,7 +340,7 @@ mod tests {
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..16) {
             let bytes = [&[kind << 4 | 2, u8::try_from(bytes.len().min(127)).unwrap()], &bytes[..bytes.len().min(127)]].concat();
             if let Ok(Some(raw)) = next(&bytes, LIMIT) {
-                let _ = (raw.read(Version::V3, LIMIT), raw.read(Version::V5, LIMIT), raw.connect());
+                let _ = (raw.read(Version::V3, LIMIT), raw.read(Version::V5, LIMIT), raw.version(), raw.connect(Version::V3), raw.connect(Version::V5));
             }
         }
 

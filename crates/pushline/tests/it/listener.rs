@@ -59,6 +59,10 @@ async fn what_is_wrong_is_refused_with_the_protocols_own_reason() {
     }
     let (answer, closed) = talk(pushline.mqtt, b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01d").await;
     assert_eq!((answer.as_slice(), closed), (&[0x20, 2, 0, 1][..], true), "an unknown version");
+    for malformed in [&b"\x10\x07\x00\x04MQTT\x05"[..], b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x05d"] {
+        let (answer, closed) = talk(pushline.mqtt, malformed).await;
+        assert_eq!((answer.as_slice(), closed), (&[0x20, 3, 0, 0x81, 0][..], true), "an MQTT 5 client hears it in its own words");
+    }
     assert!(pushline.metric("pushline_ingest_packets_total", "refused_malformed").await >= 2.0);
 }
 
@@ -75,6 +79,8 @@ async fn connack_says_what_mqtt_5_clients_cannot_have() {
     // An empty client id is given one; MQTT 3.1.1 without a clean session is refused.
     let (answer, _) = talk(pushline.mqtt, b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00").await;
     assert!(answer.windows(9).any(|window| window == b"pushline-"));
+    let (answer, closed) = talk(pushline.mqtt, b"\x10\x0d\x00\x04MQTT\x05\x00\x00\x3c\x00\x00\x00").await;
+    assert!(!closed && answer.windows(9).any(|window| window == b"pushline-"), "without a clean start too: {answer:x?}");
     let (answer, closed) = talk(pushline.mqtt, b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00").await;
     assert_eq!((answer.as_slice(), closed), (&[0x20, 2, 0, 2][..], true));
 }
