@@ -65,7 +65,8 @@ pub(crate) struct Shared {
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    /// Gone once a write didn't finish.
+    writer: Option<OwnedWriteHalf>,
     buffer: BytesMut,
     read_next: usize,
     /// Read and not yet durable, in order.
@@ -106,7 +107,7 @@ impl Connection {
     pub(crate) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
         let (reader, writer) = stream.into_split();
         let ack_seconds = histogram!(names::ACK_SECONDS);
-        Self { shared, reader, writer, buffer: BytesMut::new(), read_next: READ_LEAST, commits: VecDeque::new(), ack_seconds }
+        Self { shared, reader, writer: Some(writer), buffer: BytesMut::new(), read_next: READ_LEAST, commits: VecDeque::new(), ack_seconds }
     }
 
     /// Serves the client until it goes away or is refused.
@@ -284,14 +285,16 @@ impl Connection {
         self.write(&acks).await
     }
 
+    /// Where it doesn't finish, by its own time or its caller's, nothing is written any more: the client would take that for the rest of the packet that
+    /// was torn.
     async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
         if bytes.is_empty() {
             return Ok(());
         }
-        match timeout(STALLED, self.writer.write_all(bytes)).await {
-            Ok(written) => Ok(written?),
-            Err(_) => Err(End::Gone),
-        }
+        let mut writer = self.writer.take().ok_or(End::Gone)?;
+        timeout(STALLED, writer.write_all(bytes)).await.map_err(|_| End::Gone)??;
+        self.writer = Some(writer);
+        Ok(())
     }
 
     /// What was appended is still acknowledged where the client may be listening, and counted in any case.
@@ -314,7 +317,9 @@ impl Connection {
                 drop(self.write(&answers::disconnect(version, refusal)).await);
             }
         }
-        drop(self.writer.shutdown().await);
+        if let Some(mut writer) = self.writer {
+            drop(writer.shutdown().await);
+        }
     }
 }
 

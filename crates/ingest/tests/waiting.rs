@@ -203,6 +203,34 @@ async fn who_cannot_be_read_for_thirty_seconds_since_storage_is_away_is_closed_a
     }
 }
 
+/// A client that asks much and takes nothing, until it can't ask any more either: the answer that is being written stays unfinished.
+#[tokio::test]
+async fn after_an_answer_that_was_torn_nothing_is_said_any_more() {
+    const FILTERS: usize = 50_000;
+    let queue = Away::new();
+    let (server, _stop) = listen(&queue, 10 * ONE).await;
+    let (mut stream, _) = ask(server, CONNECT_V3, b'f').await;
+    stream.write_all(&publish(CONNECT_V3, 7, 100)).await.unwrap();
+    queue.until_batches(1).await;
+    // SUBSCRIBE: an identifier, and filters of one letter. Three bytes say how long it is, and how long its answer.
+    let length = |bytes: usize| [bytes & 0x7f | 0x80, bytes >> 7 & 0x7f | 0x80, bytes >> 14].map(|byte| u8::try_from(byte).unwrap());
+    let subscribe = [&[0x82][..], &length(2 + 4 * FILTERS), &[0, 9], &b"\x00\x01a\x01".repeat(FILTERS)].concat();
+    while timeout(Duration::from_secs(1), stream.write_all(&subscribe)).await.is_ok() {}
+    tokio::time::pause();
+    // Thirty seconds, and less than five more.
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    tokio::time::resume();
+    queue.is_back();
+
+    let mut words = Vec::new();
+    // It has not read all of what was asked, so the connection is reset.
+    drop(timeout(PATIENCE, stream.read_to_end(&mut words)).await.expect("the connection is closed"));
+    let answer = [&[0x90][..], &length(2 + FILTERS), &[0, 9], &vec![0x80; FILTERS]].concat();
+    let torn = words.chunks(answer.len()).last().unwrap();
+    assert!(torn.len() < answer.len(), "the last answer isn't whole");
+    assert!(words.chunks(answer.len()).all(|chunk| answer.starts_with(chunk)), "and nothing stands behind it");
+}
+
 /// A client on a thread of its own, so that it reads as soon as anything is there.
 #[tokio::test]
 async fn acknowledgements_that_are_due_together_leave_in_one_write() {
