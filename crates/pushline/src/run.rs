@@ -61,18 +61,22 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
                 Wish::End => break None,
                 Wish::Reload => running.reload(path),
             },
-            failure = running.failed() => break Some(failure),
+            failure = running.failed() => {
+                error!(error = format!("{failure:#}"), "it can't go on");
+                break Some(failure);
+            }
             () = file.changed() => running.reload(path),
         }
     };
     info!("shutting down; a second signal ends the process at once");
-    tokio::select! {
-        result = running.shutdown() => result?,
-        () = signals.end() => return Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
-    }
+    let shut_down = tokio::select! {
+        result = running.shutdown() => result,
+        () = signals.end() => Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
+    };
     match failure {
+        // Whatever else fails in its wake, it is the cause.
         Some(failure) => Err(failure),
-        None => Ok(()),
+        None => shut_down,
     }
 }
 
