@@ -17,7 +17,6 @@ use pushline_deliver::Losses;
 use pushline_queue::{Queue, Stalled};
 use tokio::{
     net::TcpListener,
-    sync::Mutex,
     task::{JoinHandle, JoinSet},
     time::{interval, sleep},
 };
@@ -25,7 +24,7 @@ use tokio::{
 use crate::{
     answer::text,
     dead_letters,
-    replay::{self, Routing},
+    replay::{Replays, Routing},
 };
 
 /// Buckets of everything that is measured in seconds, from a fast disk to the document's 90 s.
@@ -49,11 +48,9 @@ pub(crate) struct Admin {
 struct Answers {
     metrics: PrometheusHandle,
     queue: Arc<dyn Queue>,
-    routing: Routing,
     /// What the log has lost, where this process delivers.
     losses: Option<Arc<Losses>>,
-    /// One replay at a time: two that looked at the same dead letter would both send it.
-    replaying: Arc<Mutex<()>>,
+    replays: Replays,
 }
 
 /// Metrics of the whole process go to one recorder.
@@ -91,7 +88,8 @@ impl Admin {
                 kept.run_upkeep();
             }
         });
-        let answers = Answers { metrics, queue, routing, losses, replaying: Arc::default() };
+        let replays = Replays::new(Arc::clone(&queue), routing);
+        let answers = Answers { metrics, queue, losses, replays };
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -133,9 +131,8 @@ impl Answers {
                 dead_letters::answer(&log, request.uri().query().unwrap_or_default()).await
             }
             (&Method::POST, path @ ("/dead-letters/replay" | "/strays/replay")) => {
-                let _alone = self.replaying.lock().await;
                 let log = if path.starts_with("/strays") { self.queue.strays() } else { self.queue.dead_letters() };
-                replay::answer(&*self.queue, &log, &self.routing, request.uri().query().unwrap_or_default()).await
+                self.replays.answer(log, request.uri().query().unwrap_or_default()).await
             }
             (&Method::POST, "/losses/acknowledge") => {
                 let offsets = self.losses.as_ref().map_or(0, |losses| losses.acknowledge());

@@ -14,6 +14,7 @@ use pushline_ingest::metrics::PACKETS;
 use pushline_model::{DeadLetter, Offset, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::{AppendError, DeadLetters, Kind, Queue, QueueError, Record, Replay};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::{
     answer::text,
@@ -38,6 +39,14 @@ pub(crate) struct Routing {
     pub(crate) topics: Arc<ArcSwap<Vec<TopicPattern>>>,
 }
 
+/// Replays of a process, one at a time: two that looked at the same dead letter would both send it.
+#[derive(Clone)]
+pub(crate) struct Replays {
+    queue: Arc<dyn Queue>,
+    routing: Routing,
+    alone: Arc<Mutex<()>>,
+}
+
 /// What became of a page.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Replayed {
@@ -59,8 +68,25 @@ enum ReplayError {
     Append(#[from] AppendError),
 }
 
-/// Answers `POST /dead-letters/replay?…` with what it did; the same filters as for a list.
-pub(crate) async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: &str) -> Response<Full<Bytes>> {
+impl Replays {
+    pub(crate) fn new(queue: Arc<dyn Queue>, routing: Routing) -> Self {
+        Self { queue, routing, alone: Arc::default() }
+    }
+
+    /// Answers `POST /dead-letters/replay?…` with what it did; the same filters as for a list. Whoever asks may go away in the middle: what was appended
+    /// is marked all the same.
+    pub(crate) async fn answer(&self, log: DeadLetters, query: &str) -> Response<Full<Bytes>> {
+        let alone = Arc::clone(&self.alone).lock_owned().await;
+        let (this, query) = (self.clone(), query.to_owned());
+        let page = tokio::spawn(async move {
+            let _alone = alone;
+            answer(&*this.queue, &log, &this.routing, &query).await
+        });
+        page.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
+    }
+}
+
+async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: &str) -> Response<Full<Bytes>> {
     let (filter, from, limit) = match read_query(query) {
         Ok(asked) => asked,
         Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
@@ -103,9 +129,9 @@ async fn replay(
         }
     }
     let records: Vec<Record<'_>> = messages.iter().map(|(group, payload)| Record { group, at, kind: Kind::Replay, payload }).collect();
-    queue.append(&records).await?;
-    counter!(PACKETS, "source" => "replay", "result" => "appended").increment(replayed.packets as u64);
-    if !offsets.is_empty() {
+    if !records.is_empty() {
+        queue.append(&records).await?;
+        counter!(PACKETS, "source" => "replay", "result" => "appended").increment(replayed.packets as u64);
         log.mark_replayed(&offsets, at).await?;
     }
     Ok(replayed)
@@ -148,4 +174,92 @@ pub(crate) async fn command(options: &Options) -> anyhow::Result<()> {
     print(format_args!(
         "{messages} messages with {packets} packets are on their way again; {already} had been replayed before, {unwanted} are still wanted by nobody\n"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use futures_util::{FutureExt, future::BoxFuture};
+    use pushline_model::Cause;
+    use pushline_queue::{Append, Appended, Filter, Partitions, Resolver, Stalled, memory::Memory};
+    use tokio::{sync::watch, time::timeout};
+
+    use super::*;
+
+    /// A queue that takes packets in when it is told to.
+    struct Slow {
+        kept: Arc<Memory>,
+        waiting: Mutex<Vec<Resolver>>,
+    }
+
+    impl Append for Slow {
+        fn append(&self, _: &[Record<'_>]) -> Appended {
+            let (resolver, appended) = Appended::pending();
+            self.waiting.lock().unwrap().push(resolver);
+            appended
+        }
+    }
+
+    impl Queue for Slow {
+        fn partitions(&self) -> watch::Receiver<Partitions> {
+            self.kept.partitions()
+        }
+
+        fn dead_letters(&self) -> DeadLetters {
+            self.kept.dead_letters()
+        }
+
+        fn strays(&self) -> DeadLetters {
+            self.kept.strays()
+        }
+
+        fn stalled(&self) -> Option<Stalled> {
+            None
+        }
+
+        fn failed(&self) -> BoxFuture<'static, QueueError> {
+            self.kept.failed()
+        }
+
+        fn close(&self) -> BoxFuture<'static, ()> {
+            self.kept.close()
+        }
+    }
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            time: Timestamp(1),
+            group: "o/g".to_owned(),
+            webhook: None,
+            message_id: Some("msg_AAAAAAAAAAAAAAAAAAAAAA".to_owned()),
+            array: false,
+            cause: Cause::Expired,
+            status: None,
+            response: Vec::new(),
+            attempts: Vec::new(),
+            packets: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_appended_is_marked_though_whoever_asked_went_away() {
+        let queue = Arc::new(Slow { kept: Memory::new(), waiting: Mutex::default() });
+        let log = queue.dead_letters();
+        log.bury(&letter()).await.unwrap();
+        let routing = Routing { registry: Arc::default(), topics: Arc::default() };
+        let replays = Replays::new(Arc::clone(&queue) as Arc<dyn Queue>, routing);
+
+        let mut asked = Box::pin(replays.answer(log.clone(), ""));
+        while queue.waiting.lock().unwrap().is_empty() {
+            assert!((&mut asked).now_or_never().is_none(), "it waits for the queue");
+            tokio::task::yield_now().await;
+        }
+        drop(asked);
+        queue.waiting.lock().unwrap().drain(..).for_each(|resolver| resolver.resolve(Ok(())));
+
+        let again = timeout(Duration::from_secs(30), replays.answer(log.clone(), "")).await.expect("nothing is appended once more");
+        assert_eq!(again.status(), StatusCode::OK);
+        assert!(log.list(&Filter::default(), 0, 10).await.unwrap().found[0].replayed);
+    }
 }
