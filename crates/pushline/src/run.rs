@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::{self, Admin},
-    config::{Config, Settings},
+    config::{self, Config, Settings},
     files, queue,
     replay::Routing,
     role::Role,
@@ -138,7 +138,9 @@ impl Running {
         if let Some(changed) = self.settings.difference(&config.settings, self.role) {
             bail!("{changed} has changed, and only webhooks and groups can be read again: change it back, or restart");
         }
-        if config.largest_record() > self.largest_record {
+        // Only Kafka has been told how large a record may be.
+        let has_limit = matches!(config.settings.queue, config::Queue::Kafka(_));
+        if has_limit && config.largest_message() > self.largest_record {
             bail!("a webhook's max_body_bytes or max_packets is larger than what the queue was opened for: restart");
         }
         let registry = Arc::new(config.registry);

@@ -87,6 +87,12 @@ pub(crate) struct Listener {
     pub(crate) max_packet_bytes: u64,
 }
 
+/// A dead letter's response, attempts and names.
+const AROUND: usize = 16 << 10;
+
+/// MQTT 5 §1.5.4. That a message's packets have many such topics is not to be expected; a dead letter that doesn't fit isn't lost, it waits.
+const TOPIC: usize = 64 << 10;
+
 impl Config {
     /// Reads a file, and the environment of this process.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
@@ -116,13 +122,14 @@ impl Config {
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        /// A dead letter's response, attempts and names.
-        const AROUND: usize = 16 << 10;
-        /// MQTT 5 §1.5.4. That a message's packets have many such topics is not to be expected; a dead letter that doesn't fit isn't lost, it waits.
-        const TOPIC: usize = 64 << 10;
-        let message = |webhook: &Arc<Webhook>| webhook.max_body_bytes + webhook.max_packets.min(16) * TOPIC;
-        let packet = usize::try_from(self.settings.listener.max_packet_bytes).unwrap_or(usize::MAX) + TOPIC;
-        self.registry.webhooks().iter().map(message).fold(packet, usize::max) + AROUND
+        let packet = usize::try_from(self.settings.listener.max_packet_bytes).unwrap_or(usize::MAX);
+        self.largest_message().max(packet + TOPIC + AROUND)
+    }
+
+    /// The same of dead letters and replays alone: what webhooks that are read again may change.
+    pub(crate) fn largest_message(&self) -> usize {
+        let message = |webhook: &Arc<Webhook>| webhook.max_body_bytes + webhook.max_packets.min(16) * TOPIC + AROUND;
+        self.registry.webhooks().iter().map(message).max().unwrap_or_default()
     }
 
     pub(crate) fn egress(&self) -> Egress {

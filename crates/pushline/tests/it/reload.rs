@@ -77,6 +77,9 @@ async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
     write(dir.path(), "[[webhooks]]\nname = \"w\"\nurl = \"ftp://nowhere\"\n");
     until_logged(&pushline, "the old one stays", 1).await;
     assert!(pushline.log().contains("webhooks[0].url"), "{}", pushline.log());
+    // A file has no largest record.
+    write(dir.path(), &format!("{}{}", webhook("w", &inbox.url(), "max_body_bytes = \"64MiB\""), group("mti", "g", "w")));
+    until_logged(&pushline, "were read again", 1).await;
     let path = dir.path().join("pushline.toml");
     let changed = Pushline::configuration(&good).replace("min_free = \"1MiB\"", "min_free = \"2MiB\"");
     std::fs::write(&path, changed).unwrap();
