@@ -270,7 +270,7 @@ impl Which {
 }
 
 fn print_line(line: &Line) -> anyhow::Result<()> {
-    let group = if line.group.is_empty() { &line.topic } else { &format!("{}/{}", line.org, line.group) };
+    let group = if line.group.is_empty() { &visible(&line.topic) } else { &format!("{}/{}", line.org, line.group) };
     let payload = base64_simd::STANDARD.decode_to_vec(&line.payload).unwrap_or_default();
     let status = line.status.map_or(String::new(), |status| format!(" {status}"));
     let tries = match line.attempts.len() {
@@ -288,9 +288,20 @@ fn print_line(line: &Line) -> anyhow::Result<()> {
     ))
 }
 
+/// A topic is any device's text, and a terminal obeys control characters.
+fn visible(text: &str) -> String {
+    let escaped = |character: char| character.escape_default().to_string();
+    text.chars().map(|character| if character.is_control() { escaped(character) } else { character.to_string() }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_moves_no_cursor() {
+        assert_eq!(visible("mti/\u{1b}[2J\u{9b}2J\r\nline \"1\" é"), "mti/\\u{1b}[2J\\u{9b}2J\\r\\nline \"1\" é");
+    }
 
     #[test]
     fn a_query_is_read_as_it_was_written() {
