@@ -58,7 +58,7 @@ impl FromStr for Url {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let refuse = |reason: &str| Invalid::Url { url: without_userinfo(text), reason: reason.to_owned() };
+        let refuse = |reason: &str| Invalid::Url { url: without_secrets(text), reason: reason.to_owned() };
         if text.contains('#') {
             return Err(refuse("a fragment (#…) is never sent to a server, leave it out"));
         }
@@ -96,12 +96,14 @@ impl FromStr for Url {
     }
 }
 
-/// A password someone put in the URL doesn't go into a log.
-fn without_userinfo(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
+/// A password someone put in the URL doesn't go into a log, nor what stands behind a question mark, which often is a token. The password goes first: it may
+/// hold a question mark.
+fn without_secrets(text: &str) -> String {
+    let text = match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}://***{}", &text[..scheme], &text[at..]),
         _ => text.to_owned(),
-    }
+    };
+    text.split_once('?').map_or(text.clone(), |(front, _)| format!("{front}?***"))
 }
 
 impl fmt::Display for Url {
@@ -139,6 +141,9 @@ mod tests {
             ("example.com/push", "http"),
             ("ftp://a.example/", "begins with http"),
             ("http://u:hush@a.example/", "auth"),
+            ("http://u:hu?hush@a.example/", "http://***@a.example/"),
+            ("ftp://a.example/push?token=hush", "a.example/push?***"),
+            ("http://a.example/push?token=hush#x", "fragment"),
             ("http://a.example:0/", "port"),
             ("http://a.example:99999/", "port"),
             ("http://a.example/#x", "fragment"),
