@@ -11,8 +11,8 @@ use http_body_util::Full;
 use hyper::{Method, Response, StatusCode};
 use metrics::counter;
 use pushline_ingest::metrics::PACKETS;
-use pushline_model::{DeadLetter, Offset, Registry, Routed, Timestamp, TopicPattern, route};
-use pushline_queue::{AppendError, DeadLetters, Kind, Queue, QueueError, Record, Replay};
+use pushline_model::{DeadLetter, Registry, Routed, Timestamp, TopicPattern, route};
+use pushline_queue::{AppendError, DeadLetters, Found, Kind, Queue, QueueError, Record, Replay};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -92,12 +92,9 @@ async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: 
         Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
     };
     let page = async {
-        let page = log.list(&filter, from, limit).await?;
-        let letters: Vec<(Offset, DeadLetter)> =
-            page.found.iter().filter(|found| !found.replayed).map(|found| (found.offset, found.letter.clone())).collect();
-        let already = page.found.len() - letters.len();
-        let replayed = replay(queue, log, routing, letters).await?;
-        Ok::<_, ReplayError>((Replayed { already, ..replayed }, page))
+        let mut page = log.list(&filter, from, limit).await?;
+        let replayed = replay(queue, log, routing, std::mem::take(&mut page.found)).await?;
+        Ok::<_, ReplayError>((replayed, page))
     };
     match page.await.map(|(replayed, page)| (serde_json::to_string(&replayed), page)) {
         Ok((Ok(body), page)) => page_of(body, &page),
@@ -107,23 +104,22 @@ async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: 
 }
 
 /// Appends the replays, and marks their dead letters when they are durable.
-async fn replay(
-    queue: &dyn Queue,
-    log: &DeadLetters,
-    routing: &Routing,
-    letters: Vec<(Offset, DeadLetter)>,
-) -> Result<Replayed, ReplayError> {
+async fn replay(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, found: Vec<Found>) -> Result<Replayed, ReplayError> {
     let at = Timestamp::of(SystemTime::now());
     let mut replayed = Replayed::default();
     let (mut offsets, mut messages) = (Vec::new(), Vec::new());
     let (registry, topics) = (routing.registry.load_full(), routing.topics.load_full());
-    for (offset, letter) in &letters {
+    for Found { offset, letter, replayed: already } in found {
+        if already {
+            replayed.already += 1;
+            continue;
+        }
         match to_group(letter, &topics, &registry) {
             None => replayed.unwanted += 1,
             Some((group, replay)) => {
                 replayed.messages += 1;
                 replayed.packets += replay.packets.len();
-                offsets.push(*offset);
+                offsets.push(offset);
                 messages.push((group, replay.encode()));
             }
         }
@@ -138,12 +134,13 @@ async fn replay(
 }
 
 /// A message goes to its group; what was in none is routed anew, as if its packet came in now.
-fn to_group(letter: &DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<(String, Replay)> {
-    let mut replay = Replay::new(letter);
+fn to_group(mut letter: DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<(String, Replay)> {
     if letter.message_id.is_some() || registry.group(&letter.group).is_some_and(|group| group.webhook.is_some()) {
-        return Some((letter.group.clone(), replay));
+        return Some((std::mem::take(&mut letter.group), letter.into()));
     }
-    let Routed::Group(group, iccid) = route(&letter.packets.first()?.topic, topics, registry) else { return None };
+    let mut replay = Replay::from(letter);
+    let topic = replay.packets.first()?.topic.clone();
+    let Routed::Group(group, iccid) = route(&topic, topics, registry) else { return None };
     // Patterns that didn't match named no device, or another one.
     replay.packets.iter_mut().for_each(|packet| packet.iccid = iccid.to_string());
     Some((group.id.key().to_owned(), replay))

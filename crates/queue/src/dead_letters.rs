@@ -11,6 +11,9 @@ use crate::{Append, AppendError, Appended, Kind, QueueError, Read, Record};
 /// The first byte of an encoded dead letter; the rest is postcard.
 const VERSION: u8 = 1;
 
+/// A page ends with the dead letter that brings it to so many bytes: a process holds some of them at once, whatever customers' messages are like.
+const PAGE_BYTES: usize = 4 << 20;
+
 /// A log of dead letters. Cheap to clone.
 #[derive(Clone)]
 pub struct DeadLetters {
@@ -59,7 +62,7 @@ pub struct Found {
 /// Some of those that were asked for, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// At most as many as were asked for.
+    /// At most as many as were asked for, and of about 4 MiB.
     pub found: Vec<Found>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<Offset>,
@@ -92,7 +95,7 @@ impl DeadLetters {
         self.append.append(&records)
     }
 
-    /// Those that the filter names, from an offset on, at most `limit` of them.
+    /// Those that the filter names, from an offset on, at most `limit` of them, and no more once they are 4 MiB; at least one where there is one.
     ///
     /// # Errors
     /// What reading the log gives; [`QueueError::Unreadable`] for a record that this version can't read.
@@ -108,16 +111,19 @@ impl DeadLetters {
 
     /// Without what was replayed.
     async fn page(&self, filter: &Filter, mut at: Offset, end: Offset, limit: usize) -> Result<Page, QueueError> {
-        let (mut found, mut reader) = (Vec::new(), self.read.reader(at));
+        let (mut found, mut bytes, mut reader) = (Vec::new(), 0, self.read.reader(at));
         while at < end {
             let frame = reader.next().await?;
             for (offset, record) in frame.records(at).take_while(|(offset, _)| *offset < end) {
-                if found.len() == limit {
+                if found.len() == limit || bytes >= PAGE_BYTES {
                     return Ok(Page { found, next: Some(offset), end });
                 }
                 if record.kind == Kind::DeadLetter && filter.wants_record(&record) {
                     let letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
-                    found.extend(filter.wants(&letter).then_some(Found { offset, letter, replayed: false }));
+                    if filter.wants(&letter) {
+                        bytes += record.payload.len();
+                        found.push(Found { offset, letter, replayed: false });
+                    }
                 }
             }
             at = frame.end();
@@ -191,6 +197,8 @@ fn decode(bytes: &[u8]) -> Option<DeadLetter> {
 
 #[cfg(test)]
 mod tests {
+    use pushline_model::DeadPacket;
+
     use super::*;
     use crate::{Queue, memory::Memory};
 
@@ -199,24 +207,43 @@ mod tests {
         DeadLetters { append: Arc::clone(&letters.append), read: Arc::clone(&letters.read), marks: Arc::default() }
     }
 
+    fn letter(group: &str, payload: usize) -> DeadLetter {
+        let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
+        DeadLetter {
+            time: Timestamp(1),
+            group: group.to_owned(),
+            webhook: None,
+            message_id: None,
+            array: false,
+            cause: Cause::Expired,
+            status: None,
+            response: Vec::new(),
+            attempts: Vec::new(),
+            packets: vec![packet],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_is_bounded_in_bytes_and_the_next_goes_on() {
+        let letters = Memory::new().dead_letters();
+        for payload in [3 << 20, 3 << 20, 9 << 20, 1, 1] {
+            letters.bury(&letter("o/1", payload)).await.unwrap();
+        }
+        let (mut pages, mut from) = (Vec::new(), Some(0));
+        while let Some(offset) = from {
+            let page = letters.list(&Filter::default(), offset, 100).await.unwrap();
+            pages.push(page.found.iter().map(|found| found.offset).collect::<Vec<_>>());
+            from = page.next;
+        }
+        assert_eq!(pages, [vec![0, 1], vec![2], vec![3, 4]]);
+    }
+
     #[tokio::test]
     async fn what_another_process_has_replayed_since_is_known() {
         let here = Memory::new().dead_letters();
         let there = elsewhere(&here);
         for group in ["o/1", "o/2", "o/3"] {
-            let letter = DeadLetter {
-                time: Timestamp(1),
-                group: group.to_owned(),
-                webhook: None,
-                message_id: None,
-                array: false,
-                cause: Cause::Expired,
-                status: None,
-                response: Vec::new(),
-                attempts: Vec::new(),
-                packets: Vec::new(),
-            };
-            here.bury(&letter).await.unwrap();
+            here.bury(&letter(group, 0)).await.unwrap();
         }
         let replayed = async |letters: &DeadLetters| {
             let found = letters.list(&Filter::default(), 0, 10).await.unwrap().found;

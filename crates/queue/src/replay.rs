@@ -19,11 +19,17 @@ pub struct Replay {
     pub packets: Vec<DeadPacket>,
 }
 
+impl From<DeadLetter> for Replay {
+    fn from(letter: DeadLetter) -> Self {
+        Self { message_id: letter.message_id, array: letter.array, packets: letter.packets }
+    }
+}
+
 impl Replay {
     /// A dead letter's message.
     #[must_use]
     pub fn new(letter: &DeadLetter) -> Self {
-        Self { message_id: letter.message_id.clone(), array: letter.array, packets: letter.packets.clone() }
+        letter.clone().into()
     }
 
     /// The payload of a replay's record.
