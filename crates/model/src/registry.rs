@@ -74,6 +74,23 @@ impl Registry {
         &self.webhooks
     }
 
+    /// Whether devices that no group lists belong to this one.
+    #[must_use]
+    pub fn is_default(&self, group: &GroupId) -> bool {
+        let default = self.organisations.get(group.org()).and_then(|members| members.default);
+        default.is_some_and(|index| self.groups[index as usize].id == *group)
+    }
+
+    /// The devices that each group lists, in the order of [`Self::groups`]. For people: it goes through all of them.
+    #[must_use]
+    pub fn members(&self) -> Vec<Vec<Iccid>> {
+        let mut members = vec![Vec::new(); self.groups.len()];
+        for (iccid, index) in self.organisations.values().flat_map(|members| &members.devices) {
+            members[*index as usize].push(*iccid);
+        }
+        members
+    }
+
     /// How many devices are listed.
     #[must_use]
     pub fn devices(&self) -> usize {

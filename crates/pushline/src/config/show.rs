@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pushline_model::{Auth, Webhook};
+use pushline_model::{Auth, Group, Iccid, Webhook};
 
 use super::{
     Config, Kafka, Queue, Settings,
@@ -28,9 +28,8 @@ impl fmt::Display for Config {
         for webhook in registry.webhooks() {
             show_webhook(f, webhook)?;
         }
-        for group in registry.groups() {
-            writeln!(f, "\n[[groups]]\norg = {:?}\nname = {:?}", group.id.org(), group.id.name())?;
-            group.webhook.iter().try_for_each(|webhook| writeln!(f, "webhook = {:?}", webhook.name))?;
+        for (group, members) in registry.groups().iter().zip(registry.members()) {
+            show_group(f, group, registry.is_default(&group.id), &members)?;
         }
         writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())?;
         if !passed_over.is_empty() {
@@ -89,6 +88,16 @@ fn show_webhook(f: &mut fmt::Formatter<'_>, webhook: &Webhook) -> fmt::Result {
         writeln!(f, "secret = {HIDDEN}")?;
     }
     Ok(())
+}
+
+fn show_group(f: &mut fmt::Formatter<'_>, group: &Group, is_default: bool, members: &[Iccid]) -> fmt::Result {
+    writeln!(f, "\n[[groups]]\norg = {:?}\nname = {:?}", group.id.org(), group.id.name())?;
+    group.webhook.iter().try_for_each(|webhook| writeln!(f, "webhook = {:?}", webhook.name))?;
+    writeln!(f, "default = {is_default}")?;
+    // The table that they come from has no order, and two lists are to be compared.
+    let mut devices: Vec<String> = members.iter().map(|iccid| format!("\"{iccid}\"")).collect();
+    devices.sort_unstable();
+    writeln!(f, "devices = {}", list(devices.into_iter()))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

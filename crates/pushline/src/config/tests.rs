@@ -58,15 +58,20 @@ fn the_example_of_the_design_is_read() {
         name = "tokyo-line-1"
         webhook = "tokyo-server"
         default = true
-        devices = ["897612653856781234"]
+        devices = ["897612653856781234", "2"]
+        [[groups]]
+        org = "mti"
+        name = "bare"
         "#,
     )
     .unwrap();
-    assert_eq!((config.registry.webhooks().len(), config.registry.groups().len(), config.registry.devices()), (1, 1, 1));
+    assert_eq!((config.registry.webhooks().len(), config.registry.groups().len(), config.registry.devices()), (1, 2, 2));
     assert!(matches!(config.settings.queue, Queue::Embedded { max_bytes, .. } if max_bytes == 1 << 30));
     let shown = config.to_string();
     assert!(!shown.contains("123456789\"") && shown.contains("password = \"***\""), "{shown}");
-    parse(&shown).expect("what is shown can be read again");
+    assert!(shown.contains("default = true\ndevices = [\"2\", \"897612653856781234\"]\n"), "{shown}");
+    assert!(shown.contains("name = \"bare\"\ndefault = false\ndevices = []\n"), "{shown}");
+    assert_eq!(parse(&shown).expect("what is shown can be read again").to_string(), shown);
 }
 
 #[test]
