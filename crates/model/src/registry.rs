@@ -108,7 +108,10 @@ impl Registry {
 
 /// Makes a [`Registry`], refusing what clashes.
 #[derive(Debug, Default)]
-pub struct RegistryBuilder(Registry);
+pub struct RegistryBuilder {
+    registry: Registry,
+    webhooks: HashMap<String, Arc<Webhook>>,
+}
 
 impl RegistryBuilder {
     /// Adds a webhook.
@@ -117,10 +120,12 @@ impl RegistryBuilder {
     /// What [`Webhook::validate`] refuses; [`Invalid::Twice`] for a name that is taken.
     pub fn webhook(&mut self, webhook: Webhook) -> Result<(), Invalid> {
         webhook.validate()?;
-        if self.0.webhooks.iter().any(|other| other.name == webhook.name) {
+        if self.webhooks.contains_key(&webhook.name) {
             return Err(Invalid::Twice { what: "webhook", name: webhook.name });
         }
-        self.0.webhooks.push(Arc::new(webhook));
+        let webhook = Arc::new(webhook);
+        self.webhooks.insert(webhook.name.clone(), Arc::clone(&webhook));
+        self.registry.webhooks.push(webhook);
         Ok(())
     }
 
@@ -131,17 +136,17 @@ impl RegistryBuilder {
     /// webhook that isn't.
     pub fn group(&mut self, id: GroupId, webhook: Option<&str>, default: bool) -> Result<(), Invalid> {
         let webhook = webhook.map(|name| self.find(name)).transpose()?;
-        let index = u32::try_from(self.0.groups.len()).unwrap_or(u32::MAX);
-        if self.0.by_key.contains_key(id.key()) {
+        let index = u32::try_from(self.registry.groups.len()).unwrap_or(u32::MAX);
+        if self.registry.by_key.contains_key(id.key()) {
             return Err(Invalid::Twice { what: "group", name: id.key().to_owned() });
         }
-        let members = self.0.organisations.entry(id.org().into()).or_default();
+        let members = self.registry.organisations.entry(id.org().into()).or_default();
         if default && members.default.is_some() {
             return Err(Invalid::Twice { what: "default group of organisation", name: id.org().to_owned() });
         }
         members.default = members.default.or(default.then_some(index));
-        self.0.by_key.insert(id.clone(), index);
-        self.0.groups.push(Group { id, webhook });
+        self.registry.by_key.insert(id.clone(), index);
+        self.registry.groups.push(Group { id, webhook });
         Ok(())
     }
 
@@ -151,8 +156,8 @@ impl RegistryBuilder {
     /// [`Invalid::Twice`] for a device that is in a group of its organisation already, [`Invalid::Missing`] for a group that isn't there.
     pub fn device(&mut self, group: &GroupId, iccid: Iccid) -> Result<(), Invalid> {
         let missing = || Invalid::Missing { what: "group", name: group.key().to_owned() };
-        let index = *self.0.by_key.get(group.key()).ok_or_else(missing)?;
-        let members = self.0.organisations.get_mut(group.org()).ok_or_else(missing)?;
+        let index = *self.registry.by_key.get(group.key()).ok_or_else(missing)?;
+        let members = self.registry.organisations.get_mut(group.org()).ok_or_else(missing)?;
         let twice = |_| Invalid::Twice { what: "device", name: format!("{}/{iccid}", group.org()) };
         members.devices.try_insert(iccid, index).map(drop).map_err(twice)
     }
@@ -160,13 +165,12 @@ impl RegistryBuilder {
     /// The snapshot.
     #[must_use]
     pub fn build(mut self) -> Registry {
-        self.0.organisations.values_mut().for_each(|members| members.devices.shrink_to_fit());
-        self.0
+        self.registry.organisations.values_mut().for_each(|members| members.devices.shrink_to_fit());
+        self.registry
     }
 
     fn find(&self, name: &str) -> Result<Arc<Webhook>, Invalid> {
-        let found = self.0.webhooks.iter().find(|webhook| webhook.name == name).cloned();
-        found.ok_or_else(|| Invalid::Missing { what: "webhook", name: name.to_owned() })
+        self.webhooks.get(name).cloned().ok_or_else(|| Invalid::Missing { what: "webhook", name: name.to_owned() })
     }
 }
 
