@@ -129,10 +129,10 @@ async fn dead_letters_are_found_by_group_cause_and_time(queue: &dyn Queue) {
     let page = list(Filter::default(), 0, 4).await;
     assert_eq!((page.found.len(), page.next), (4, Some(4)));
     assert_eq!(list(Filter::default(), 4, 6).await.next, None);
-    let times = |page: crate::Page| page.found.iter().map(|found| found.letter.time.0).collect::<Vec<_>>();
+    let times = |page: crate::Page| page.found.iter().map(|found| found.letter.time.0 - LATER).collect::<Vec<_>>();
     let group = Filter { group: Some("o/1".into()), ..Filter::default() };
     assert_eq!(times(list(group, 0, 100).await), [1, 3, 5, 7, 9]);
-    let between = Filter { since: Some(Timestamp(3)), until: Some(Timestamp(5)), ..Filter::default() };
+    let between = Filter { since: Some(Timestamp(LATER + 3)), until: Some(Timestamp(LATER + 5)), ..Filter::default() };
     assert_eq!(times(list(between, 0, 100).await), [3, 4]);
     let cause = Filter { cause: Some(Cause::NoResponse), ..Filter::default() };
     assert_eq!(times(list(cause, 0, 100).await), [0, 3, 6, 9]);
@@ -230,9 +230,12 @@ pub(crate) fn progress(head: Offset) -> Progress {
     Progress { head, last: LastPassed { offset: head - 1, at: Timestamp(7) }, durable_end: head, lanes: vec![] }
 }
 
+/// The year 2100: never too old to be kept.
+const LATER: u64 = 41_024_448_000_000_000;
+
 pub(crate) fn letter(number: u64) -> DeadLetter {
     DeadLetter {
-        time: Timestamp(number),
+        time: Timestamp(LATER + number),
         group: format!("o/{}", number % 2),
         webhook: Some("w".into()),
         message_id: None,

@@ -98,6 +98,11 @@ impl Frame {
         (self.base..).zip(all).skip_while(move |(offset, _)| *offset < from)
     }
 
+    /// The time of its first record.
+    pub(crate) fn oldest(&self) -> Timestamp {
+        self.records(self.base).next().map_or(Timestamp::default(), |(_, record)| record.at)
+    }
+
     /// The time of its last record.
     pub(crate) fn newest(&self) -> Timestamp {
         self.records(self.end() - 1).last().map_or(Timestamp::default(), |(_, record)| record.at)

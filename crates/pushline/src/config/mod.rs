@@ -252,6 +252,9 @@ fn dead_letters(root: &mut Section) -> Result<DeadLetters, ConfigError> {
     let default = DeadLetters { keep: Duration::from_hours(14 * 24), max_bytes: 5 << 30 };
     let Some(mut section) = root.section("dead_letters")? else { return Ok(default) };
     let keep = section.or("keep", default.keep)?;
+    if keep < Duration::from_secs(1) {
+        return Err(section.error("keep", "at least 1s: dead letters that are older are dropped"));
+    }
     let max_bytes = section.or("max_bytes", Size(default.max_bytes))?.0;
     if max_bytes < 16 << 20 {
         return Err(section.error("max_bytes", "at least 16MiB"));

@@ -96,6 +96,7 @@ fn a_mistake_is_told_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
         ("[queue]\nmax_bytes = \"10GB\"", "/etc/p.toml:2: queue.max_bytes: \"10GB\": a size is"),
+        ("[dead_letters]\nkeep = \"0s\"", "/etc/p.toml:2: dead_letters.keep: at least 1s"),
         ("\n[queue]\nmaxbytes = 1", "/etc/p.toml:3: queue.maxbytes: there is no such field; did you mean max_bytes?"),
         ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: queue,"),
         ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),

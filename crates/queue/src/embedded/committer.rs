@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How free space is looked at under load: not for each commit.
 const LOOK_AFTER: u64 = 8 << 20;
 
+/// What is kept for a time begins a segment so many times meanwhile, however little comes: so it goes at most that part of the time too late.
+const SEGMENTS: u32 = 8;
+
 /// What bounds a log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -75,7 +78,7 @@ impl Committer {
     pub(super) fn run(mut self) {
         while let Some(pending) = self.log.take_pending(LOOK_EVERY) {
             self.size.set(approximately(self.log.bytes()));
-            if let Err(stop) = self.commit(pending).and_then(|()| self.forget().map_err(Stop::Failed)) {
+            if let Err(stop) = self.commit(pending).and_then(|()| self.forget()) {
                 if let Stop::Failed(error) = stop {
                     self.log.failure.note(&error);
                 }
@@ -116,10 +119,16 @@ impl Committer {
         }
         if self.position + bytes > self.bounds.segment && self.position > SEGMENT_HEADER as u64 {
             self.sync()?;
-            let segment = self.patiently(|committer| Segment::create(&*committer.log.fs, &committer.log.dir, committer.end))?;
-            (self.file, self.position) = (Arc::clone(&segment.file), segment.bytes);
-            self.log.begin_segment(segment);
+            self.patiently(Self::begin_segment)?;
         }
+        Ok(())
+    }
+
+    /// What was written is durable by now.
+    fn begin_segment(&mut self) -> Result<(), QueueError> {
+        let segment = Segment::create(&*self.log.fs, &self.log.dir, self.end)?;
+        (self.file, self.position) = (Arc::clone(&segment.file), segment.bytes);
+        self.log.begin_segment(segment);
         Ok(())
     }
 
@@ -184,11 +193,12 @@ impl Committer {
 
     // --- retention
 
-    /// Dead letters are kept for a time and within a size; the oldest go first.
-    fn forget(&mut self) -> Result<(), QueueError> {
+    /// Dead letters are kept for a time and within a size; the oldest go first, a segment at a time.
+    fn forget(&mut self) -> Result<(), Stop> {
         let Some((keep, max_bytes)) = self.bounds.keep else { return Ok(()) };
+        let now = Timestamp::of(SystemTime::now());
         while let Some((end, newest)) = self.log.oldest() {
-            let too_old = newest.plus(keep) < Timestamp::of(SystemTime::now());
+            let too_old = newest.plus(keep) < now;
             if !too_old && self.log.bytes() <= max_bytes {
                 break;
             }
@@ -197,6 +207,9 @@ impl Committer {
             counter!(names::FORGOTTEN, "log" => self.log.name).increment(records);
             let why = if too_old { "older than dead_letters.keep" } else { "beyond dead_letters.max_bytes" };
             warn!(log = self.log.name, start, end, records, why, "the oldest dead letters were dropped");
+        }
+        if self.log.last_began().is_some_and(|began| began.plus(keep / SEGMENTS) < now) {
+            self.patiently(Self::begin_segment)?;
         }
         Ok(())
     }

@@ -173,7 +173,12 @@ impl Log {
         lock(&self.stored).segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// The end and the age of the oldest segment, unless it is the last.
+    /// The time of the first record of the last segment.
+    pub(super) fn last_began(&self) -> Option<Timestamp> {
+        lock(&self.stored).segments.back().and_then(|last| last.oldest)
+    }
+
+    /// The end and the time of the last record of the oldest segment, unless it is the last.
     pub(super) fn oldest(&self) -> Option<(Offset, Timestamp)> {
         let stored = lock(&self.stored);
         (stored.segments.len() > 1).then(|| stored.segments.front().map(|oldest| (oldest.end, oldest.newest))).flatten()

@@ -32,6 +32,8 @@ pub(super) struct Segment {
     pub(super) end: Offset,
     /// Where its last durable frame ends.
     pub(super) bytes: u64,
+    /// The time of its first record.
+    pub(super) oldest: Option<Timestamp>,
     /// The time of its last record.
     pub(super) newest: Timestamp,
     /// Some frames' offsets and where they begin.
@@ -46,14 +48,19 @@ impl Segment {
         let header = header(base);
         let written = file.truncate(0).and_then(|()| file.write_at(&header, 0)).and_then(|()| file.sync()).and_then(|()| fs.sync_dir(dir));
         written.map_err(QueueError::io("write", &path))?;
-        Ok(Self { path, file, base, end: base, bytes: SEGMENT_HEADER as u64, newest: Timestamp::default(), index: Vec::new() })
+        Ok(Self::empty(path, file, base))
     }
 
     /// A segment found in a folder, not scanned yet.
     pub(super) fn open(fs: &dyn FileSystem, dir: &Path, base: Offset) -> Result<Self, QueueError> {
         let path = dir.join(name_of(base));
         let file = fs.open(&path).map_err(QueueError::io("open", &path))?;
-        Ok(Self { path, file, base, end: base, bytes: SEGMENT_HEADER as u64, newest: Timestamp::default(), index: Vec::new() })
+        Ok(Self::empty(path, file, base))
+    }
+
+    fn empty(path: PathBuf, file: Arc<dyn File>, base: Offset) -> Self {
+        let (bytes, newest) = (SEGMENT_HEADER as u64, Timestamp::default());
+        Self { path, file, base, end: base, bytes, oldest: None, newest, index: Vec::new() }
     }
 
     /// A frame lies at its end now, durably.
@@ -63,6 +70,7 @@ impl Segment {
         }
         self.bytes += frame.bytes().len() as u64;
         self.end = frame.end();
+        self.oldest = self.oldest.or(Some(frame.oldest()));
         self.newest = frame.newest();
     }
 

@@ -108,14 +108,26 @@ async fn dead_letters_are_kept_within_their_size_and_the_oldest_go_first() {
 }
 
 #[tokio::test]
-async fn dead_letters_that_are_too_old_go() {
+async fn dead_letters_that_are_too_old_go_however_few_they_are() {
     let dir = TempDir::new().unwrap();
-    let queue = Embedded::open(&Options { dead_letters_max_bytes: 8 << 20, ..options(dir.path()) }).unwrap();
-    for number in 0..20 {
-        // From 1970.
-        queue.dead_letters().bury(&DeadLetter { response: vec![7; 100_000], ..letter(number) }).await.unwrap();
+    let now = Timestamp::of(std::time::SystemTime::now());
+    let hours_ago = |hours| DeadLetter { time: now.minus(Duration::from_hours(hours)), ..letter(hours) };
+    let open = |hours| Embedded::open(&Options { keep_dead_letters: Duration::from_hours(hours), ..options(dir.path()) }).unwrap();
+    let queue = open(14 * 24);
+    for age in [24, 12] {
+        queue.dead_letters().bury(&hours_ago(age)).await.unwrap();
     }
+    drop(queue);
+    // A segment begins though nothing comes, and the one before stays for its younger one.
+    let queue = open(16);
+    until(|| dead_letters(&queue).oldest().is_some()).await;
+    assert_eq!(dead_letters(&queue).range(), 0..2);
+    queue.dead_letters().bury(&hours_ago(1)).await.unwrap();
+    drop(queue);
+    let queue = open(11);
     until(|| dead_letters(&queue).range().start > 0).await;
+    let found = queue.dead_letters().list(&Filter::default(), 0, 10).await.unwrap().found;
+    assert_eq!(found.into_iter().map(|found| found.letter).collect::<Vec<_>>(), [hours_ago(1)]);
 }
 
 /// Waits for what another thread does.
