@@ -15,6 +15,7 @@ mod destination;
 mod egress;
 mod lane;
 mod lanes;
+mod lookups;
 mod losses;
 pub mod metrics;
 mod network;

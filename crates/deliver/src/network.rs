@@ -1,7 +1,7 @@
 //! Dialling: resolve, ask the egress guard for each address, connect, and TLS where the URL wants it, within ten seconds.
 
 use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -18,13 +18,12 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::Semaphore,
-    task::{AbortHandle, spawn_blocking},
+    task::AbortHandle,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{DeliverError, Egress};
+use crate::{DeliverError, Egress, lookups::Lookups};
 
 /// Connecting with TLS has a limit of its own (DESIGN.md, *Outcome*).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,14 +34,10 @@ const MAX_HEADERS: usize = 256;
 /// How much of a response's header section is read before it is a malformed answer, in bytes.
 const MAX_HEADER_BYTES: usize = 128 << 10;
 
-/// How many names are looked up at once. Each takes a thread until the system gives up, whoever still waits for it; of the 512 that may block
-/// the others are left to those who read logs and save progress.
-const LOOKUPS: usize = 384;
-
 /// How to reach servers: which addresses, and whose certificates to believe.
 pub struct Network {
     egress: Egress,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     tls: TlsConnector,
 }
 
@@ -89,7 +84,7 @@ impl Network {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(Self { egress, lookups: Arc::new(Semaphore::new(LOOKUPS)), tls: Arc::new(config).into() }))
+        Ok(Arc::new(Self { egress, lookups: Lookups::of_the_system(), tls: Arc::new(config).into() }))
     }
 
     /// A new connection to where a URL points.
@@ -122,13 +117,7 @@ impl Network {
         if let Ok(literal) = url.host().parse::<IpAddr>() {
             return Some(vec![SocketAddr::new(literal, url.port())]);
         }
-        let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
-        let (host, port) = (url.host().to_owned(), url.port());
-        let look_up = move || {
-            let _permit = permit; // for as long as the thread is taken
-            (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
-        };
-        spawn_blocking(look_up).await.ok()?.ok().filter(|addresses| !addresses.is_empty())
+        self.lookups.addresses(url.host(), url.port()).await
     }
 }
 
