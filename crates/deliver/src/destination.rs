@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use metrics::counter;
@@ -22,8 +22,11 @@ use crate::{
 /// How much of a response's body is read, so that its connection can be used again.
 const DRAINED: usize = 64 << 10;
 
-/// A connection that nobody used for so long is closed.
+/// A connection that nobody used for so long is closed, sooner where its server says that it closes it sooner.
 const IDLE: Duration = Duration::from_secs(50);
+
+/// So long before its server does: what is sent while a server closes its connection is lost.
+const BEFORE_THE_SERVER: Duration = Duration::from_secs(1);
 
 /// A connection that isn't ready for the next request by then never may be: its server answered without having read the last one.
 const READY: Duration = Duration::from_secs(1);
@@ -42,6 +45,7 @@ pub(crate) struct Destination {
 struct Idle {
     sender: Sender,
     since: Instant,
+    at_most: Duration,
 }
 
 impl Destination {
@@ -93,11 +97,11 @@ impl Destination {
 
     /// The status has arrived and decides. The body is read so that the connection can be used again, as far as that is worth it.
     async fn receive(&self, sender: Sender, response: Response<Incoming>, deadline: Instant) -> Outcome {
-        let status = response.status();
+        let (status, at_most) = (response.status(), idle_at_most(response.headers()));
         let mut kept = Vec::new();
         let wanted = if status.is_success() { 0 } else { RESPONSE_KEPT };
         if let Ok(true) = timeout_at(deadline, drain(response.into_body(), wanted, &mut kept)).await {
-            self.put_idle(sender);
+            self.put_idle(sender, at_most);
         }
         let status = status.as_u16();
         if (200..300).contains(&status) { Outcome::Accepted { status } } else { Outcome::ErrorResponse { status, response: kept } }
@@ -114,11 +118,11 @@ impl Destination {
         None
     }
 
-    fn put_idle(&self, sender: Sender) {
+    fn put_idle(&self, sender: Sender, at_most: Duration) {
         if !sender.requests.is_closed() {
             self.close_idle();
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { sender, since: Instant::now(), at_most });
         }
     }
 
@@ -132,8 +136,16 @@ impl Destination {
 impl Idle {
     fn is_of_use(&self, now: Instant) -> bool {
         let (requests, rested) = (&self.sender.requests, now.duration_since(self.since));
-        !requests.is_closed() && rested < IDLE && (rested < READY || requests.is_ready())
+        !requests.is_closed() && rested < self.at_most && (rested < READY || requests.is_ready())
     }
+}
+
+/// How long a connection may rest, by `Keep-Alive: timeout=5, max=100` (seconds; RFC 2068 §19.7.1.1, and what servers send today).
+fn idle_at_most(headers: &HeaderMap) -> Duration {
+    let all = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let timeout = all.filter_map(|part| part.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
+    let seconds = timeout.and_then(|(_, seconds)| seconds.trim().parse().ok());
+    seconds.map_or(IDLE, |seconds| IDLE.min(Duration::from_secs(seconds).saturating_sub(BEFORE_THE_SERVER)))
 }
 
 /// Reads a body to its end. `false`: it is too long, or it broke off.
@@ -215,8 +227,8 @@ mod tests {
         Destination::new(Arc::new(webhook), network, &mut Cases::default()).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_connection_that_nobody_uses_is_closed() {
+    /// Whether a connection is closed once its server has answered with this header and nobody has used it for a time, and for so much longer.
+    async fn is_closed_after(header: &str, rest: Duration, more: Duration) -> (bool, bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let destination = destination(&listener);
         let server = async {
@@ -225,20 +237,31 @@ mod tests {
             while !request.ends_with(b"ABC") {
                 assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
             }
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            stream.write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
             stream
         };
         let (mut stream, outcome) = tokio::join!(server, destination.attempt(MessageId([7; 16]), "ABC".into()));
         assert_eq!(outcome, Outcome::Accepted { status: 200 });
-        let mut is_closed = async || {
+        let mut is_closed_in = async |time| {
+            tokio::time::pause();
+            tokio::time::advance(time).await;
+            tokio::time::resume();
             destination.close_idle();
             matches!(timeout(Duration::from_millis(300), stream.read_u8()).await, Ok(Err(_)))
         };
-        assert!(!is_closed().await);
-        tokio::time::pause();
-        tokio::time::advance(IDLE).await;
-        tokio::time::resume();
-        assert!(is_closed().await);
+        (is_closed_in(rest).await, is_closed_in(more).await)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_closed_before_its_server_closes_it() {
+        // Far more than a busy machine takes.
+        let more = Duration::from_secs(20);
+        let at_most = Duration::from_secs(39);
+        assert_eq!(is_closed_after("", IDLE - more, more).await, (false, true));
+        assert_eq!(is_closed_after("Keep-Alive: max=100, Timeout = 40\r\n", at_most - more, more).await, (false, true));
+        assert_eq!(is_closed_after("Keep-Alive: timeout=3600\r\n", IDLE - more, more).await, (false, true));
+        assert_eq!(is_closed_after("Keep-Alive: timeout=soon\r\n", IDLE - more, more).await, (false, true));
+        assert_eq!(is_closed_after("Keep-Alive: timeout=1\r\n", Duration::ZERO, more).await, (true, true));
     }
 
     /// How many bodies are held after three attempts, and their outcomes.
