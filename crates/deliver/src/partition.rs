@@ -22,13 +22,18 @@ use futures_util::StreamExt;
 use pushline_model::{Offset, Timestamp};
 use pushline_queue::{DeadLetters, Frame, Partition, QueueError, Reader};
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::{JoinError, JoinSet},
     time::{Interval, MissedTickBehavior, interval, sleep_until},
 };
 
 use self::{attempts::Ended, burying::Burying, counting::PartitionMetrics, expiry::Look, saving::Saving, turn::Turn};
-use crate::{Losses, lanes::Lanes, outlets::Outlets, room::Room};
+use crate::{
+    Losses,
+    lanes::Lanes,
+    outlets::Outlets,
+    room::{Bell, Room},
+};
 
 /// What a partition task needs besides its partition.
 #[derive(Clone)]
@@ -56,7 +61,7 @@ pub(crate) struct Task {
     burying: Burying,
     look: Look,
     saving: Saving,
-    woken: Arc<Notify>,
+    bell: Arc<Bell>,
     /// Where the log ended at the start.
     end_at_start: Offset,
     metrics: PartitionMetrics,
@@ -81,7 +86,7 @@ impl Task {
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
                 (burials, ours) = finished(&mut self.burying.asking) => self.may_bury(burials, ours),
                 Some(burial) = self.burying.writing.next() => self.buried(burial)?,
-                () = self.woken.notified() => self.woken(),
+                for_sweeps = self.bell.rung() => self.woken(for_sweeps),
                 () = changed(&mut outlets) => self.reload(Arc::clone(&outlets.borrow_and_update())),
                 () = at(tick) => self.tick(),
                 _ = seconds.tick() => self.second(),
@@ -113,9 +118,9 @@ impl Task {
         self.saving.changed = true;
     }
 
-    fn woken(&mut self) {
+    fn woken(&mut self, for_sweeps: bool) {
         self.lanes.woken();
-        self.turn.wanted = true;
+        self.turn.wanted |= for_sweeps;
     }
 
     fn tick(&mut self) {

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -21,7 +21,15 @@ pub(crate) struct Room {
     /// How often any webhook became suspect.
     suspicions: AtomicU64,
     /// One per partition task; waking a webhook wakes them all.
-    tasks: Mutex<Vec<Arc<Notify>>>,
+    tasks: Mutex<Vec<Arc<Bell>>>,
+}
+
+/// What a partition task waits on: rung when a webhook was woken, became suspect, or has a slot free that somebody missed.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: Notify,
+    /// Not for a slot alone.
+    for_sweeps: AtomicBool,
 }
 
 /// One webhook's share of the room.
@@ -74,9 +82,9 @@ impl Room {
         Arc::new(Share { room: Arc::clone(self), state: Mutex::default() })
     }
 
-    /// What a partition task waits on: notified when a webhook was woken, became suspect, or has a slot free that somebody missed.
-    pub(crate) fn join(&self) -> Arc<Notify> {
-        let task = Arc::new(Notify::new());
+    /// A partition task's bell, until it drops that.
+    pub(crate) fn join(&self) -> Arc<Bell> {
+        let task = Arc::<Bell>::default();
         let mut tasks = lock(&self.tasks);
         // A task that has ended has dropped its own.
         tasks.retain(|other| Arc::strong_count(other) > 1);
@@ -95,7 +103,26 @@ impl Room {
     }
 
     fn wake(&self) {
-        lock(&self.tasks).iter().for_each(|task| task.notify_one());
+        lock(&self.tasks).iter().for_each(|task| task.ring(true));
+    }
+
+    fn free_slot(&self) {
+        lock(&self.tasks).iter().for_each(|task| task.ring(false));
+    }
+}
+
+// === impl Bell ===
+
+impl Bell {
+    /// Waits until it is rung. Returns whether a sweep may have something to do: a slot that is free gives it nothing, and is rung for with every message.
+    pub(crate) async fn rung(&self) -> bool {
+        self.rung.notified().await;
+        self.for_sweeps.swap(false, Ordering::AcqRel)
+    }
+
+    fn ring(&self, for_sweeps: bool) {
+        self.for_sweeps.fetch_or(for_sweeps, Ordering::AcqRel);
+        self.rung.notify_one();
     }
 }
 
@@ -215,7 +242,7 @@ impl Share {
         change(&mut state);
         if std::mem::take(&mut state.waiting) {
             drop(state);
-            self.room.wake();
+            self.room.free_slot();
         }
     }
 }
@@ -340,22 +367,22 @@ mod tests {
         let share = room.share();
         let lease = held(&share, 10);
         share.suspect();
-        assert!(task.notified().now_or_never().is_some());
+        assert_eq!(task.rung().now_or_never(), Some(true));
         // Another partition's lane that was let go looks whether it may begin.
         assert!(!share.may_begin());
         drop(lease);
-        assert!(task.notified().now_or_never().is_some() && share.may_begin());
+        assert!(task.rung().now_or_never() == Some(true) && share.may_begin());
     }
 
-    #[tokio::test]
-    async fn who_found_no_slot_free_is_woken_by_the_next_that_ends() {
+    #[test]
+    fn who_found_no_slot_free_is_woken_by_the_next_that_ends_and_no_sweep_is() {
         let room = Room::new(1 << 20);
         let task = room.join();
         let share = room.share();
         let slot = share.start(1).unwrap();
         assert!(share.start(1).is_none());
         drop(slot);
-        task.notified().await;
+        assert_eq!(task.rung().now_or_never(), Some(false));
         assert!(share.start(1).is_some());
     }
 }

@@ -26,14 +26,13 @@ use pushline_model::{
     Attempt, GroupId, Iccid, MessageId, NoResponse, Offset, Order, Outcome, Packet, Registry, RegistryBuilder, Timestamp, Webhook,
 };
 use pushline_queue::{Frame, FrameBuilder, Kind, Listed, Progress, Record, Replay, Restart, Saved};
-use tokio::sync::Notify;
 
 use self::schedule::{How, Step};
 use super::{sweeps::Sweep, *};
 use crate::{
     Egress, Network,
     lane::{Message, State},
-    room::Room,
+    room::{Bell, Room},
 };
 
 /// With their webhooks; the last is that of foreign records, which belong to none.
@@ -101,7 +100,7 @@ struct Process {
     /// The watermark that it started with: nothing below is sent.
     floor: Offset,
     /// As in the driver: what wakes it, and whether somebody may want a turn.
-    woken: Arc<Notify>,
+    bell: Arc<Bell>,
     wanted: bool,
 }
 
@@ -110,12 +109,12 @@ impl Process {
         static NETWORK: LazyLock<Arc<Network>> = LazyLock::new(|| Network::new(Egress::default()).unwrap());
         let room = Room::new(room);
         let outlets = Arc::new(Outlets::new(Arc::clone(registry), &room, &NETWORK).unwrap());
-        let (floor, woken) = (restart.watermark, room.join());
+        let (floor, bell) = (restart.watermark, room.join());
         let mut lanes = Lanes::new(0, Arc::clone(&outlets), restart, now);
         (lanes.near, lanes.most_unwritten) = (NEAR_HERE, UNWRITTEN_HERE);
         Self {
             floor,
-            woken,
+            bell,
             wanted: true,
             room,
             outlets,

@@ -44,7 +44,7 @@ impl Task {
         let live = partition.live(restart.head);
         let turn = Turn::new(partition.reader(restart.watermark), restart.watermark);
         let saving = Saving::new(restart.watermark);
-        let woken = around.room.join();
+        let bell = around.room.join();
         // A registry that is read after this is a change to the receiver that the task keeps.
         let outlets = Arc::clone(&around.outlets.borrow_and_update());
         let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
@@ -63,7 +63,7 @@ impl Task {
             burying: Burying::default(),
             look: Look::new(),
             saving,
-            woken,
+            bell,
             end_at_start: end,
             metrics,
         }

@@ -155,9 +155,9 @@ impl World {
 
     /// Turns as the driver takes them: only while somebody may want one.
     pub(super) fn turns(&mut self) {
-        if self.task.woken.notified().now_or_never().is_some() {
+        if let Some(for_sweeps) = self.task.bell.rung().now_or_never() {
             self.task.lanes.woken();
-            self.task.wanted = true;
+            self.task.wanted |= for_sweeps;
         }
         for _ in 0..2 {
             if !std::mem::take(&mut self.task.wanted) {
