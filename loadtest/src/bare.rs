@@ -54,22 +54,24 @@ pub(crate) async fn through_mosquitto() -> Result<f64> {
     Ok(PACKETS as f64 / took.as_secs_f64())
 }
 
-/// Messages a second of sixteen bare hyper connections that post bodies as large as Pushline's messages of ten.
-pub(crate) async fn post() -> Result<f64> {
+/// Messages a second of sixteen bare hyper connections that post bodies as large as Pushline's messages of so many packets.
+pub(crate) async fn post(packets: u64, max_packets: u64) -> Result<f64> {
     const CONNECTIONS: u64 = 16;
     let receiver = Counter::start().await?;
     let packet =
         format!("{{\"ICCID\":897612653856700000,\"Timestamp\":\"2023-10-16T09:17:32.1233516Z\",\"Payload\":\"{}\"}}", "p".repeat(200));
-    let body = Bytes::from(format!("[{}]", vec![packet; 10].join(",")));
+    let packets_of_one = vec![packet; usize::try_from(max_packets)?].join(",");
+    let body = Bytes::from(if max_packets == 1 { packets_of_one } else { format!("[{packets_of_one}]") });
+    let messages = packets / max_packets;
     let began = Instant::now();
     let mut connections = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        connections.spawn(post_on_one(receiver.address, body.clone(), PACKETS / 10 / CONNECTIONS));
+        connections.spawn(post_on_one(receiver.address, body.clone(), messages / CONNECTIONS));
     }
     while let Some(ended) = connections.join_next().await {
         ended??;
     }
-    Ok((PACKETS / 10) as f64 / began.elapsed().as_secs_f64())
+    Ok(messages as f64 / began.elapsed().as_secs_f64())
 }
 
 async fn post_on_one(server: SocketAddr, body: Bytes, messages: u64) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Pushline (listener, fsync, push) beside Mosquitto with one bare rumqttc subscriber, which stores nothing and pushes nothing; and beside a bare
 //! hyper client that posts equal bodies to the same receiver. Gateways and receiver run as processes of their own.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use anyhow::Result;
 use pushline_testkit::Pushline;
@@ -17,7 +17,7 @@ const ROUNDS: usize = 3;
 pub(crate) async fn compare() -> Result<()> {
     let (mut ours, mut theirs, mut posts, mut cpu, mut memory) = (vec![], vec![], vec![], vec![], vec![]);
     for round in 1..=ROUNDS {
-        let (rate, usage) = through_pushline().await?;
+        let (rate, usage) = through_pushline(PACKETS, GROUPS, 10).await?;
         println!(
             "round {round}: Pushline             {rate:9.0} packets/s, {:.2} CPU s a million packets, {} MiB resident",
             usage.cpu_of(PACKETS),
@@ -25,11 +25,11 @@ pub(crate) async fn compare() -> Result<()> {
         );
         let bare = bare::through_mosquitto().await?;
         println!("round {round}: Mosquitto to rumqttc {bare:9.0} packets/s");
-        let loop_rate = bare::post().await?;
-        println!("round {round}: bare hyper loop      {:9.0} packets/s in messages of ten", loop_rate * 10.0);
+        let post = bare::post(PACKETS, 10).await? * 10.0;
+        println!("round {round}: bare hyper loop      {post:9.0} packets/s in messages of ten");
         ours.push(rate);
         theirs.push(bare);
-        posts.push(loop_rate * 10.0);
+        posts.push(post);
         cpu.push(usage.cpu_of(PACKETS));
         memory.push((usage.memory >> 20) as f64);
     }
@@ -44,20 +44,23 @@ pub(crate) async fn compare() -> Result<()> {
 }
 
 /// Packets a second from the first PUBLISH until the last one was accepted by the receiver.
-async fn through_pushline() -> Result<(f64, Usage)> {
+pub(crate) async fn through_pushline(packets: u64, groups: usize, max_packets: usize) -> Result<(f64, Usage)> {
     let dir = tempfile::tempdir()?;
     let receiver = Counter::start().await?;
-    let mut configuration = format!("[[webhooks]]\nname = \"w\"\nurl = \"http://{}/push\"\n", receiver.address);
-    for number in 0..GROUPS {
-        configuration += &format!("[[groups]]\norg = \"o{number}\"\nname = \"g\"\nwebhook = \"w\"\ndefault = true\n");
-    }
-    let pushline = Pushline::start(&binary()?, dir.path(), &Pushline::configuration(&configuration)).await;
+    let pushline = Pushline::start(&binary()?, dir.path(), &configuration(receiver.address, groups, max_packets)).await;
     let began = Instant::now();
-    let gateways = process::this(&["gateways", &pushline.mqtt.to_string(), &PACKETS.to_string(), &GROUPS.to_string()])?;
-    receiver.until(PACKETS).await?;
+    let gateways = process::this(&["gateways", &pushline.mqtt.to_string(), &packets.to_string(), &groups.to_string()])?;
+    receiver.until(packets).await?;
     let took = began.elapsed();
     let usage = Usage::of(pushline.pid())?;
     process::finished(gateways).await?;
     pushline.terminate().await;
-    Ok((PACKETS as f64 / took.as_secs_f64(), usage))
+    Ok((packets as f64 / took.as_secs_f64(), usage))
+}
+
+/// One webhook, and groups that are each the default of an organisation.
+pub(crate) fn configuration(receiver: SocketAddr, groups: usize, max_packets: usize) -> String {
+    let group = |number| format!("[[groups]]\norg = \"o{number}\"\nname = \"g\"\nwebhook = \"w\"\ndefault = true\n");
+    let groups: String = (0..groups).map(group).collect();
+    Pushline::configuration(&format!("[[webhooks]]\nname = \"w\"\nurl = \"http://{receiver}/push\"\nmax_packets = {max_packets}\n{groups}"))
 }

@@ -50,9 +50,9 @@ impl Counter {
         number(self.address, "/").await
     }
 
-    /// 99 of 100 packets that carry their time were at most so many microseconds old.
-    pub(crate) async fn p99(&self) -> Result<u64> {
-        number(self.address, "/p99").await
+    /// So many of 100 packets that carry their time were at most so many microseconds old.
+    pub(crate) async fn percentile(&self, of_100: usize) -> Result<u64> {
+        number(self.address, &format!("/percentile/{of_100}")).await
     }
 
     /// Forgets the ages so far.
@@ -82,10 +82,11 @@ pub(crate) async fn serve() -> Result<()> {
 
 async fn answer(request: Request<Incoming>, received: Arc<Received>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() == Method::GET {
-        let number = match request.uri().path() {
-            "/p99" => received.p99(),
-            "/forget" => received.forget_ages(),
-            _ => received.packets.load(Ordering::Relaxed),
+        let path = request.uri().path();
+        let number = match path.strip_prefix("/percentile/").and_then(|of_100| of_100.parse().ok()) {
+            Some(of_100) => received.percentile(of_100),
+            None if path == "/forget" => received.forget_ages(),
+            None => received.packets.load(Ordering::Relaxed),
         };
         return Ok(Response::new(number.to_string().into()));
     }
@@ -113,10 +114,10 @@ impl Received {
         std::mem::take(&mut *self.ages.lock().unwrap_or_else(PoisonError::into_inner)).len() as u64
     }
 
-    fn p99(&self) -> u64 {
+    fn percentile(&self, of_100: usize) -> u64 {
         let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
         ages.sort_unstable();
-        ages.get(ages.len() * 99 / 100).copied().unwrap_or_default()
+        ages.get(ages.len() * of_100 / 100).copied().unwrap_or_default()
     }
 }
 

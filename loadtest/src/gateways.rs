@@ -43,7 +43,7 @@ async fn gateway(server: SocketAddr, number: u64, packets: u64, groups: u64) -> 
 /// Paced gateways publish so often.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Publishes at a rate, over all groups. Each payload begins with `T` and the microseconds since 1970 at which it was published.
+/// Publishes at a rate, over all groups, packets that carry their time.
 pub(crate) async fn publish_paced(server: SocketAddr, rate: u64, seconds: u64, groups: u64) -> Result<()> {
     let mut gateways = JoinSet::new();
     for number in 0..CONNECTIONS {
@@ -60,12 +60,17 @@ async fn paced(server: SocketAddr, number: u64, each: u64, ticks: u64, groups: u
     let mut clock = interval(TICK);
     for tick in 0..ticks {
         clock.tick().await;
-        let payload = format!("T{:016}{}", now_micros(), "p".repeat(183)).into_bytes();
+        let payload = payload_of_now();
         let packet = |place: u64| (format!("o{}/8976126538567{number:05}", (number + tick * each + place) % groups), payload.clone());
         let batch: Vec<(String, Vec<u8>)> = (0..each).map(packet).collect();
         gateway.publish(&batch).await?;
     }
     Ok(())
+}
+
+/// 200 bytes that begin with `T` and the microseconds since 1970 at which they are published.
+pub(crate) fn payload_of_now() -> Vec<u8> {
+    format!("T{:016}{}", now_micros(), "p".repeat(183)).into_bytes()
 }
 
 /// Microseconds since 1970.

@@ -112,7 +112,7 @@ async fn run(sick: Sick) -> Result<Got> {
     let (server, rate, seconds) = (pushline.mqtt.to_string(), RATE.to_string(), SECONDS.to_string());
     process::finished(process::this(&["paced", &server, &rate, &seconds, &CUSTOMERS.to_string()])?).await?;
     others.until(before + RATE * SECONDS / CUSTOMERS * well).await?;
-    let p99 = others.p99().await? as f64 / 1000.0;
+    let p99 = others.percentile(99).await? as f64 / 1000.0;
     pushline.kill().await;
     Ok(Got { cpu, rate: (PACKETS / CUSTOMERS * well) as f64 / took.as_secs_f64() * (CUSTOMERS as f64 / well as f64), p99 })
 }

@@ -1,4 +1,4 @@
-//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- isolation`, `-- cluster`. Each drives the real binary; gateways and receivers
+//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- groups`, `-- latency`, `-- isolation`, `-- cluster`. Each drives the real binary; gateways and receivers
 //! run as processes of their own.
 
 mod bare;
@@ -6,7 +6,9 @@ mod cluster;
 mod compare;
 mod counter;
 mod gateways;
+mod groups;
 mod isolation;
+mod latency;
 mod process;
 
 use std::time::{Duration, Instant};
@@ -31,13 +33,15 @@ fn main() -> Result<()> {
     match arguments.as_slice() {
         [] => runtime.block_on(compare::compare()),
         ["cluster"] => runtime.block_on(cluster::cluster()),
+        ["groups"] => runtime.block_on(groups::groups()),
+        ["latency"] => runtime.block_on(latency::latency()),
         ["isolation"] => runtime.block_on(isolation::isolation()),
         ["gateways", server, packets, groups] => runtime.block_on(gateways::publish(server.parse()?, packets.parse()?, groups.parse()?)),
         ["paced", server, rate, seconds, groups] => {
             runtime.block_on(gateways::publish_paced(server.parse()?, rate.parse()?, seconds.parse()?, groups.parse()?))
         }
         ["counter"] => runtime.block_on(counter::serve()),
-        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- isolation | cluster]"),
+        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- groups | latency | isolation | cluster]"),
     }
 }
 
