@@ -30,12 +30,16 @@ async fn gateway(server: SocketAddr, number: u64, packets: u64, groups: u64) -> 
     let mut gateway = Gateway::connect(server, &format!("gateway-{number}")).await?;
     let payload = vec![b'p'; 200];
     let packet = |place: u64| (format!("o{}/8976126538567{number:05}", (number + place) % groups), payload.clone());
-    let batch: Vec<(String, Vec<u8>)> = (0..BATCH).map(packet).collect();
+    // Once round all groups, in whole batches.
+    let ring: Vec<(String, Vec<u8>)> = (0..groups.next_multiple_of(BATCH)).map(packet).collect();
     let mut left = packets;
-    while left > 0 {
+    for batch in ring.chunks(usize::try_from(BATCH)?).cycle() {
         let now = usize::try_from(left.min(BATCH))?;
         gateway.publish(&batch[..now]).await?;
         left -= now as u64;
+        if left == 0 {
+            break;
+        }
     }
     Ok(())
 }

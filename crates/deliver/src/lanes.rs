@@ -98,6 +98,8 @@ pub(crate) struct MessageKey {
 impl Lanes {
     /// L10.
     pub(crate) fn new(partition: u32, outlets: Arc<Outlets>, restart: Restart, now: Instant) -> Self {
+        // Those before it have nothing of this partition to let go.
+        let suspicions = outlets.suspicions();
         let mut lanes = Self {
             partition,
             outlets,
@@ -118,7 +120,7 @@ impl Lanes {
             unwritten: 0,
             most_unwritten: UNWRITTEN,
             unsettled: 0,
-            suspicions: 0,
+            suspicions,
             cuts: Vec::new(),
         };
         for listed in restart.lanes {

@@ -57,6 +57,11 @@ impl Outlets {
         self.by_webhook.get(&webhook.name).cloned()
     }
 
+    /// How often any webhook became suspect, since the process began.
+    pub(crate) fn suspicions(&self) -> u64 {
+        self.room.suspicions()
+    }
+
     /// The webhooks that became suspect since that many suspicions, which is brought up to date.
     pub(crate) fn suspected_since(&self, suspicions: &mut u64) -> Vec<Arc<Outlet>> {
         let since = std::mem::replace(suspicions, self.room.suspicions());

@@ -119,8 +119,7 @@ impl Task {
     }
 
     fn woken(&mut self, for_sweeps: bool) {
-        self.lanes.woken();
-        self.turn.wanted |= for_sweeps;
+        self.turn.wanted |= self.lanes.woken() || for_sweeps;
     }
 
     fn tick(&mut self) {

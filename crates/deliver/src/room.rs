@@ -28,7 +28,7 @@ pub(crate) struct Room {
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: Notify,
-    /// Not for a slot alone.
+    /// It was rung for more than a free slot.
     for_sweeps: AtomicBool,
 }
 
@@ -106,7 +106,7 @@ impl Room {
         lock(&self.tasks).iter().for_each(|task| task.ring(true));
     }
 
-    fn free_slot(&self) {
+    fn slot_is_free(&self) {
         lock(&self.tasks).iter().for_each(|task| task.ring(false));
     }
 }
@@ -242,7 +242,7 @@ impl Share {
         change(&mut state);
         if std::mem::take(&mut state.waiting) {
             drop(state);
-            self.room.free_slot();
+            self.room.slot_is_free();
         }
     }
 }

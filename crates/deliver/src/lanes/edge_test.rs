@@ -187,6 +187,19 @@ fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
 }
 
 #[test]
+fn a_suspicion_from_before_the_start_lets_nothing_go_and_one_after_it_asks_for_a_sweep() {
+    let (now, outlets) = (Instant::now(), outlets(true));
+    let suspect = || outlets.shares().for_each(|share| assert!(share.suspect()));
+    suspect();
+    outlets.shares().for_each(|share| assert!(share.answered()));
+    let mut lanes = Lanes::new(0, Arc::clone(&outlets), Restart::new(Saved::default(), &(0..0), false), now);
+    lanes.live(&frame(0, &[at(0)]), 1, now);
+    assert_eq!((lanes.woken(), lanes.count()), (false, (1, 0)));
+    suspect();
+    assert_eq!((lanes.woken(), lanes.count()), (true, (0, 1)));
+}
+
+#[test]
 fn an_attempt_keeps_its_slot_though_its_message_was_evicted() {
     let now = Instant::now();
     let mut webhook = Webhook::new("w", "http://a.example/".parse().unwrap());

@@ -120,9 +120,10 @@ impl Lanes {
     }
 
     /// Another partition's task may have found a webhook suspect: what this one holds of it and isn't under way is let go, once.
-    pub(crate) fn woken(&mut self) {
-        for outlet in self.outlets.suspected_since(&mut self.suspicions) {
-            self.let_go_of(&outlet);
-        }
+    /// Returns whether there was any: then a sweep may have something to do.
+    pub(crate) fn woken(&mut self) -> bool {
+        let suspected = self.outlets.suspected_since(&mut self.suspicions);
+        suspected.iter().for_each(|outlet| self.let_go_of(outlet));
+        !suspected.is_empty()
     }
 }

@@ -156,8 +156,7 @@ impl World {
     /// Turns as the driver takes them: only while somebody may want one.
     pub(super) fn turns(&mut self) {
         if let Some(for_sweeps) = self.task.bell.rung().now_or_never() {
-            self.task.lanes.woken();
-            self.task.wanted |= for_sweeps;
+            self.task.wanted |= self.task.lanes.woken() || for_sweeps;
         }
         for _ in 0..2 {
             if !std::mem::take(&mut self.task.wanted) {
