@@ -286,10 +286,11 @@ impl Lane {
     }
 
     /// L7. Returns how many packets settled.
-    pub(crate) fn settle(&mut self, first: Offset) -> u64 {
+    pub(crate) fn settle(&mut self, first: Offset, head: Offset) -> u64 {
         let Some(message) = self.place(first).and_then(|place| self.messages.remove(place)) else { return 0 };
         let count = u64::from(message.listed.count);
         self.unsettled = self.unsettled.saturating_sub(count);
+        self.pass_settled(head);
         count
     }
 

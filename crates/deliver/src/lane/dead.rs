@@ -70,8 +70,8 @@ impl Lane {
         self.burying = None;
         self.unsettled = self.unsettled.saturating_sub(packets);
         self.raise_next(to);
-        // It may have let go of an earlier message meanwhile: it stays where it is.
-        self.advance(0, head);
+        // It may have let go of an earlier message meanwhile: then it stays where it is.
+        self.pass_settled(head);
     }
 
     /// Where the packets end whose dead letters are being written.

@@ -1,6 +1,7 @@
 //! How far a lane has come (LANES.md, *Lane*), for live reading and sweeps: `taken` and `next`.
 //!
-//! It was shown all its records below `taken`; those below `next` are settled or in a listed message. One that has taken all below the head is live.
+//! It was shown all its records below `taken`, or they have settled; those below `next` are settled or in a listed message. `taken` is never below its
+//! watermark, and a lane that has taken all below the head is live.
 
 use pushline_model::Offset;
 
@@ -33,6 +34,11 @@ impl Lane {
                 self.pace = Pace::Live;
             }
         }
+    }
+
+    /// Nothing of it is left below its watermark, so nobody reads that again: the log may be deleted there.
+    pub(super) fn pass_settled(&mut self, head: Offset) {
+        self.advance(self.watermark(head), head);
     }
 
     /// What it has below this is settled or in a listed message by now, whatever it was shown.

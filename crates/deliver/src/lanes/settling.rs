@@ -12,10 +12,14 @@ impl Lanes {
     /// L7. Returns how many packets settled.
     pub(super) fn settle(&mut self, key: MessageKey) -> u64 {
         let Some(lane) = self.lanes.get_mut(key.lane) else { return 0 };
-        let count = lane.settle(key.first);
+        let was_live = lane.is_live();
+        let count = lane.settle(key.first, self.head);
         self.unsettled = self.unsettled.saturating_sub(count);
         self.line_up(key.lane);
-        self.tidy(key.lane);
+        match was_live {
+            true => self.tidy(key.lane),
+            false => self.settle_in(key.lane), // it may have come to the head
+        }
         count
     }
 

@@ -28,7 +28,9 @@ impl World {
         for (key, lane) in &self.task.lanes.lanes {
             assert_eq!(self.task.lanes.by_group.get(lane.group.key()), Some(&key));
             assert_eq!(self.task.lanes.behind.contains(&key), !lane.is_live());
-            assert!(lane.taken(self.task.lanes.head()) <= self.task.lanes.head());
+            let head = self.task.lanes.head();
+            let reads_from = lane.watermark(head)..=head;
+            assert!(reads_from.contains(&lane.taken(head)), "would read again what has settled: {reads_from:?}, {}", self.describe());
             let rebuilds = |message: &Message| matches!(message.state, State::Rebuilding(..));
             assert!(lane.is_at_hand() || !lane.messages().any(rebuilds), "what it rebuilds isn't at hand: {}", self.describe());
         }
