@@ -1,5 +1,5 @@
-//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- groups`, `-- latency`, `-- isolation`, `-- cluster`. Each drives the real binary; gateways and receivers
-//! run as processes of their own.
+//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- sender`, `-- groups`, `-- latency`, `-- isolation`, `-- cluster`. All
+//! but the first drive the real binary; gateways and receivers run as processes of their own.
 
 mod bare;
 mod cluster;
@@ -10,6 +10,7 @@ mod groups;
 mod isolation;
 mod latency;
 mod process;
+mod sender;
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,10 @@ const GROUPS: usize = 10;
 /// Nothing takes longer.
 const AT_MOST: Duration = Duration::from_secs(240);
 
+/// As Pushline has: what it is compared with shall not be slower by its allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +39,7 @@ fn main() -> Result<()> {
         [] => runtime.block_on(compare::compare()),
         ["cluster"] => runtime.block_on(cluster::cluster()),
         ["groups"] => runtime.block_on(groups::groups()),
+        ["sender"] => runtime.block_on(sender::sender()),
         ["latency"] => runtime.block_on(latency::latency()),
         ["isolation"] => runtime.block_on(isolation::isolation()),
         ["gateways", server, packets, groups] => runtime.block_on(gateways::publish(server.parse()?, packets.parse()?, groups.parse()?)),
@@ -41,7 +47,7 @@ fn main() -> Result<()> {
             runtime.block_on(gateways::publish_paced(server.parse()?, rate.parse()?, seconds.parse()?, groups.parse()?))
         }
         ["counter"] => runtime.block_on(counter::serve()),
-        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- groups | latency | isolation | cluster]"),
+        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- sender | groups | latency | isolation | cluster]"),
     }
 }
 
