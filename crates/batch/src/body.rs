@@ -10,6 +10,9 @@ use pushline_model::{DeadPacket, Iccid, IccidForm, Packet, PayloadForm, Send, Ti
 
 use crate::escape::{escape, unescape};
 
+/// What stands around a payload, at most but for long topics: room is made once for a packet.
+const AROUND_A_PAYLOAD: usize = 96;
+
 /// A body that packets are being put into.
 #[derive(Debug, Default)]
 pub struct Body {
@@ -75,6 +78,7 @@ impl Body {
 
     /// Adds a packet.
     pub fn push(&mut self, webhook: &Webhook, packet: &Packet<'_>) {
+        self.text.reserve(AROUND_A_PAYLOAD + packet.payload.len());
         self.text.push(if self.text.is_empty() { b'[' } else { b',' });
         write_identity(webhook, packet, &mut self.text);
         self.text.extend_from_slice(b",\"Timestamp\":\"");

@@ -295,6 +295,9 @@ impl Lane {
     }
 
     fn place(&self, first: Offset) -> Option<usize> {
+        if self.messages.front().is_some_and(|oldest| oldest.listed.first == first) {
+            return Some(0); // mostly it is
+        }
         self.messages.binary_search_by_key(&first, |message| message.listed.first).ok()
     }
 

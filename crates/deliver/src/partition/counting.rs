@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use pushline_model::{Cause, Outcome};
 use pushline_queue::metrics::DEAD_LETTERED;
@@ -18,6 +19,8 @@ use crate::{
 pub(super) struct PartitionMetrics {
     message_packets: Histogram,
     attempts: [(Counter, Histogram); 4],
+    /// By status.
+    responses: HashMap<u16, Counter>,
     in_flight: Gauge,
     delivered: Counter,
     lag: Gauge,
@@ -40,6 +43,7 @@ impl PartitionMetrics {
             message_packets: histogram!(MESSAGE_PACKETS),
             attempts: OUTCOMES
                 .map(|outcome| (counter!(ATTEMPTS, "outcome" => outcome), histogram!(RESPONSE_SECONDS, "outcome" => outcome))),
+            responses: HashMap::new(),
             in_flight: of(IN_FLIGHT),
             delivered: counter!(DELIVERED),
             lag: of(LAG),
@@ -82,7 +86,7 @@ impl PartitionMetrics {
         }
     }
 
-    pub(super) fn ended(&self, outcome: &Outcome, took: Duration) {
+    pub(super) fn ended(&mut self, outcome: &Outcome, took: Duration) {
         let (place, status) = match outcome {
             Outcome::Accepted { status } => (0, Some(*status)),
             Outcome::ErrorResponse { status, .. } => (1, Some(*status)),
@@ -93,7 +97,9 @@ impl PartitionMetrics {
         let (attempts, seconds) = &self.attempts[place];
         attempts.increment(1);
         seconds.record(took);
-        status.into_iter().for_each(|status| counter!(RESPONSES, "status" => status.to_string()).increment(1));
+        if let Some(status) = status {
+            self.responses.entry(status).or_insert_with(|| counter!(RESPONSES, "status" => status.to_string())).increment(1);
+        }
     }
 
     pub(super) fn delivered(&self, packets: u64) {
