@@ -57,18 +57,7 @@ impl<'a> Intake<'a> {
             iccid: iccid.map_or(String::new(), |iccid| iccid.to_string()),
             payload: publish.payload.to_vec(),
         };
-        self.strays.push(DeadLetter {
-            time: self.at,
-            group,
-            webhook: None,
-            message_id: None,
-            array: false,
-            cause,
-            status: None,
-            response: Vec::new(),
-            attempts: Vec::new(),
-            packets: vec![packet],
-        });
+        self.strays.push(DeadLetter::unsent(self.at, group, cause, vec![packet]));
         false
     }
 }

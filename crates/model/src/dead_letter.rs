@@ -88,6 +88,25 @@ pub struct DeadLetter {
     pub packets: Vec<DeadPacket>,
 }
 
+impl DeadLetter {
+    /// One of packets that nobody has tried to send, and that were in no message.
+    #[must_use]
+    pub fn unsent(time: Timestamp, group: String, cause: Cause, packets: Vec<DeadPacket>) -> Self {
+        Self {
+            time,
+            group,
+            webhook: None,
+            message_id: None,
+            array: false,
+            cause,
+            status: None,
+            response: Vec::new(),
+            attempts: Vec::new(),
+            packets,
+        }
+    }
+}
+
 /// A packet as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadPacket {

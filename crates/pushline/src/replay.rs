@@ -225,18 +225,8 @@ mod tests {
     }
 
     fn letter() -> DeadLetter {
-        DeadLetter {
-            time: Timestamp(1),
-            group: "o/g".to_owned(),
-            webhook: None,
-            message_id: Some("msg_AAAAAAAAAAAAAAAAAAAAAA".to_owned()),
-            array: false,
-            cause: Cause::Expired,
-            status: None,
-            response: Vec::new(),
-            attempts: Vec::new(),
-            packets: Vec::new(),
-        }
+        let message_id = Some("msg_AAAAAAAAAAAAAAAAAAAAAA".to_owned());
+        DeadLetter { message_id, ..DeadLetter::unsent(Timestamp(1), "o/g".to_owned(), Cause::Expired, Vec::new()) }
     }
 
     #[tokio::test]

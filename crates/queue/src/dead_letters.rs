@@ -209,18 +209,7 @@ mod tests {
 
     fn letter(group: &str, payload: usize) -> DeadLetter {
         let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
-        DeadLetter {
-            time: Timestamp(1),
-            group: group.to_owned(),
-            webhook: None,
-            message_id: None,
-            array: false,
-            cause: Cause::Expired,
-            status: None,
-            response: Vec::new(),
-            attempts: Vec::new(),
-            packets: vec![packet],
-        }
+        DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, vec![packet])
     }
 
     #[tokio::test]

@@ -160,18 +160,7 @@ fn held(letter: &DeadLetter) -> usize {
 /// The dead letter of what was in no message.
 fn unsent_letter(group: String, webhook: Option<String>, unsent: Unsent, cause: Cause, wall: Timestamp) -> DeadLetter {
     let Unsent { message: Replay { message_id, array, packets }, why } = unsent;
-    DeadLetter {
-        time: wall,
-        group,
-        webhook,
-        message_id,
-        array,
-        cause,
-        status: None,
-        response: why.into_bytes(),
-        attempts: Vec::new(),
-        packets,
-    }
+    DeadLetter { webhook, message_id, array, response: why.into_bytes(), ..DeadLetter::unsent(wall, group, cause, packets) }
 }
 
 /// The dead letter of a message with a body; `outcome`: of its last attempt, where that decided.

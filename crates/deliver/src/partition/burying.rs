@@ -152,18 +152,7 @@ mod tests {
     }
 
     fn letter(group: &str) -> DeadLetter {
-        DeadLetter {
-            time: Timestamp(1),
-            group: group.to_owned(),
-            webhook: None,
-            message_id: None,
-            array: false,
-            cause: Cause::Expired,
-            status: None,
-            response: Vec::new(),
-            attempts: Vec::new(),
-            packets: Vec::new(),
-        }
+        DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, Vec::new())
     }
 
     #[tokio::test(start_paused = true)]
