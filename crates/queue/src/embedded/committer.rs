@@ -193,9 +193,18 @@ impl Committer {
 
     // --- retention
 
-    /// Dead letters are kept for a time and within a size; the oldest go first, a segment at a time.
+    /// Dead letters are kept for a time and within a size. While there is no room to begin a segment, the oldest go nevertheless.
     fn forget(&mut self) -> Result<(), Stop> {
         let Some((keep, max_bytes)) = self.bounds.keep else { return Ok(()) };
+        self.patiently(|committer| {
+            committer.forget_oldest(keep, max_bytes)?;
+            let may_begin = Timestamp::of(SystemTime::now()).minus(keep / SEGMENTS);
+            if committer.log.last_began().is_some_and(|began| began < may_begin) { committer.begin_segment() } else { Ok(()) }
+        })
+    }
+
+    /// A segment at a time.
+    fn forget_oldest(&self, keep: Duration, max_bytes: u64) -> Result<(), QueueError> {
         let now = Timestamp::of(SystemTime::now());
         while let Some((end, newest)) = self.log.oldest() {
             let too_old = newest.plus(keep) < now;
@@ -207,9 +216,6 @@ impl Committer {
             counter!(names::FORGOTTEN, "log" => self.log.name).increment(records);
             let why = if too_old { "older than dead_letters.keep" } else { "beyond dead_letters.max_bytes" };
             warn!(log = self.log.name, start, end, records, why, "the oldest dead letters were dropped");
-        }
-        if self.log.last_began().is_some_and(|began| began.plus(keep / SEGMENTS) < now) {
-            self.patiently(Self::begin_segment)?;
         }
         Ok(())
     }

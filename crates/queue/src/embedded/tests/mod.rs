@@ -130,6 +130,28 @@ async fn dead_letters_that_are_too_old_go_however_few_they_are() {
     assert_eq!(found.into_iter().map(|found| found.letter).collect::<Vec<_>>(), [hours_ago(1)]);
 }
 
+#[tokio::test]
+async fn dead_letters_that_are_too_old_go_though_there_is_no_room_to_begin_a_segment() {
+    const KEEP: Duration = Duration::from_hours(16);
+    let disk = FaultyFileSystem::new();
+    let options = Options { keep_dead_letters: KEEP, ..options(Path::new("/q")) };
+    let queue = Embedded::open_on(&(Arc::new(disk.clone()) as Arc<dyn FileSystem>), &options).unwrap();
+    let log = dead_letters(&queue);
+    let bury = async |age| {
+        let time = Timestamp::of(std::time::SystemTime::now()).minus(age);
+        queue.dead_letters().bury(&DeadLetter { time, ..letter(1) }).await.unwrap();
+    };
+    bury(KEEP - Duration::from_secs(3)).await;
+    until(|| log.oldest().is_some()).await;
+    // A second later a segment shall begin and can't, and two seconds after that the first letter is too old.
+    bury(KEEP / 8 - Duration::from_secs(1)).await;
+    disk.set_free(0);
+    until(|| log.range().start == 1).await;
+    disk.set_free(1 << 30);
+    bury(Duration::ZERO).await;
+    assert_eq!(log.range(), 1..3);
+}
+
 /// Waits for what another thread does.
 async fn until(condition: impl Fn() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
