@@ -1,18 +1,20 @@
 //! Dead letters (LANES.md L14): what couldn't be delivered, kept in a log of its own and found again by group, cause and time.
 
-use std::{collections::HashSet, fmt, ops::Range, sync::Arc};
+use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use pushline_model::{Cause, DeadLetter, Offset, Timestamp};
+use tokio::{sync::Mutex, time::timeout};
 
-use tokio::sync::Mutex;
-
-use crate::{Append, AppendError, Appended, Kind, QueueError, Read, Record};
+use crate::{Append, AppendError, Appended, Frame, Kind, QueueError, Read, Reader, Record};
 
 /// The first byte of an encoded dead letter; the rest is postcard.
 const VERSION: u8 = 1;
 
 /// A page ends with the dead letter that brings it to so many bytes: a process holds some of them at once, whatever customers' messages are like.
 const PAGE_BYTES: usize = 4 << 20;
+
+/// How often whoever waits for a frame looks whether it is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A log of dead letters. Cheap to clone.
 #[derive(Clone)]
@@ -112,8 +114,9 @@ impl DeadLetters {
     /// Without what was replayed.
     async fn page(&self, filter: &Filter, mut at: Offset, end: Offset, limit: usize) -> Result<Page, QueueError> {
         let (mut found, mut bytes, mut reader) = (Vec::new(), 0, self.read.reader(at));
-        while at < end {
-            let frame = reader.next().await?;
+        while at < end
+            && let Some(frame) = self.next(&mut *reader, end).await?
+        {
             for (offset, record) in frame.records(at).take_while(|(offset, _)| *offset < end) {
                 if found.len() == limit || bytes >= PAGE_BYTES {
                     return Ok(Page { found, next: Some(offset), end });
@@ -149,16 +152,29 @@ impl DeadLetters {
         }
         marks.read = marks.read.max(bounds.start);
         let mut reader = self.read.reader(marks.read);
-        while marks.read < bounds.end {
-            let frame = reader.next().await?;
+        while marks.read < bounds.end
+            && let Some(frame) = self.next(&mut *reader, bounds.end).await?
+        {
             for (offset, record) in frame.records(marks.read).filter(|(_, record)| record.kind == Kind::Replayed) {
                 let offsets: Vec<Offset> = postcard::from_bytes(record.payload).map_err(|_| QueueError::Unreadable { offset })?;
                 marks.replayed.extend(offsets);
             }
             marks.read = frame.end();
         }
+        marks.read = marks.read.max(bounds.end);
         marks.replayed.retain(|offset| *offset >= bounds.start);
         Ok(())
+    }
+
+    /// The next frame. `None`: what is left below `end` was deleted meanwhile, and a reader would wait for what comes after it.
+    async fn next(&self, reader: &mut dyn Reader, end: Offset) -> Result<Option<Frame>, QueueError> {
+        loop {
+            match timeout(LOOK_EVERY, reader.next()).await {
+                Ok(frame) => return frame.map(Some),
+                Err(_) if self.read.bounds().await?.start >= end => return Ok(None),
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -197,6 +213,9 @@ fn decode(bytes: &[u8]) -> Option<DeadLetter> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::{FutureExt, future::BoxFuture};
     use pushline_model::DeadPacket;
 
     use super::*;
@@ -210,6 +229,36 @@ mod tests {
     fn letter(group: &str, payload: usize) -> DeadLetter {
         let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
         DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, vec![packet])
+    }
+
+    /// Two records that are deleted as soon as somebody has asked for the bounds.
+    #[derive(Default)]
+    struct Vanishing(AtomicBool);
+
+    impl Read for Vanishing {
+        fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+            let start = if self.0.swap(true, Ordering::Relaxed) { 2 } else { 0 };
+            std::future::ready(Ok(start..2)).boxed()
+        }
+
+        fn reader(&self, _: Offset) -> Box<dyn Reader> {
+            Box::new(Waiting)
+        }
+    }
+
+    struct Waiting;
+
+    impl Reader for Waiting {
+        fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
+            std::future::pending().boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_lists_what_is_deleted_meanwhile_does_not_wait_for_it() {
+        let letters = DeadLetters { read: Arc::new(Vanishing::default()), ..Memory::new().dead_letters() };
+        let page = letters.list(&Filter::default(), 0, 10).await.unwrap();
+        assert_eq!(page, Page { found: vec![], next: None, end: 2 });
     }
 
     #[tokio::test]

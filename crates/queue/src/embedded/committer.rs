@@ -78,7 +78,7 @@ impl Committer {
     pub(super) fn run(mut self) {
         while let Some(pending) = self.log.take_pending(LOOK_EVERY) {
             self.size.set(approximately(self.log.bytes()));
-            if let Err(stop) = self.commit(pending).and_then(|()| self.forget()) {
+            if let Err(stop) = self.commit(pending).and_then(|()| Ok(self.forget()?)) {
                 if let Stop::Failed(error) = stop {
                     self.log.failure.note(&error);
                 }
@@ -193,14 +193,18 @@ impl Committer {
 
     // --- retention
 
-    /// Dead letters are kept for a time and within a size. While there is no room to begin a segment, the oldest go nevertheless.
-    fn forget(&mut self) -> Result<(), Stop> {
+    /// Dead letters are kept for a time and within a size.
+    fn forget(&mut self) -> Result<(), QueueError> {
         let Some((keep, max_bytes)) = self.bounds.keep else { return Ok(()) };
-        self.patiently(|committer| {
-            committer.forget_oldest(keep, max_bytes)?;
-            let may_begin = Timestamp::of(SystemTime::now()).minus(keep / SEGMENTS);
-            if committer.log.last_began().is_some_and(|began| began < may_begin) { committer.begin_segment() } else { Ok(()) }
-        })
+        self.forget_oldest(keep, max_bytes)?;
+        let due = Timestamp::of(SystemTime::now()).minus(keep / SEGMENTS);
+        if self.log.last_began().is_none_or(|began| began >= due) {
+            return Ok(());
+        }
+        match self.begin_segment() {
+            Err(error) if error.is_passing() => Ok(()), // nobody waits for it: the next look tries again
+            begun => begun,
+        }
     }
 
     /// A segment at a time.

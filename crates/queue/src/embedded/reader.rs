@@ -53,7 +53,8 @@ impl LogReader {
                     self.reading = Some(tokio::task::spawn_blocking(move || read_block(&segment, position, limit, offset)));
                 }
                 Found::Nothing => {
-                    let position = self.position;
+                    // The last segment may be empty, and all before it gone.
+                    let position = self.position.max(self.log.range().start);
                     self.end.wait_for(|end| *end > position).await.map_err(|_| QueueError::Closed)?;
                 }
             }

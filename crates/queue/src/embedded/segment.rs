@@ -47,7 +47,12 @@ impl Segment {
         let file = fs.open(&path).map_err(QueueError::io("create", &path))?;
         let header = header(base);
         let written = file.truncate(0).and_then(|()| file.write_at(&header, 0)).and_then(|()| file.sync()).and_then(|()| fs.sync_dir(dir));
-        written.map_err(QueueError::io("write", &path))?;
+        if let Err(error) = written {
+            // Half of it would lie in the middle of the log once the one before has grown: nothing goes on unless it is gone for good.
+            let removed = fs.remove(&path).and_then(|()| fs.sync_dir(dir));
+            removed.map_err(io::Error::other).map_err(QueueError::io("remove what was half created of", &path))?;
+            return Err(QueueError::io("write", &path)(error));
+        }
         Ok(Self::empty(path, file, base))
     }
 

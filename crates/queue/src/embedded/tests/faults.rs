@@ -9,16 +9,18 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
-use pushline_model::Offset;
+use pushline_model::{DeadLetter, Offset, Timestamp};
 
-use super::{append, open_on, partition, progress, read_text};
+use super::{append, dead_letters, letter, options, partition, progress, read_text};
 use crate::{
-    Append, Partition, Queue, Read,
+    Append, AppendError, Filter, Partition, Queue, Read,
     embedded::{
+        Embedded, Options,
         fs::{File, FileSystem},
         log::lock,
     },
@@ -275,9 +277,21 @@ proptest! {
     }
 }
 
+/// Each of its dead letters begins a segment, and soon is too old.
+fn open_forgetful(disk: &FaultyFileSystem) -> Embedded {
+    let options = Options { keep_dead_letters: Duration::from_millis(8), ..options(Path::new("/q")) };
+    let queue = Embedded::open_on(&(Arc::new(disk.clone()) as Arc<dyn FileSystem>), &options);
+    queue.unwrap_or_else(|error| panic!("a crash is no corruption: {error}"))
+}
+
+async fn bury(queue: &Embedded) -> Result<(), AppendError> {
+    queue.dead_letters().bury(&DeadLetter { time: Timestamp::of(SystemTime::now()), ..letter(0) }).await
+}
+
 async fn schedule(steps: Vec<Step>) {
     let disk = FaultyFileSystem::new();
-    let mut queue = open_on(&disk, 0).unwrap();
+    let mut queue = open_forgetful(&disk);
+    let mut buried = 0;
     // Record n of the log holds the text of n.
     let (mut acknowledged, mut watermark, mut saved): (Offset, Offset, Option<Offset>) = (0, 0, None);
     for step in steps {
@@ -286,6 +300,8 @@ async fn schedule(steps: Vec<Step>) {
             Step::Append(count) => {
                 append(&queue, end..end + count).await;
                 acknowledged = end + count;
+                bury(&queue).await.unwrap();
+                buried += 1;
             }
             Step::Throw(count) => {
                 let payloads: Vec<String> = (end..end + count).map(|number| number.to_string()).collect();
@@ -293,7 +309,7 @@ async fn schedule(steps: Vec<Step>) {
                 queue.append(&batch).now_or_never();
                 queue.close().await;
                 drop(queue);
-                queue = open_on(&disk, 0).unwrap();
+                queue = open_forgetful(&disk);
                 acknowledged = queue.partition.log.range().end;
             }
             Step::Save if end > 0 => {
@@ -305,7 +321,7 @@ async fn schedule(steps: Vec<Step>) {
             Step::Restart => {
                 queue.close().await;
                 drop(queue);
-                queue = open_on(&disk, 0).unwrap();
+                queue = open_forgetful(&disk);
             }
             Step::Crash { after, seed } => {
                 disk.die_after(after);
@@ -318,10 +334,11 @@ async fn schedule(steps: Vec<Step>) {
                     if number % 7 == 0 && partition(&queue).save(&progress(number + 1), watermark).await.is_ok() {
                         saved = Some(number + 1);
                     }
+                    buried += u64::from(bury(&queue).await.is_ok());
                 }
                 drop(queue);
                 disk.crash(seed);
-                queue = open_on(&disk, 0).unwrap_or_else(|error| panic!("a crash is no corruption: {error}"));
+                queue = open_forgetful(&disk);
             }
         }
         let bounds = queue.partition.log.range();
@@ -333,5 +350,10 @@ async fn schedule(steps: Vec<Step>) {
         let head = loaded.progress.map(|progress| progress.head);
         assert!(head >= saved, "progress {head:?} is older than {saved:?}");
         acknowledged = acknowledged.max(bounds.end);
+        let kept = dead_letters(&queue).range();
+        assert!(kept.end >= buried, "{kept:?} {buried}");
+        buried = kept.end;
+        let page = queue.dead_letters().list(&Filter::default(), 0, 100).await.unwrap();
+        assert!(page.found.iter().all(|found| found.letter == DeadLetter { time: found.letter.time, ..letter(0) }));
     }
 }

@@ -3,7 +3,12 @@
 mod faults;
 mod spoiled;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Wake},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use pushline_model::{DeadLetter, Timestamp};
@@ -150,6 +155,33 @@ async fn dead_letters_that_are_too_old_go_though_there_is_no_room_to_begin_a_seg
     disk.set_free(1 << 30);
     bury(Duration::ZERO).await;
     assert_eq!(log.range(), 1..3);
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_rests_where_all_was_deleted_before_an_empty_segment() {
+    let dir = TempDir::new().unwrap();
+    let queue = Embedded::open(&Options { keep_dead_letters: Duration::from_hours(16), ..options(dir.path()) }).unwrap();
+    let (log, time) = (dead_letters(&queue), Timestamp::of(std::time::SystemTime::now()).minus(Duration::from_hours(12)));
+    queue.dead_letters().bury(&DeadLetter { time, ..letter(0) }).await.unwrap();
+    until(|| log.oldest().is_some()).await;
+    log.forget_below(1).unwrap();
+    assert_eq!(log.range(), 1..1);
+    let (woken, mut reader) = (Arc::new(Woken::default()), log.reader(0));
+    let mut next = reader.next();
+    assert!(next.as_mut().poll(&mut Context::from_waker(&Arc::clone(&woken).into())).is_pending());
+    tokio::task::yield_now().await; // wakes who has used up its turn
+    assert!(!woken.0.load(Ordering::Relaxed), "it looks again and again");
+    queue.dead_letters().bury(&letter(1)).await.unwrap();
+    assert_eq!(next.await.unwrap().base(), 1);
 }
 
 /// Waits for what another thread does.
