@@ -23,16 +23,6 @@ const BATCH: usize = 1000;
 
 /// Measures and prints.
 pub(crate) async fn sender() -> Result<()> {
-    if let Ok(what) = std::env::var("ALONE") {
-        for _ in 0..3 {
-            let max = if what.ends_with("10") { 10 } else { 1 };
-            let n = if max == 10 { 1_000_000 } else { 300_000 };
-            let before = own_usage()?;
-            let rate = if what.starts_with("bare") { bare::post(n as u64, max as u64).await? } else { from_memory(n, max).await?.0 };
-            println!("{what} {rate:.0} {:.1}", own_usage()?.since(&before).cpu_of((n / max) as u64));
-        }
-        return Ok(());
-    }
     for (packets, max_packets) in [(1_000_000, 10), (300_000, 1)] {
         let (mut ours, mut theirs) = (vec![], vec![]);
         let messages = (packets / max_packets) as u64;
