@@ -1,5 +1,5 @@
 //! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- sender`, `-- groups`, `-- latency`, `-- isolation`, `-- cluster`. All
-//! but the first drive the real binary; gateways and receivers run as processes of their own.
+//! but `sender` drive the real binary; gateways and receivers run as processes of their own.
 
 mod bare;
 mod cluster;

@@ -9,12 +9,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use metrics::{Counter, counter};
 use pushline_model::{MessageId, NoResponse, Outcome, RESPONSE_KEPT, Webhook};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    DeliverError, Network, metrics as names,
+    DeliverError, Network,
     network::{ConnectError, Sender},
     request::{Cases, Template},
 };
@@ -39,8 +38,6 @@ pub(crate) struct Destination {
     template: Template,
     /// The one used last is taken first.
     idle: Mutex<Vec<Idle>>,
-    /// Counts those taken for an attempt: new ones, and ones that were used before.
-    connections: [Counter; 2],
 }
 
 #[derive(Debug)]
@@ -53,15 +50,14 @@ struct Idle {
 impl Destination {
     pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, cases: &mut Cases) -> Result<Self, DeliverError> {
         let template = Template::new(&webhook, cases)?;
-        let connections = ["false", "true"].map(|reused| counter!(names::CONNECTIONS, "protocol" => "http/1.1", "reused" => reused));
-        Ok(Self { webhook, network, template, idle: Mutex::default(), connections })
+        Ok(Self { webhook, network, template, idle: Mutex::default() })
     }
 
     /// One attempt (DESIGN.md, *Outcome*).
     pub(crate) async fn attempt(&self, id: MessageId, body: Bytes) -> Outcome {
         loop {
             let reused = self.take_idle();
-            self.connections[usize::from(reused.is_some())].increment(1);
+            self.network.count_connection(reused.is_some());
             let (sender, is_reused) = match reused {
                 Some(sender) => (sender, true),
                 // Apart, for it is three times as large as all the rest of an attempt, and rare.
@@ -122,7 +118,7 @@ impl Destination {
     }
 
     fn put_idle(&self, sender: Sender, at_most: Duration) {
-        if !sender.requests.is_closed() {
+        if !sender.requests.is_closed() && !at_most.is_zero() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.push(Idle { sender, since: Instant::now(), at_most });
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use metrics::{Counter, counter};
 use pushline_model::{NoResponse, Url};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -23,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{DeliverError, Egress, lookups::Lookups};
+use crate::{DeliverError, Egress, lookups::Lookups, metrics::CONNECTIONS};
 
 /// Connecting with TLS has a limit of its own (DESIGN.md, *Outcome*).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +40,8 @@ pub struct Network {
     egress: Egress,
     lookups: Lookups,
     tls: TlsConnector,
+    /// Connections taken for an attempt: new ones, and ones that were used before.
+    connections: [Counter; 2],
 }
 
 /// Why there is no connection.
@@ -84,7 +87,13 @@ impl Network {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(Self { egress, lookups: Lookups::of_the_system(), tls: Arc::new(config).into() }))
+        let connections = ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => "http/1.1", "reused" => reused));
+        Ok(Arc::new(Self { egress, lookups: Lookups::of_the_system(), tls: Arc::new(config).into(), connections }))
+    }
+
+    /// A connection was taken for an attempt.
+    pub(crate) fn count_connection(&self, reused: bool) {
+        self.connections[usize::from(reused)].increment(1);
     }
 
     /// A new connection to where a URL points.

@@ -75,7 +75,8 @@ impl Task {
             Err(_) => return Err(QueueError::Closed),
         }
         self.saving.changed = true;
-        self.turn.wanted = true;
+        // What sweeps found makes way for more; of a message whose attempts are over only room is left, and who waits for room is woken.
+        self.turn.wanted |= !matches!(key, BurialKey::Message(_));
         Ok(())
     }
 }

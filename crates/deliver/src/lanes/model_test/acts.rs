@@ -135,7 +135,7 @@ impl World {
         let (key, offsets) = self.task.dying.remove(which);
         offsets.iter().for_each(|offset| _ = self.unsettled.remove(offset));
         assert_eq!(self.task.lanes.buried(key), offsets.len() as u64);
-        self.task.wanted = true;
+        self.task.wanted |= !matches!(key, BurialKey::Message(_));
     }
 
     pub(super) fn save(&mut self, commit: bool) {
