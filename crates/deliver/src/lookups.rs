@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(begun.load(Ordering::Relaxed), 2);
         assert!(lookups.lock().under_way.is_empty());
     }
+
     /// Names that hang until the sender is dropped, and how many lookups of them are under way.
     fn hanging() -> (Lookups, mpsc::Sender<()>, Arc<AtomicUsize>) {
         let (hangs, until) = mpsc::channel::<()>();

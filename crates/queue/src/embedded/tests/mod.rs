@@ -140,7 +140,8 @@ async fn dead_letters_that_are_too_old_go_though_there_is_no_room_to_begin_a_seg
     const KEEP: Duration = Duration::from_hours(16);
     let disk = FaultyFileSystem::new();
     let options = Options { keep_dead_letters: KEEP, ..options(Path::new("/q")) };
-    let queue = Embedded::open_on(&(Arc::new(disk.clone()) as Arc<dyn FileSystem>), &options).unwrap();
+    let open = || Embedded::open_on(&(Arc::new(disk.clone()) as Arc<dyn FileSystem>), &options);
+    let queue = open().unwrap();
     let log = dead_letters(&queue);
     let bury = async |age| {
         let time = Timestamp::of(std::time::SystemTime::now()).minus(age);
@@ -155,6 +156,10 @@ async fn dead_letters_that_are_too_old_go_though_there_is_no_room_to_begin_a_seg
     disk.set_free(1 << 30);
     bury(Duration::ZERO).await;
     assert_eq!(log.range(), 1..3);
+    // Nothing of the segment that couldn't begin lies in the middle.
+    queue.close().await;
+    drop((log, queue));
+    assert_eq!(dead_letters(&open().unwrap()).range(), 1..3);
 }
 
 #[derive(Default)]
