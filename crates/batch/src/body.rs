@@ -6,7 +6,7 @@
 
 use base64_simd::{Out, STANDARD};
 use bytes::Bytes;
-use pushline_model::{DeadPacket, Iccid, IccidForm, Packet, PayloadForm, Send, Timestamp, Webhook};
+use pushline_model::{DeadPacket, Iccid, IccidForm, Identify, Packet, PayloadForm, Timestamp, Webhook};
 
 use crate::escape::{escape, unescape};
 
@@ -184,12 +184,12 @@ impl Form {
 
 fn write_identity(webhook: &Webhook, packet: &Packet<'_>, into: &mut Vec<u8>) {
     match webhook.send {
-        Send::Topic => {
+        Identify::Topic => {
             into.extend_from_slice(b"{\"Topic\":\"");
             escape(packet.topic, into);
             into.push(b'"');
         }
-        Send::Iccid => {
+        Identify::Iccid => {
             let iccid = packet.iccid.text();
             let quote: &[u8] = if webhook.iccid == IccidForm::Number && is_number(iccid.as_str()) { b"" } else { b"\"" };
             into.extend_from_slice(b"{\"ICCID\":");
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn the_topic_takes_the_iccids_place() {
         let mut webhook = webhook();
-        webhook.send = Send::Topic;
+        webhook.send = Identify::Topic;
         assert!(object(&webhook, &packet("12", b"")).starts_with(r#"{"Topic":"mti/\"897612653856781234\"","Timestamp""#));
     }
 
@@ -365,7 +365,7 @@ mod tests {
         ) {
             let mut webhook = webhook();
             webhook.payload = form;
-            webhook.send = if topic { Send::Topic } else { Send::Iccid };
+            webhook.send = if topic { Identify::Topic } else { Identify::Iccid };
             let mut body = Body::default();
             for (payload, iccid, topic, at) in &packets {
                 body.push(&webhook, &Packet { iccid: iccid.parse().unwrap(), topic, received_at: Timestamp(*at), payload });

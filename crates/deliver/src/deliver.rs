@@ -71,11 +71,11 @@ impl Options {
 }
 
 impl Deliver {
-    /// Starts a task for each partition, where its progress says: for those that this process serves already before it returns, for those
+    /// Starts a task for each partition, where its checkpoint says: for those that this process serves already before it returns, for those
     /// that come later when they come.
     ///
     /// # Errors
-    /// [`DeliverError`] when a webhook can't be made ready to send to, or saved progress can't be read.
+    /// [`DeliverError`] when a webhook can't be made ready to send to, or saved checkpoint can't be read.
     pub async fn start(options: Options, queue: &Arc<dyn Queue>, registry: Arc<Registry>) -> Result<Self, DeliverError> {
         let room = Room::new(options.room);
         let network = Network::new(options.egress)?;
@@ -122,7 +122,7 @@ impl Deliver {
         into_result(ended).err().unwrap_or(QueueError::Closed)
     }
 
-    /// Starts no new attempt, lets what is in flight end within the grace (suspect webhooks aren't waited for), saves progress, ends.
+    /// Starts no new attempt, lets what is in flight end within the grace (suspect webhooks aren't waited for), saves checkpoint, ends.
     ///
     /// # Errors
     /// The first that saving gave.

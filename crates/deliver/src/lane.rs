@@ -12,7 +12,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_batch::{Body, Cut, Cutter, Sealed, Window};
 use pushline_model::{GroupId, MessageId, Offset, Packet, Timestamp};
-use pushline_queue::{LaneProgress, Listed, OpenWindow, Record, Replay};
+use pushline_queue::{LaneCheckpoint, Listed, OpenWindow, Record, Replay};
 
 pub(crate) use self::{
     dead::{Dead, Unsent},
@@ -89,8 +89,8 @@ impl Lane {
         }
     }
 
-    /// A lane as progress lists it: behind, with everything let go (L10). Its window closes one length after the start.
-    pub(crate) fn resume(group: GroupId, outlet: Option<Arc<Outlet>>, listed: &LaneProgress, head: Offset, now: Instant) -> Self {
+    /// A lane as checkpoint lists it: behind, with everything let go (L10). Its window closes one length after the start.
+    pub(crate) fn resume(group: GroupId, outlet: Option<Arc<Outlet>>, listed: &LaneCheckpoint, head: Offset, now: Instant) -> Self {
         let window = listed.window.map(|open| Window { opened: open.opened, cut_from: open.cut_from });
         let taken = listed.messages.first().map_or(listed.next, |first| first.first.min(listed.next));
         let mut lane = Self::new(group, outlet);
@@ -307,8 +307,8 @@ impl Lane {
     }
 
     /// L9.
-    pub(crate) fn progress(&self, head: Offset) -> LaneProgress {
-        LaneProgress {
+    pub(crate) fn checkpoint(&self, head: Offset) -> LaneCheckpoint {
+        LaneCheckpoint {
             group: self.group.key().to_owned(),
             next: self.next(head),
             window: self.window().map(|window| OpenWindow { opened: window.opened, cut_from: window.cut_from }),

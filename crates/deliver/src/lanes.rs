@@ -9,7 +9,7 @@
 //! | what follows from an outcome | `outcomes.rs` |
 //! | what won't be sent, and dead letters (L12, L14) | `burying.rs` |
 //! | lanes whose webhook changed or is unknown (L13) | `reload.rs` |
-//! | what has settled, watermark and progress (L7, L8, L9) | `settling.rs` |
+//! | what has settled, watermark and checkpoint (L7, L8, L9) | `settling.rs` |
 
 mod burying;
 mod dispatch;
@@ -124,7 +124,7 @@ impl Lanes {
             cuts: Vec::new(),
         };
         for listed in restart.lanes {
-            // Progress lists lanes, and each lane has a group: a key that is none was never written.
+            // Checkpoint lists lanes, and each lane has a group: a key that is none was never written.
             let Ok(group) = GroupId::of_record(&listed.group) else { continue };
             let lane = Lane::resume(group.clone(), lanes.outlets.of(&group), &listed, restart.head, now);
             lanes.unsettled += lane.unsettled;

@@ -56,7 +56,7 @@ pub enum DeliverError {
         /// Its name.
         webhook: String,
     },
-    /// The queue's progress can't be read.
+    /// The queue's checkpoint can't be read.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// How many names are looked up at once. Each takes a thread until the system gives up, whoever still waits for it; of the 512 that may block
-/// the others are left to those who read logs and save progress.
+/// the others are left to those who read logs and save checkpoint.
 const AT_ONCE: usize = 384;
 
 /// How many of them may be names that had no address last time.

@@ -28,11 +28,11 @@ pub const UNSETTLED: &str = "pushline_queue_unsettled_packets";
 pub const UNSETTLED_AT_START: &str = "pushline_queue_unsettled_packets_at_start";
 /// Age of the oldest packet that hasn't settled, by partition.
 pub const OLDEST_UNSETTLED: &str = "pushline_queue_oldest_unsettled_seconds";
-/// Seconds since progress was saved, by partition.
-pub const PROGRESS_AGE: &str = "pushline_progress_age_seconds";
+/// Seconds since checkpoint was saved, by partition.
+pub const CHECKPOINT_AGE: &str = "pushline_checkpoint_age_seconds";
 
-/// How often progress was saved, by partition.
-pub const PROGRESS_SAVES: &str = "pushline_progress_saves_total";
+/// How often checkpoint was saved, by partition.
+pub const CHECKPOINT_SAVES: &str = "pushline_checkpoint_saves_total";
 
 /// Offsets that were gone from the log before they had settled.
 pub const LOST: &str = "pushline_queue_lost_offsets_total";
@@ -53,7 +53,7 @@ pub fn describe() {
     describe_gauge!(LAG, "Records between the end of the log and the head");
     describe_gauge!(UNSETTLED, "Packets that haven't settled");
     describe_gauge!(UNSETTLED_AT_START, "Packets that hadn't settled when the process started");
-    describe_counter!(PROGRESS_SAVES, "How often progress was saved");
+    describe_counter!(CHECKPOINT_SAVES, "How often checkpoint was saved");
     describe_gauge!(OLDEST_UNSETTLED, Unit::Seconds, "Age of the oldest packet that hasn't settled");
-    describe_gauge!(PROGRESS_AGE, Unit::Seconds, "Seconds since progress was saved");
+    describe_gauge!(CHECKPOINT_AGE, Unit::Seconds, "Seconds since checkpoint was saved");
 }

@@ -1,4 +1,4 @@
-//! A partition's task: the driver around [`Lanes`]. It reads, sends, writes dead letters, keeps time and saves progress; what any
+//! A partition's task: the driver around [`Lanes`]. It reads, sends, writes dead letters, keeps time and saves checkpoint; what any
 //! of it means is decided in the pure parts.
 //!
 //! Here are its waits, every `select!` of it, and what is one line each; beside it, a file for each thing that takes longer.

@@ -52,7 +52,7 @@ const READ_MOST: usize = 64 << 10;
 /// What all connections of a listener share.
 pub(crate) struct Shared {
     pub(crate) queue: Arc<dyn Queue>,
-    pub(crate) strays: DeadLetters,
+    pub(crate) unrouted: DeadLetters,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) topics: Vec<TopicPattern>,
     pub(crate) max_payload: usize,
@@ -79,7 +79,7 @@ struct Commit {
     appended: VecDeque<Appended>,
     acks: Vec<u8>,
     packets: u64,
-    strays: Vec<DeadLetter>,
+    unrouted: Vec<DeadLetter>,
     read_at: Instant,
     _lease: Lease,
 }
@@ -328,19 +328,19 @@ const AROUND: usize = 512;
 
 fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
     counter!(names::PACKETS, "source" => "listener", "result" => "dropped").increment(intake.dropped);
-    if intake.records.is_empty() && intake.strays.is_empty() {
+    if intake.records.is_empty() && intake.unrouted.is_empty() {
         return None;
     }
     let mut appended = VecDeque::new();
     if !intake.records.is_empty() {
         appended.push_back(shared.queue.append(&intake.records));
     }
-    if !intake.strays.is_empty() {
-        appended.push_back(shared.strays.bury_all(&intake.strays));
+    if !intake.unrouted.is_empty() {
+        appended.push_back(shared.unrouted.bury_all(&intake.unrouted));
     }
     let packets = intake.records.len() as u64;
-    let lease = shared.budget.lease(bytes + AROUND * (intake.records.len() + intake.strays.len()));
-    Some(Commit { appended, acks: intake.acks, packets, strays: intake.strays, read_at: Instant::now(), _lease: lease })
+    let lease = shared.budget.lease(bytes + AROUND * (intake.records.len() + intake.unrouted.len()));
+    Some(Commit { appended, acks: intake.acks, packets, unrouted: intake.unrouted, read_at: Instant::now(), _lease: lease })
 }
 
 impl Commit {
@@ -356,7 +356,7 @@ impl Commit {
     fn count(&self) {
         let of = |result, count| counter!(names::PACKETS, "source" => "listener", "result" => result).increment(count);
         of("appended", self.packets);
-        for letter in &self.strays {
+        for letter in &self.unrouted {
             of(letter.cause.name(), 1);
             counter!(DEAD_LETTERED, "cause" => letter.cause.name()).increment(1);
         }

@@ -18,7 +18,7 @@ pub(crate) struct Intake<'a> {
     /// When the bytes were read.
     at: Timestamp,
     pub(crate) records: Vec<Record<'a>>,
-    pub(crate) strays: Vec<DeadLetter>,
+    pub(crate) unrouted: Vec<DeadLetter>,
     /// PUBACKs in the order of the PUBLISHes.
     pub(crate) acks: Vec<u8>,
     /// PUBLISHes at QoS 0 that were dropped.
@@ -27,7 +27,7 @@ pub(crate) struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     pub(crate) fn new(registry: &'a Registry, patterns: &'a [TopicPattern], version: Version, at: Timestamp) -> Self {
-        Self { registry, patterns, version, at, records: Vec::new(), strays: Vec::new(), acks: Vec::new(), dropped: 0 }
+        Self { registry, patterns, version, at, records: Vec::new(), unrouted: Vec::new(), acks: Vec::new(), dropped: 0 }
     }
 
     /// Takes a packet. `has_room`: whether there is room for one that nobody waits to have acknowledged.
@@ -42,22 +42,22 @@ impl<'a> Intake<'a> {
                 self.records.push(Record::packet(group.id.key(), &packet));
                 true
             }
-            Routed::NoWebhook(group, iccid) => self.stray(publish, Some(iccid), group.id.key().to_owned(), Cause::NoWebhook),
-            Routed::Unwanted { org, iccid } => self.stray(publish, Some(iccid), format!("{org}/"), Cause::Unrouted),
-            Routed::Unnamed => self.stray(publish, None, String::new(), Cause::Unrouted),
+            Routed::NoWebhook(group, iccid) => self.dead_letter(publish, Some(iccid), group.id.key().to_owned(), Cause::NoWebhook),
+            Routed::Unwanted { org, iccid } => self.dead_letter(publish, Some(iccid), format!("{org}/"), Cause::Unrouted),
+            Routed::Unnamed => self.dead_letter(publish, None, String::new(), Cause::Unrouted),
         };
         publish.id.into_iter().for_each(|id| answers::puback(self.version, id, matched, &mut self.acks));
     }
 
     /// Nobody wants it: kept apart, and acknowledged, since refusing it would only make the device send it for ever.
-    fn stray(&mut self, publish: &Publish<'a>, iccid: Option<Iccid>, group: String, cause: Cause) -> bool {
+    fn dead_letter(&mut self, publish: &Publish<'a>, iccid: Option<Iccid>, group: String, cause: Cause) -> bool {
         let packet = DeadPacket {
             received_at: self.at,
             topic: publish.topic.to_owned(),
             iccid: iccid.map_or(String::new(), |iccid| iccid.to_string()),
             payload: publish.payload.to_vec(),
         };
-        self.strays.push(DeadLetter::unsent(self.at, group, cause, vec![packet]));
+        self.unrouted.push(DeadLetter::unsent(self.at, group, cause, vec![packet]));
         false
     }
 }
@@ -99,10 +99,10 @@ mod tests {
         }
         let groups: Vec<&str> = intake.records.iter().map(|record| record.group).collect();
         assert_eq!(groups, ["mti/line", "mti/line", "mti/line"]);
-        let strays: Vec<(&str, Cause, &str)> =
-            intake.strays.iter().map(|letter| (letter.group.as_str(), letter.cause, letter.packets[0].iccid.as_str())).collect();
+        let unrouted: Vec<(&str, Cause, &str)> =
+            intake.unrouted.iter().map(|letter| (letter.group.as_str(), letter.cause, letter.packets[0].iccid.as_str())).collect();
         assert_eq!(
-            strays,
+            unrouted,
             [("mti/bare", Cause::NoWebhook, "2"), ("x/", Cause::Unrouted, "1"), ("", Cause::Unrouted, ""), ("mti/", Cause::Unrouted, "2")]
         );
         let acks: &[&[u8]] =

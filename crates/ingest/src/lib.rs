@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | reading control packets (pure) | `packets.rs` |
-//! | records, strays and PUBACKs of one read (pure) | `intake.rs` |
+//! | records, unrouted and PUBACKs of one read (pure) | `intake.rs` |
 //! | the only `select!` of a connection | `connection.rs` |
 
 mod answers;

@@ -31,7 +31,7 @@ pub struct Options {
     /// Which topics are wanted; the first that matches counts.
     pub topics: Vec<TopicPattern>,
     /// The largest payload, in bytes.
-    pub max_packet_bytes: usize,
+    pub max_payload_bytes: usize,
     /// Bytes that may be read and not yet durable; beyond, sockets aren't read.
     pub unacknowledged_bytes: usize,
     /// How many clients may be connected: others wait until one leaves.
@@ -58,7 +58,7 @@ impl Options {
     /// The defaults of DESIGN.md.
     #[must_use]
     pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
-        Self { address, topics, max_packet_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, max_connections: usize::MAX }
+        Self { address, topics, max_payload_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, max_connections: usize::MAX }
     }
 }
 
@@ -74,10 +74,10 @@ impl Listener {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, IngestError> {
         let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
-        let strays = queue.strays();
+        let unrouted = queue.unrouted();
         let budget = Budget::new(options.unacknowledged_bytes);
-        let (topics, max_payload) = (options.topics, options.max_packet_bytes);
-        let shared = Shared { queue, strays, registry, topics, max_payload, budget, sessions: Arc::new(Sessions::default()), stop };
+        let (topics, max_payload) = (options.topics, options.max_payload_bytes);
+        let shared = Shared { queue, unrouted, registry, topics, max_payload, budget, sessions: Arc::new(Sessions::default()), stop };
         Ok(Self { socket, max_connections: options.max_connections, shared: Arc::new(shared) })
     }
 

@@ -70,8 +70,8 @@ impl Queue for Away {
         self.kept.dead_letters()
     }
 
-    fn strays(&self) -> DeadLetters {
-        self.kept.strays()
+    fn unrouted(&self) -> DeadLetters {
+        self.kept.unrouted()
     }
 
     fn stalled(&self) -> Option<Stalled> {

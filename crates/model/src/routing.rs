@@ -1,4 +1,4 @@
-//! Where a packet belongs, by its topic: for whoever takes packets in, and for whoever sends a stray again after the configuration was mended. There
+//! Where a packet belongs, by its topic: for whoever takes packets in, and for whoever sends an unrouted packet again after the configuration was mended. There
 //! is no other way to it, so both always agree. Pure.
 
 use crate::{Group, GroupId, Iccid, Registry, TopicPattern, registry::Route, topics::Named};

@@ -21,7 +21,7 @@ pub struct Webhook {
     /// Added to each request, in this order.
     pub headers: Vec<CustomHeader>,
     /// Whether `"ICCID"` or `"Topic"` is sent along with the payload.
-    pub send: Send,
+    pub send: Identify,
     /// Whether an ICCID of digits is a number.
     pub iccid: IccidForm,
     /// How a payload stands in the body.
@@ -89,7 +89,7 @@ pub enum AuthHeaders {
 
 /// What identifies a packet in the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Send {
+pub enum Identify {
     /// `"ICCID"`.
     Iccid,
     /// `"Topic"`, as published.
@@ -136,7 +136,7 @@ impl Webhook {
             auth: Auth::None,
             auth_headers: AuthHeaders::Both,
             headers: Vec::new(),
-            send: Send::Iccid,
+            send: Identify::Iccid,
             iccid: IccidForm::Number,
             payload: PayloadForm::Text,
             timeout: Duration::from_secs(90),

@@ -126,23 +126,23 @@ impl Answers {
             (&Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
             (&Method::GET, "/healthz") => text(StatusCode::OK, "alive\n"),
             (&Method::GET, "/readyz") => self.readiness(),
-            (&Method::GET, path @ ("/dead-letters" | "/strays")) => {
-                let log = if path == "/strays" { self.queue.strays() } else { self.queue.dead_letters() };
+            (&Method::GET, path @ ("/dead-letters" | "/unrouted")) => {
+                let log = if path == "/unrouted" { self.queue.unrouted() } else { self.queue.dead_letters() };
                 dead_letters::answer(&log, request.uri().query().unwrap_or_default()).await
             }
-            (&Method::POST, path @ ("/dead-letters/replay" | "/strays/replay")) => {
-                let log = if path.starts_with("/strays") { self.queue.strays() } else { self.queue.dead_letters() };
+            (&Method::POST, path @ ("/dead-letters/replay" | "/unrouted/replay")) => {
+                let log = if path.starts_with("/unrouted") { self.queue.unrouted() } else { self.queue.dead_letters() };
                 self.replays.answer(log, request.uri().query().unwrap_or_default()).await
             }
             (&Method::POST, "/losses/acknowledge") => {
                 let offsets = self.losses.as_ref().map_or(0, |losses| losses.acknowledge());
                 text(StatusCode::OK, format!("{offsets} lost offsets acknowledged\n"))
             }
-            (_, "/metrics" | "/healthz" | "/readyz" | "/dead-letters" | "/strays") => text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
-            (_, "/dead-letters/replay" | "/strays/replay" | "/losses/acknowledge") => text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
+            (_, "/metrics" | "/healthz" | "/readyz" | "/dead-letters" | "/unrouted") => text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
+            (_, "/dead-letters/replay" | "/unrouted/replay" | "/losses/acknowledge") => text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /readyz, /dead-letters[/replay], /strays[/replay] and /losses/acknowledge\n",
+                "there are /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay] and /losses/acknowledge\n",
             ),
         }
     }

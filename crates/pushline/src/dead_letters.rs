@@ -204,9 +204,9 @@ fn attempt(attempt: &pushline_model::Attempt) -> AttemptLine {
 // === the command ===
 
 /// The logs, as the admin address names them: dead letters of groups, then what no group wanted.
-pub(crate) const LOGS: [&str; 2] = ["/dead-letters", "/strays"];
+pub(crate) const LOGS: [&str; 2] = ["/dead-letters", "/unrouted"];
 
-/// Lists dead letters, then strays, page by page.
+/// Lists dead letters, then unrouted, page by page.
 pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
     for log in LOGS {
         let mut place = Some(Place::default());

@@ -207,8 +207,8 @@ mod tests {
             self.kept.dead_letters()
         }
 
-        fn strays(&self) -> DeadLetters {
-            self.kept.strays()
+        fn unrouted(&self) -> DeadLetters {
+            self.kept.unrouted()
         }
 
         fn stalled(&self) -> Option<Stalled> {

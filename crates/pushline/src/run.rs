@@ -171,7 +171,7 @@ impl Running {
         }
         let mut delivered = Ok(());
         if let Some(deliver) = self.deliver {
-            delivered = deliver.shutdown().await.context("progress couldn't be saved: some packets may be sent again");
+            delivered = deliver.shutdown().await.context("checkpoint couldn't be saved: some packets may be sent again");
             info!("nothing is in flight any more");
         }
         let closed = tokio::time::timeout(Duration::from_secs(10), self.queue.close()).await;
@@ -187,7 +187,7 @@ impl Intake {
     async fn start(settings: &Settings, queue: &Arc<dyn Queue>, registry: &Arc<ArcSwap<Registry>>) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let options = pushline_ingest::Options {
-            max_packet_bytes: usize::try_from(settings.listener.max_packet_bytes)?,
+            max_payload_bytes: usize::try_from(settings.listener.max_payload_bytes)?,
             max_connections: files::for_devices(),
             ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
         };

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, Timestamp};
 use tokio::time::timeout;
 
-use crate::{AppendError, FRAME_MAX, Filter, LastPassed, Partition, Progress, Queue, Read, Reader, Record, frame::tests::record};
+use crate::{AppendError, Checkpoint, FRAME_MAX, Filter, LastPassed, Partition, Queue, Read, Reader, Record, frame::tests::record};
 
 /// How long what must come may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub(crate) async fn all<'a>(fresh: &dyn Fn() -> Box<Open<'a>>, durable: bool) {
         async { appends_from_many_callers_keep_each_callers_order(fresh()().await).await },
         async { dead_letters_are_found_by_group_cause_and_time(&*fresh()().await).await },
         async { a_closed_queue_takes_nothing(&*fresh()().await).await },
-        async { progress_is_what_was_saved_last(&*fresh()().await).await },
+        async { checkpoint_is_what_was_saved_last(&*fresh()().await).await },
     );
     if durable {
         everything_is_there_after_it_was_opened_again(&*fresh()).await;
@@ -136,7 +136,7 @@ async fn dead_letters_are_found_by_group_cause_and_time(queue: &dyn Queue) {
     assert_eq!(times(list(between, 0, 100).await), [3, 4]);
     let cause = Filter { cause: Some(Cause::NoResponse), ..Filter::default() };
     assert_eq!(times(list(cause, 0, 100).await), [0, 3, 6, 9]);
-    assert_eq!(queue.strays().list(&Filter::default(), 0, 100).await.unwrap().found, []);
+    assert_eq!(queue.unrouted().list(&Filter::default(), 0, 100).await.unwrap().found, []);
     queue.dead_letters().mark_replayed(&[3, 5], Timestamp(99)).await.unwrap();
     let replayed = list(Filter::default(), 0, 100).await.found.into_iter().filter(|found| found.replayed);
     assert_eq!(replayed.map(|found| found.offset).collect::<Vec<_>>(), [3, 5]);
@@ -149,15 +149,15 @@ async fn a_closed_queue_takes_nothing(queue: &dyn Queue) {
     assert_eq!(queue.append(&[record("o/g", b"1")]).await, Err(AppendError::Closed));
 }
 
-async fn progress_is_what_was_saved_last(queue: &dyn Queue) {
+async fn checkpoint_is_what_was_saved_last(queue: &dyn Queue) {
     append(queue, 0..9).await;
     let partition = partition(queue).await;
-    assert_eq!(partition.load().await.unwrap().progress, None);
+    assert_eq!(partition.load().await.unwrap().checkpoint, None);
     for head in 1..5 {
-        let progress = progress(head);
-        partition.save(&progress, head - 1).await.unwrap();
+        let checkpoint = checkpoint(head);
+        partition.save(&checkpoint, head - 1).await.unwrap();
         let saved = partition.load().await.unwrap();
-        assert_eq!((saved.progress, saved.watermark), (Some(progress), Some(head - 1)));
+        assert_eq!((saved.checkpoint, saved.watermark), (Some(checkpoint), Some(head - 1)));
     }
 }
 
@@ -166,22 +166,22 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
         let queue = open().await;
         append(&*queue, 0..5).await;
         queue.dead_letters().bury(&letter(1)).await.unwrap();
-        queue.strays().bury(&letter(2)).await.unwrap();
-        queue.strays().mark_replayed(&[0], Timestamp(3)).await.unwrap();
-        partition(&*queue).await.save(&progress(4), 3).await.unwrap();
+        queue.unrouted().bury(&letter(2)).await.unwrap();
+        queue.unrouted().mark_replayed(&[0], Timestamp(3)).await.unwrap();
+        partition(&*queue).await.save(&checkpoint(4), 3).await.unwrap();
         queue.close().await;
     }
     for _ in 0..2 {
         let queue = open().await;
         let partition = partition(&*queue).await;
-        assert_eq!(partition.load().await.unwrap().progress, Some(progress(4)));
+        assert_eq!(partition.load().await.unwrap().checkpoint, Some(checkpoint(4)));
         let end = bounds(&*partition).await.end;
         assert_eq!(read(&mut *partition.reader(3), 3, 5).await, numbers(3..5));
         append(&*queue, end..end + 1).await;
         assert_eq!(bounds(&*partition).await.end, end + 1);
         assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].letter, letter(1));
-        let stray = queue.strays().list(&Filter::default(), 0, 9).await.unwrap().found.remove(0);
-        assert_eq!((stray.letter, stray.replayed), (letter(2), true));
+        let unrouted = queue.unrouted().list(&Filter::default(), 0, 9).await.unwrap().found.remove(0);
+        assert_eq!((unrouted.letter, unrouted.replayed), (letter(2), true));
         queue.close().await;
     }
 }
@@ -226,8 +226,8 @@ pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset)
     found
 }
 
-pub(crate) fn progress(head: Offset) -> Progress {
-    Progress { head, last: LastPassed { offset: head - 1, at: Timestamp(7) }, durable_end: head, lanes: vec![] }
+pub(crate) fn checkpoint(head: Offset) -> Checkpoint {
+    Checkpoint { head, last: LastPassed { offset: head - 1, at: Timestamp(7) }, durable_end: head, lanes: vec![] }
 }
 
 /// The year 2100: never too old to be kept.

@@ -91,7 +91,7 @@ pub enum QueueError {
     Closed,
 }
 
-/// Without which a start goes on: a log of dead letters, else the whole queue, for progress speaks of the packets.
+/// Without which a start goes on: a log of dead letters, else the whole queue, for checkpoint speaks of the packets.
 fn what_to_move(file: &Path) -> &Path {
     let log = file.parent().unwrap_or(file);
     let is_of_packets = log.file_name().is_some_and(|name| name == "packets");

@@ -1,7 +1,7 @@
 //! The durable queue: its contract, and the backends that keep it.
 //!
 //! A *log* is a sequence of [`Record`]s with rising offsets. The queue has one log of packets for each partition (a record's
-//! key is its group, so a group's packets lie in one partition in arrival order), a log of dead letters, and a log of strays:
+//! key is its group, so a group's packets lie in one partition in arrival order), a log of dead letters, and a log of unrouted:
 //! dead letters that no group wanted, kept apart so that a flood of them evicts nobody's (LANES.md L14).
 //!
 //! The contract is the documentation of the traits below. `conformance.rs` is the contract as tests; every backend passes it.
@@ -15,6 +15,7 @@
 //! | cancellation | dropping [`Appended`] takes nothing back; dropping [`Reader::next`]'s future loses nothing. |
 //! | failure | a backend that can't go on resolves [`Queue::failed`]; nothing is acknowledged after that. |
 
+mod checkpoint;
 #[cfg(test)]
 mod conformance;
 mod dead_letters;
@@ -26,7 +27,6 @@ mod frame;
 pub mod kafka;
 pub mod memory;
 pub mod metrics;
-mod progress;
 mod record;
 mod replay;
 
@@ -43,10 +43,10 @@ use pushline_model::Offset;
 use tokio::sync::{oneshot, watch};
 
 pub use crate::{
+    checkpoint::{Checkpoint, LaneCheckpoint, LastPassed, Listed, OpenWindow, Restart, Saved},
     dead_letters::{DeadLetters, Filter, Found, Page},
     error::{AppendError, QueueError},
     frame::{FRAME_MAX, Frame, FrameBuilder},
-    progress::{LaneProgress, LastPassed, Listed, OpenWindow, Progress, Restart, Saved},
     record::{Kind, Record},
     replay::Replay,
 };
@@ -61,7 +61,7 @@ pub trait Queue: Append + Send + Sync {
     fn dead_letters(&self) -> DeadLetters;
 
     /// Dead letters that no group wanted (`unrouted`, ingest's `no_webhook`).
-    fn strays(&self) -> DeadLetters;
+    fn unrouted(&self) -> DeadLetters;
 
     /// Why nothing that is appended becomes durable at the moment, though it may later: the disk is full, the brokers are away.
     fn stalled(&self) -> Option<Stalled>;
@@ -104,7 +104,7 @@ pub trait Partition: Read {
     fn live(&self, from: Offset) -> Box<dyn Reader>;
 
     /// How long its task may take to let go of it when it must: another process waits for it. `None`: nobody does.
-    fn patience(&self) -> Option<Duration>;
+    fn revoke_deadline(&self) -> Option<Duration>;
 
     /// Where the oldest records end that the log has no room for any more (`queue.max_bytes`); `None`: it has room. They go when the watermark
     /// has passed them.
@@ -113,14 +113,14 @@ pub trait Partition: Read {
     /// What was saved last.
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>>;
 
-    /// Saves progress, then the watermark (LANES.md L9), and lets the log forget what lies below the watermark. When it returns
+    /// Saves checkpoint, then the watermark (LANES.md L9), and lets the log forget what lies below the watermark. When it returns
     /// `Ok`, both are durable; an owner that has lost the partition meanwhile is told `Ok` too, and its watermark doesn't count. A
     /// crash in between leaves the older or the newer, never half of one.
-    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>>;
+    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>>;
 
     /// Whether this process still serves it: asked before dead letters are written, for a process that was stopped past its session doesn't
     /// know yet that another took over. Waits while nobody can tell. May save the watermark, which is safe alone (L10).
-    fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool>;
+    fn confirm_ownership(&self, watermark: Offset) -> BoxFuture<'_, bool>;
 
     /// The log isn't the one that the saved watermark speaks of: sets it back to the log's start, before anything is read (L10).
     fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>>;

@@ -11,7 +11,7 @@ use pushline_model::Offset;
 use tokio::sync::watch;
 
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Frame, FrameBuilder, Partition, Partitions, Progress, Queue, QueueError, Read, Reader,
+    Append, AppendError, Appended, Checkpoint, DeadLetters, Frame, FrameBuilder, Partition, Partitions, Queue, QueueError, Read, Reader,
     Record, Saved, Stalled, frame::fits,
 };
 
@@ -21,7 +21,7 @@ pub struct Memory {
     packets: Arc<MemoryLog>,
     logs: [Arc<MemoryLog>; 2],
     dead_letters: DeadLetters,
-    strays: DeadLetters,
+    unrouted: DeadLetters,
 }
 
 #[derive(Debug)]
@@ -43,8 +43,8 @@ impl Memory {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let logs = [MemoryLog::new(), MemoryLog::new()];
-        let [dead_letters, strays] = logs.each_ref().map(|log| DeadLetters::new(Arc::new(OnePartition(Arc::clone(log)))));
-        Arc::new(Self { packets: MemoryLog::new(), logs, dead_letters, strays })
+        let [dead_letters, unrouted] = logs.each_ref().map(|log| DeadLetters::new(Arc::new(OnePartition(Arc::clone(log)))));
+        Arc::new(Self { packets: MemoryLog::new(), logs, dead_letters, unrouted })
     }
 }
 
@@ -57,8 +57,8 @@ impl Queue for Memory {
         self.dead_letters.clone()
     }
 
-    fn strays(&self) -> DeadLetters {
-        self.strays.clone()
+    fn unrouted(&self) -> DeadLetters {
+        self.unrouted.clone()
     }
 
     fn stalled(&self) -> Option<Stalled> {
@@ -156,7 +156,7 @@ impl Partition for OnePartition {
         self.reader(from)
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn revoke_deadline(&self) -> Option<Duration> {
         None
     }
 
@@ -169,12 +169,12 @@ impl Partition for OnePartition {
     }
 
     /// Nobody else can.
-    fn is_ours(&self, _: Offset) -> BoxFuture<'_, bool> {
+    fn confirm_ownership(&self, _: Offset) -> BoxFuture<'_, bool> {
         std::future::ready(true).boxed()
     }
 
-    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
-        *lock(&self.0.saved) = Saved { progress: Some(progress.clone()), watermark: Some(watermark) };
+    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
+        *lock(&self.0.saved) = Saved { checkpoint: Some(checkpoint.clone()), watermark: Some(watermark) };
         std::future::ready(Ok(())).boxed()
     }
 

@@ -5,7 +5,7 @@ use pushline_model::{Iccid, Packet, Timestamp};
 /// One record, borrowed from the caller or from a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// The key: `organisation/name` of the group; at most 255 bytes. Empty for a stray.
+    /// The key: `organisation/name` of the group; at most 255 bytes. Empty for an unrouted packet.
     pub group: &'a str,
     /// A packet's `received_at`; a replay's or dead letter's time of writing.
     pub at: Timestamp,

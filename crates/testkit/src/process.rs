@@ -286,7 +286,7 @@ impl Pushline {
         }
     }
 
-    /// The dead letters of a log, `dead-letters` or `strays`, packet by packet.
+    /// The dead letters of a log, `dead-letters` or `unrouted`, packet by packet.
     ///
     /// # Panics
     /// When the admin address doesn't answer with JSON lines.

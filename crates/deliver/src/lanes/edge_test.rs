@@ -3,7 +3,7 @@
 use std::{sync::LazyLock, time::Duration};
 
 use pushline_model::{Attempt, Cause, DeadPacket, Iccid, MessageId, Outcome, Packet, Registry, RegistryBuilder, Webhook};
-use pushline_queue::{FrameBuilder, Kind, LaneProgress, OpenWindow, Progress, Saved};
+use pushline_queue::{Checkpoint, FrameBuilder, Kind, LaneCheckpoint, OpenWindow, Saved};
 
 use super::{reload::UNKNOWN_FOR, *};
 use crate::{Egress, Network, room::Room};
@@ -47,10 +47,10 @@ fn frame(base: Offset, times: &[Timestamp]) -> Frame {
 
 /// A start with one lane, behind from 0 on or at the head, and maybe with an open window.
 fn restarted(head: Offset, next: Offset, window: Option<OpenWindow>, knows: bool, now: Instant) -> Lanes {
-    let lane = LaneProgress { group: GROUP.into(), next, unsettled: head - next, window, messages: Vec::new() };
+    let lane = LaneCheckpoint { group: GROUP.into(), next, unsettled: head - next, window, messages: Vec::new() };
     let last = LastPassed { offset: head - 1, at: WALL };
-    let progress = Progress { head, last, durable_end: head, lanes: vec![lane] };
-    Lanes::new(0, outlets(knows), Restart::new(Saved { progress: Some(progress), watermark: Some(next) }, &(0..head), true), now)
+    let checkpoint = Checkpoint { head, last, durable_end: head, lanes: vec![lane] };
+    Lanes::new(0, outlets(knows), Restart::new(Saved { checkpoint: Some(checkpoint), watermark: Some(next) }, &(0..head), true), now)
 }
 
 fn accept(lanes: &mut Lanes, now: Instant) {

@@ -1,6 +1,6 @@
 //! Lanes under random schedules (LANES.md, *What follows, and is tested*): the Rust against the rules that `model/lanes.py` plays.
 //!
-//! A schedule appends, reads, sweeps, sends, answers, lets time pass, saves, crashes with the latest, an older, a zombie's or no progress. After each
+//! A schedule appends, reads, sweeps, sends, answers, lets time pass, saves, crashes with the latest, an older, a zombie's or no checkpoint. After each
 //! step the invariants hold; at the end one customer stays dead while the others answer, then everybody answers, and nothing is left. Without a
 //! crash, an expiry or a reload the messages are the naive cutter's, whatever was refused or let go.
 //!
@@ -25,7 +25,7 @@ use proptest::prelude::*;
 use pushline_model::{
     Attempt, GroupId, Iccid, MessageId, NoResponse, Offset, Order, Outcome, Packet, Registry, RegistryBuilder, Timestamp, Webhook,
 };
-use pushline_queue::{Frame, FrameBuilder, Kind, Listed, Progress, Record, Replay, Restart, Saved};
+use pushline_queue::{Checkpoint, Frame, FrameBuilder, Kind, Listed, Record, Replay, Restart, Saved};
 
 use self::schedule::{How, Step};
 use super::{sweeps::Sweep, *};
@@ -73,7 +73,7 @@ struct World {
     by_id: HashMap<MessageId, (Vec<Offset>, bool)>,
     /// What was sent: first offset to packets and shape.
     sent: BTreeMap<Offset, (Vec<Offset>, bool)>,
-    history: Vec<Progress>,
+    history: Vec<Checkpoint>,
     /// So many of them speak of a log that isn't there any more.
     foreign: usize,
     committed: Offset,

@@ -1,9 +1,9 @@
-//! Settling (LANES.md L7), and what follows from it: lanes that end, the watermark (L8) and progress (L9), for the driver that saves them.
+//! Settling (LANES.md L7), and what follows from it: lanes that end, the watermark (L8) and checkpoint (L9), for the driver that saves them.
 //!
-//! Everything below the watermark has settled, and progress lists whatever hasn't.
+//! Everything below the watermark has settled, and checkpoint lists whatever hasn't.
 
 use pushline_model::Offset;
-use pushline_queue::Progress;
+use pushline_queue::Checkpoint;
 
 use super::{LaneKey, Lanes, MessageKey};
 use crate::lane::{Lane, Message, State};
@@ -40,9 +40,9 @@ impl Lanes {
     }
 
     /// What a restart needs; `None` before the first record was passed.
-    pub(crate) fn progress(&self, durable_end: Offset) -> Option<Progress> {
-        let lanes = self.lanes.iter().map(|(_, lane)| lane.progress(self.head)).collect();
-        self.last.map(|last| Progress { head: self.head, last, durable_end, lanes })
+    pub(crate) fn checkpoint(&self, durable_end: Offset) -> Option<Checkpoint> {
+        let lanes = self.lanes.iter().map(|(_, lane)| lane.checkpoint(self.head)).collect();
+        self.last.map(|last| Checkpoint { head: self.head, last, durable_end, lanes })
     }
 
     /// What a shutdown waits for: messages in flight, unless their webhook is suspect, and dead letters, where any are written.

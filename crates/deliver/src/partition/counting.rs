@@ -10,7 +10,7 @@ use pushline_queue::metrics::DEAD_LETTERED;
 use crate::{
     lanes::{Lanes, Sending},
     metrics::{
-        ATTEMPTS, DELIVERED, IN_FLIGHT, LAG, LANES, LOST, MESSAGE_PACKETS, OLDEST_UNSETTLED, PROGRESS_AGE, PROGRESS_SAVES,
+        ATTEMPTS, CHECKPOINT_AGE, CHECKPOINT_SAVES, DELIVERED, IN_FLIGHT, LAG, LANES, LOST, MESSAGE_PACKETS, OLDEST_UNSETTLED,
         RESPONSE_SECONDS, RESPONSES, SUSPECT, UNSETTLED, UNSETTLED_AT_START,
     },
 };
@@ -28,8 +28,8 @@ pub(super) struct PartitionMetrics {
     live: Gauge,
     behind: Gauge,
     oldest: Gauge,
-    progress_age: Gauge,
-    progress_saves: Counter,
+    checkpoint_age: Gauge,
+    checkpoint_saves: Counter,
 }
 
 const OUTCOMES: [&str; 4] = ["accepted", "error_response", "no_response", "blocked_address"];
@@ -51,8 +51,8 @@ impl PartitionMetrics {
             live: lanes("live"),
             behind: lanes("behind"),
             oldest: of(OLDEST_UNSETTLED),
-            progress_age: of(PROGRESS_AGE),
-            progress_saves: counter!(PROGRESS_SAVES, "partition" => partition.clone()),
+            checkpoint_age: of(CHECKPOINT_AGE),
+            checkpoint_saves: counter!(CHECKPOINT_SAVES, "partition" => partition.clone()),
         }
     }
 
@@ -74,7 +74,7 @@ impl PartitionMetrics {
 
     /// Another process serves the partition from now on, or none: what it holds is counted there.
     pub(super) fn ended_serving(&self) {
-        for gauge in [&self.in_flight, &self.lag, &self.unsettled, &self.live, &self.behind, &self.oldest, &self.progress_age] {
+        for gauge in [&self.in_flight, &self.lag, &self.unsettled, &self.live, &self.behind, &self.oldest, &self.checkpoint_age] {
             gauge.set(0.0);
         }
     }
@@ -125,12 +125,12 @@ impl PartitionMetrics {
     }
 
     pub(super) fn saved(&self) {
-        self.progress_saves.increment(1);
+        self.checkpoint_saves.increment(1);
     }
 
     /// `None`: everything is saved.
-    pub(super) fn progress_age(&self, age: Option<Duration>) {
-        self.progress_age.set(age.unwrap_or_default().as_secs_f64());
+    pub(super) fn checkpoint_age(&self, age: Option<Duration>) {
+        self.checkpoint_age.set(age.unwrap_or_default().as_secs_f64());
     }
 }
 

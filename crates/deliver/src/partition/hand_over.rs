@@ -1,6 +1,6 @@
 //! Leaving a partition, at shutdown or when another process takes it over (LANES.md L11).
 //!
-//! No new attempt; what is in flight may settle, but not for ever; progress is saved; and what didn't settle in time doesn't count here any more.
+//! No new attempt; what is in flight may settle, but not for ever; checkpoint is saved; and what didn't settle in time doesn't count here any more.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Task {
     /// What is in flight may end within the grace; suspect webhooks aren't waited for. What doesn't is sent again by whoever serves the partition
     /// next, and its outcome here doesn't count any more.
     pub(super) async fn finish(mut self) -> Result<(), QueueError> {
-        let (grace, at_most) = match self.partition.patience() {
+        let (grace, at_most) = match self.partition.revoke_deadline() {
             None => (self.around.shutdown_grace, self.around.shutdown_grace + LAST_SAVE),
             // The last quarter is for saving.
             Some(patience) => (patience * 3 / 4, patience),
@@ -34,7 +34,7 @@ impl Task {
             Err(_) => {
                 warn!(
                     partition = self.partition.index(),
-                    "progress couldn't be saved in time: what has settled since the last save is sent again"
+                    "checkpoint couldn't be saved in time: what has settled since the last save is sent again"
                 );
                 Ok(())
             }
@@ -46,6 +46,6 @@ impl Task {
             let saved = saving.await;
             self.after_save(saved)?;
         }
-        self.save_progress().await
+        self.save_checkpoint().await
     }
 }

@@ -1,4 +1,4 @@
-//! Saving progress (LANES.md L9), for the driver: every second when something changed, and by the hand-over.
+//! Saving checkpoint (LANES.md L9), for the driver: every second when something changed, and by the hand-over.
 //!
 //! One save is under way at a time. Where it can't be made for now, what has settled meanwhile may be sent again after a crash.
 
@@ -26,7 +26,7 @@ pub(super) struct Saving {
 
 impl Saving {
     pub(super) fn new(watermark: Offset) -> Self {
-        // The process before may have died between its progress and its watermark.
+        // The process before may have died between its checkpoint and its watermark.
         Self { under_way: None, changed: true, watermark, saved_at: Instant::now(), unsaved: false }
     }
 }
@@ -34,10 +34,10 @@ impl Saving {
 impl Task {
     /// Saves what has changed since the last save, unless that is still under way.
     pub(super) fn save_changes(&mut self) {
-        self.metrics.progress_age(self.saving.changed.then(|| self.saving.saved_at.elapsed()));
+        self.metrics.checkpoint_age(self.saving.changed.then(|| self.saving.saved_at.elapsed()));
         if self.saving.changed && self.saving.under_way.is_none() {
             self.saving.changed = false;
-            self.saving.under_way = Some(self.save_progress().boxed());
+            self.saving.under_way = Some(self.save_checkpoint().boxed());
         }
     }
 
@@ -46,7 +46,7 @@ impl Task {
         match saved {
             Err(error) if error.is_passing() => {
                 if !std::mem::replace(&mut self.saving.unsaved, true) {
-                    warn!(partition = self.partition.index(), %error, "progress can't be saved for now");
+                    warn!(partition = self.partition.index(), %error, "checkpoint can't be saved for now");
                 }
                 self.saving.changed = true;
                 Ok(())
@@ -54,7 +54,7 @@ impl Task {
             Err(error) => Err(error),
             Ok(()) => {
                 if std::mem::take(&mut self.saving.unsaved) {
-                    info!(partition = self.partition.index(), "progress is saved again");
+                    info!(partition = self.partition.index(), "checkpoint is saved again");
                 }
                 self.saving.saved_at = Instant::now();
                 self.metrics.saved();
@@ -63,14 +63,14 @@ impl Task {
         }
     }
 
-    /// Progress goes first, then the watermark. Nothing is saved before the first record was passed.
-    pub(super) fn save_progress(&mut self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
+    /// Checkpoint goes first, then the watermark. Nothing is saved before the first record was passed.
+    pub(super) fn save_checkpoint(&mut self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
         let (partition, watermark) = (Arc::clone(&self.partition), self.lanes.watermark());
         self.saving.watermark = watermark;
-        let progress = self.lanes.progress(partition.end());
+        let checkpoint = self.lanes.checkpoint(partition.end());
         async move {
-            match progress {
-                Some(progress) => partition.save(&progress, watermark).await,
+            match checkpoint {
+                Some(checkpoint) => partition.save(&checkpoint, watermark).await,
                 None => Ok(()),
             }
         }

@@ -1,6 +1,6 @@
-//! Starting a partition's task (LANES.md L10): where its progress says, if the log is the one that it speaks of.
+//! Starting a partition's task (LANES.md L10): where its checkpoint says, if the log is the one that it speaks of.
 //!
-//! Whatever the log has lost is counted and told; progress that speaks of another log isn't used.
+//! Whatever the log has lost is counted and told; checkpoint that speaks of another log isn't used.
 
 use std::{ops::Range, sync::Arc, time::Instant};
 
@@ -13,7 +13,7 @@ use super::{Surroundings, Task, burying::Burying, counting::PartitionMetrics, ex
 use crate::lanes::Lanes;
 
 impl Task {
-    /// Starts where the partition's progress says (L10).
+    /// Starts where the partition's checkpoint says (L10).
     pub(crate) async fn start(
         partition: Arc<dyn Partition>,
         around: Surroundings,
@@ -83,7 +83,7 @@ impl Task {
 async fn begin_anew(partition: &dyn Partition, start: Offset) -> Result<(), QueueError> {
     error!(
         partition = partition.index(),
-        start, "the log isn't the one that progress speaks of (made anew, or restored from a backup): it is read from its start"
+        start, "the log isn't the one that checkpoint speaks of (made anew, or restored from a backup): it is read from its start"
     );
     // Else a crash before the next save would leave a watermark that says of the new log what was true of the old one.
     partition.reset(start).await
@@ -99,9 +99,9 @@ fn tell_lost(partition: u32, offsets: u64, start: Offset) {
     );
 }
 
-/// Whether the log holds the record that progress passed last, at its time (L10).
+/// Whether the log holds the record that checkpoint passed last, at its time (L10).
 async fn is_named(partition: &dyn Partition, saved: &Saved, bounds: &Range<Offset>) -> Result<bool, QueueError> {
-    let Some(LastPassed { offset, at }) = saved.progress.as_ref().map(|progress| progress.last) else { return Ok(false) };
+    let Some(LastPassed { offset, at }) = saved.checkpoint.as_ref().map(|checkpoint| checkpoint.last) else { return Ok(false) };
     if !bounds.contains(&offset) {
         return Ok(false);
     }

@@ -84,7 +84,7 @@ pub(crate) struct DeadLetters {
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     pub(crate) topics: Vec<TopicPattern>,
-    pub(crate) max_packet_bytes: u64,
+    pub(crate) max_payload_bytes: u64,
 }
 
 /// A dead letter's response, attempts and names.
@@ -122,7 +122,7 @@ impl Config {
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        let packet = usize::try_from(self.settings.listener.max_packet_bytes).unwrap_or(usize::MAX);
+        let packet = usize::try_from(self.settings.listener.max_payload_bytes).unwrap_or(usize::MAX);
         self.largest_message().max(packet + TOPIC + AROUND)
     }
 
@@ -279,7 +279,7 @@ fn listener(section: Option<Section>) -> Result<Listener, ConfigError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
     let Some(mut section) = section else {
         let topics = "{org}/{iccid}".parse().into_iter().collect();
-        return Ok(Listener { address, topics, max_packet_bytes: 256 << 10 });
+        return Ok(Listener { address, topics, max_payload_bytes: 256 << 10 });
     };
     let address = section.or("address", address)?;
     let topics = section.list::<Parsed<TopicPattern>>("topics")?;
@@ -288,12 +288,12 @@ fn listener(section: Option<Section>) -> Result<Listener, ConfigError> {
     if topics.is_empty() {
         return Err(section.error("topics", "it is empty: without a pattern every packet is unrouted; expected [\"{org}/{iccid}\"]"));
     }
-    let max_packet_bytes = section.or("max_packet_bytes", Size(256 << 10))?.0;
-    if !(1..=128 << 20).contains(&max_packet_bytes) {
-        return Err(section.error("max_packet_bytes", "1 to 128MiB"));
+    let max_payload_bytes = section.or("max_payload_bytes", Size(256 << 10))?.0;
+    if !(1..=128 << 20).contains(&max_payload_bytes) {
+        return Err(section.error("max_payload_bytes", "1 to 128MiB"));
     }
     section.finish()?;
-    Ok(Listener { address, topics, max_packet_bytes })
+    Ok(Listener { address, topics, max_payload_bytes })
 }
 
 fn admin(root: &mut Section) -> Result<SocketAddr, ConfigError> {

@@ -22,7 +22,7 @@ impl fmt::Display for Config {
         writeln!(f, "[dead_letters]\nkeep = {:?}\nmax_bytes = {:?}\n", duration(dead_letters.keep), size(dead_letters.max_bytes))?;
         let topics = list(listener.topics.iter().map(|topic| format!("{:?}", topic.to_string())));
         writeln!(f, "[mqtt.listener]\naddress = \"{}\"\ntopics = {topics}", listener.address)?;
-        writeln!(f, "max_packet_bytes = {:?}\n", size(listener.max_packet_bytes))?;
+        writeln!(f, "max_payload_bytes = {:?}\n", size(listener.max_payload_bytes))?;
         writeln!(f, "[admin]\naddress = \"{admin}\"\n")?;
         writeln!(f, "[egress]\nallow = {}", list(egress_allow.iter().map(|range| format!("\"{range}\""))))?;
         for webhook in registry.webhooks() {

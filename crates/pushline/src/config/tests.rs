@@ -34,7 +34,7 @@ fn the_example_of_the_design_is_read() {
         [mqtt.listener]
         address = "127.0.0.1:1884"
         topics = ["{org}/{iccid}", "g/{org}/{group}/{iccid}/#"]
-        max_packet_bytes = 262144
+        max_payload_bytes = 262144
         [egress]
         allow = ["127.0.0.0/8", "::1"]
         [[webhooks]]

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use pushline_model::{
-    Auth, AuthHeaders, CustomHeader, GroupId, HeaderName, Iccid, IccidForm, Invalid, Order, Organisation, PayloadForm, Registry,
-    RegistryBuilder, Secret, Send, Url, Webhook,
+    Auth, AuthHeaders, CustomHeader, GroupId, HeaderName, Iccid, IccidForm, Identify, Invalid, Order, Organisation, PayloadForm, Registry,
+    RegistryBuilder, Secret, Url, Webhook,
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     section::Section,
 };
 
-impl Words for Send {
+impl Words for Identify {
     const WORDS: &'static [(&'static str, Self)] = &[("iccid", Self::Iccid), ("topic", Self::Topic)];
 }
 

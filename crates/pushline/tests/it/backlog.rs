@@ -13,7 +13,7 @@ use crate::{BINARY, amount, group, packets, webhook};
 /// How long a start may take that doesn't read the backlog: every frame on the disk is checked, nothing is read beyond that.
 const READY: Duration = Duration::from_secs(20);
 
-/// What a progress that is saved calls settled: it may not come again, under its id or under another.
+/// What a checkpoint that is saved calls settled: it may not come again, under its id or under another.
 #[derive(Default)]
 struct Settled {
     ids: HashSet<String>,
@@ -55,7 +55,7 @@ fn head(pushline: &Pushline) -> u64 {
     line.split("head=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
-/// What has settled by now, once a progress that was begun later is saved: what one customer accepted, and what of the other is dead letters.
+/// What has settled by now, once a checkpoint that was begun later is saved: what one customer accepted, and what of the other is dead letters.
 async fn settled(pushline: &Pushline, fine: &mut Inbox, before: Vec<Push>) -> Settled {
     let mut settled = Settled::default();
     settled.accepted(&before);
@@ -70,8 +70,8 @@ async fn settled(pushline: &Pushline, fine: &mut Inbox, before: Vec<Push>) -> Se
         .extend(dead.iter().map(|letter| String::from_utf8(base64_simd::STANDARD.decode_to_vec(&letter.payload).unwrap()).unwrap()));
     assert!(accepted >= 100.0 && dead.len() >= 10, "{accepted} accepted, {} dead letters: this shows little", dead.len());
     // The first may have begun before.
-    let saves = pushline.metric("pushline_progress_saves_total", "").await;
-    pushline.until_metric("pushline_progress_saves_total", "", |now| now >= saves + 2.0).await;
+    let saves = pushline.metric("pushline_checkpoint_saves_total", "").await;
+    pushline.until_metric("pushline_checkpoint_saves_total", "", |now| now >= saves + 2.0).await;
     settled
 }
 

@@ -161,7 +161,7 @@ async fn across_a_kill_every_kind_of_dead_letter_and_a_replay_nothing_is_missing
     until_balanced(&pushline, 1.0).await;
 
     let decoded = |payload: &str| String::from_utf8(base64_simd::STANDARD.decode_to_vec(payload).unwrap()).unwrap();
-    for log in ["dead-letters", "strays"] {
+    for log in ["dead-letters", "unrouted"] {
         ledger.dead(pushline.dead_letters(log).await.iter().map(|letter| decoded(&letter.payload)));
     }
     assert!(hung.load(Ordering::SeqCst));

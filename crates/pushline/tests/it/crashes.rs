@@ -86,7 +86,7 @@ async fn after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_
     }
     let kills = amount(22, 200);
     for kill in 0..kills {
-        // Progress is saved every second: most lives end before, and begin where an earlier one did; every third lasts longer.
+        // Checkpoint is saved every second: most lives end before, and begin where an earlier one did; every third lasts longer.
         let life = if kill % 3 == 2 { 1000..2500 } else { 20..700 };
         sleep(Duration::from_millis(fastrand::u64(life))).await;
         server.send_replace(None);
@@ -112,7 +112,7 @@ async fn after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_
 }
 
 #[tokio::test]
-async fn a_message_listed_in_the_last_progress_is_sent_again_with_the_same_packets_and_id() {
+async fn a_message_listed_in_the_last_checkpoint_is_sent_again_with_the_same_packets_and_id() {
     let dir = folder();
     let mut inbox = Inbox::behaving(Behaviour { hang: true, ..Behaviour::default() }).await;
     let other = Inbox::start().await;
@@ -127,11 +127,11 @@ async fn a_message_listed_in_the_last_progress_is_sent_again_with_the_same_packe
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", (0..34).map(|number| number.to_string()))).await.unwrap();
     let before = inbox.packets(34).await;
-    // They are listed once progress was saved after they were sent. It is saved when something happens: two saves that began later are enough.
-    let saves = pushline.metric("pushline_progress_saves_total", "").await;
+    // They are listed once checkpoint was saved after they were sent. It is saved when something happens: two saves that began later are enough.
+    let saves = pushline.metric("pushline_checkpoint_saves_total", "").await;
     for more in [1.0, 2.0] {
         gateway.publish(&packets("oti/1", ["something"])).await.unwrap();
-        pushline.until_metric("pushline_progress_saves_total", "", |now| now >= saves + more).await;
+        pushline.until_metric("pushline_checkpoint_saves_total", "", |now| now >= saves + more).await;
     }
     pushline.kill().await;
     let pushline = Pushline::start_again(BINARY, dir.path()).await;

@@ -80,7 +80,7 @@ async fn until_disk_is_full(pushline: &Pushline) {
     timeout(PATIENCE, full).await.unwrap_or_else(|_| panic!("the disk doesn't fill up:\n{}", pushline.log()));
 }
 
-/// With `min_free`, below which packets wait while dead letters and progress may use the rest; without, all of them meet a disk without a byte.
+/// With `min_free`, below which packets wait while dead letters and checkpoint may use the rest; without, all of them meet a disk without a byte.
 async fn a_disk_that_fills_up(min_free: &str) {
     let dir = folder();
     let Some(small) = Small::mount(&dir.path().join("small")) else {

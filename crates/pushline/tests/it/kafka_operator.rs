@@ -110,7 +110,7 @@ async fn dead_letters_are_seen_from_any_process_and_replayed_once_whichever_is_a
     let deliver = start("deliver", dir.path(), &of(&inbox.url())).await;
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", ["a"])).await.unwrap();
-    gateway.publish(&packets("nobody/1", ["stray"])).await.unwrap();
+    gateway.publish(&packets("nobody/1", ["nobody's"])).await.unwrap();
     let refused = inbox.next().await;
     deliver.until_metric("pushline_packets_dead_lettered_total", "error_response", |count| count == 1.0).await;
     for process in [&ingest, &deliver] {

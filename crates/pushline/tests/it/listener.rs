@@ -132,8 +132,8 @@ async fn what_nobody_wants_is_kept_and_acknowledged() {
     let (answer, _) = talk(pushline.mqtt, &[CONNECT_V5, publish].concat()).await;
     assert_eq!(after_connack(&answer), [0x40, 3, 0, 7, 0x10]);
     assert!(mosquitto_pub(pushline.mqtt, &["-q", "1", "-t", "no/pattern/here", "-m", "x"]).await.0);
-    let strays = pushline.dead_letters("strays").await;
-    assert_eq!(strays.iter().map(|letter| letter.cause.as_str()).collect::<Vec<_>>(), ["unrouted", "unrouted"]);
+    let unrouted = pushline.dead_letters("unrouted").await;
+    assert_eq!(unrouted.iter().map(|letter| letter.cause.as_str()).collect::<Vec<_>>(), ["unrouted", "unrouted"]);
 }
 
 #[tokio::test]

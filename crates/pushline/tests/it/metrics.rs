@@ -81,7 +81,7 @@ async fn a_process_shows_no_metric_and_no_label_that_the_readme_does_not_list() 
     let (pushline, mut inbox) = start_with_inbox(dir.path(), "").await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", ["a"])).await.unwrap();
-    gateway.publish(&packets("nobody/1", ["stray"])).await.unwrap();
+    gateway.publish(&packets("nobody/1", ["nobody's"])).await.unwrap();
     inbox.next().await;
     pushline.until_quiet().await;
     let known = in_readme();

@@ -131,7 +131,7 @@ async fn a_list_of_several_pages_with_marks_among_them_has_each_dead_letter_once
 }
 
 #[tokio::test]
-async fn strays_are_routed_anew_once_the_configuration_is_mended_and_a_group_in_the_topic_never_falls_back() {
+async fn unrouted_packets_are_routed_anew_once_the_configuration_is_mended_and_a_group_in_the_topic_never_falls_back() {
     let dir = folder();
     let (mut line, mut new) = (Inbox::start().await, Inbox::start().await);
     let webhooks = format!("{}{}", webhook("w", &line.url(), ""), webhook("v", &new.url(), ""));

@@ -61,7 +61,7 @@ async fn a_million_records_in_and_out_leave_a_data_folder_under_100_mib() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    // What has settled is deleted once progress says so, a second later.
+    // What has settled is deleted once checkpoint says so, a second later.
     timeout(PATIENCE, shrunk).await.unwrap_or_else(|_| panic!("{} MiB are left", size(&data) >> 20));
     println!("{} KiB are left of a million records", size(&data) >> 10);
 }

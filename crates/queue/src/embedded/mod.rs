@@ -3,14 +3,14 @@
 //! ```text
 //! <dir>/lock                          held for as long as the process has the queue
 //! <dir>/packets/<first offset>.log    segments of 64 MiB: a header, then frames
-//! <dir>/dead-letters/…  <dir>/strays/…   logs of the same kind
-//! <dir>/progress-0  progress-1        alternating
+//! <dir>/dead-letters/…  <dir>/unrouted/…   logs of the same kind
+//! <dir>/checkpoint.a  checkpoint.b        alternating
 //! ```
 
+mod checkpoint_files;
 mod committer;
 pub mod fs;
 mod log;
-mod progress_files;
 mod reader;
 mod recovery;
 mod segment;
@@ -31,14 +31,14 @@ use pushline_model::Offset;
 use tokio::sync::watch;
 
 use self::{
+    checkpoint_files::CheckpointFiles,
     committer::{Bounds, Committer, LastSegment},
     fs::{FileSystem, OsFileSystem},
     log::{Log, lock},
-    progress_files::ProgressFiles,
     recovery::{Known, recover},
 };
 use crate::{
-    Append, Appended, DeadLetters, Partition, Partitions, Progress, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
+    Append, Appended, Checkpoint, DeadLetters, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
     failure::Failure,
 };
 
@@ -49,11 +49,11 @@ pub struct Options {
     pub dir: PathBuf,
     /// Bytes of packets that are kept: beyond, the oldest become dead letters.
     pub max_bytes: u64,
-    /// Bytes that must stay free on the disk: below, appends wait. Dead letters and progress may use the rest.
+    /// Bytes that must stay free on the disk: below, appends wait. Dead letters and checkpoint may use the rest.
     pub min_free: u64,
     /// How long dead letters are kept.
     pub keep_dead_letters: Duration,
-    /// Bytes that dead letters may take; strays get a quarter of it.
+    /// Bytes that dead letters may take; unrouted get a quarter of it.
     pub dead_letters_max_bytes: u64,
     /// Bytes of a segment of the packets log.
     pub segment_bytes: u64,
@@ -64,7 +64,7 @@ pub struct Options {
 pub struct Embedded {
     partition: Arc<OnePartition>,
     letters: DeadLetters,
-    stray_letters: DeadLetters,
+    unrouted: DeadLetters,
     committers: Mutex<Committers>,
     failure: Arc<Failure>,
     _lock: Box<dyn Any + Send + Sync>,
@@ -74,11 +74,11 @@ pub struct Embedded {
 #[derive(Debug, Default)]
 struct Committers(Vec<(Arc<Log>, JoinHandle<()>)>);
 
-/// The packets log with its progress.
+/// The packets log with its checkpoint.
 #[derive(Debug)]
 struct OnePartition {
     log: Arc<Log>,
-    files: Arc<Mutex<ProgressFiles>>,
+    files: Arc<Mutex<CheckpointFiles>>,
     saved: Mutex<Saved>,
     max_bytes: u64,
 }
@@ -129,11 +129,11 @@ impl Embedded {
         fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
         let path = dir.join("lock");
         let held = fs.lock(&path).map_err(QueueError::io("lock", &path))?.ok_or(QueueError::Locked { path })?;
-        let (files, saved) = ProgressFiles::open(&**fs, dir)?;
-        let known = saved
-            .progress
-            .as_ref()
-            .map_or_else(Known::default, |progress| Known { durable_end: progress.durable_end, needed_from: saved.watermark.unwrap_or(0) });
+        let (files, saved) = CheckpointFiles::open(&**fs, dir)?;
+        let known = saved.checkpoint.as_ref().map_or_else(Known::default, |checkpoint| Known {
+            durable_end: checkpoint.durable_end,
+            needed_from: saved.watermark.unwrap_or(0),
+        });
         let failure = Arc::new(Failure::default());
         let mut committers = Committers::default();
         let mut open = |name, tail, known, bounds| -> Result<Arc<Log>, QueueError> {
@@ -150,7 +150,7 @@ impl Embedded {
             open("packets", PACKETS_TAIL, known, Bounds { segment: options.segment_bytes, min_free: options.min_free, keep: None })?;
         let anywhere = Known { durable_end: 0, needed_from: Offset::MAX };
         let dead_letters = open("dead-letters", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes))?;
-        let strays = open("strays", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes / 4))?;
+        let unrouted = open("unrouted", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes / 4))?;
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
         let partition = Arc::new(OnePartition {
             log: packets,
@@ -159,8 +159,8 @@ impl Embedded {
             max_bytes: options.max_bytes,
         });
         let letters = DeadLetters::new(Arc::new(dead_letters));
-        let stray_letters = DeadLetters::new(Arc::new(strays));
-        Ok(Self { partition, letters, stray_letters, committers: Mutex::new(committers), failure, _lock: held })
+        let unrouted = DeadLetters::new(Arc::new(unrouted));
+        Ok(Self { partition, letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
     }
 }
 
@@ -179,12 +179,12 @@ impl Queue for Embedded {
         self.letters.clone()
     }
 
-    fn strays(&self) -> DeadLetters {
-        self.stray_letters.clone()
+    fn unrouted(&self) -> DeadLetters {
+        self.unrouted.clone()
     }
 
     fn stalled(&self) -> Option<Stalled> {
-        // While no dead letter can be written nothing settles that needs one, and no stray is acknowledged.
+        // While no dead letter can be written nothing settles that needs one, and no unrouted packet is acknowledged.
         let waits = lock(&self.committers).0.iter().any(|(log, _)| log.is_waiting());
         waits.then(|| "the disk is full: nothing is acknowledged until there is room".to_owned()).map(Stalled)
     }
@@ -245,7 +245,7 @@ impl Partition for OnePartition {
         self.log.reader(from)
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn revoke_deadline(&self) -> Option<Duration> {
         None
     }
 
@@ -259,16 +259,16 @@ impl Partition for OnePartition {
     }
 
     /// Nobody else can.
-    fn is_ours(&self, _: Offset) -> BoxFuture<'_, bool> {
+    fn confirm_ownership(&self, _: Offset) -> BoxFuture<'_, bool> {
         std::future::ready(true).boxed()
     }
 
-    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
-        let (files, log, progress) = (Arc::clone(&self.files), Arc::clone(&self.log), progress.clone());
+    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
+        let (files, log, checkpoint) = (Arc::clone(&self.files), Arc::clone(&self.log), checkpoint.clone());
         let saved = tokio::task::spawn_blocking(move || {
-            lock(&files).save(&progress, watermark)?;
+            lock(&files).save(&checkpoint, watermark)?;
             log.forget_below(watermark)?;
-            Ok(Saved { progress: Some(progress), watermark: Some(watermark) })
+            Ok(Saved { checkpoint: Some(checkpoint), watermark: Some(watermark) })
         });
         async move {
             *lock(&self.saved) = saved.await.unwrap_or(Err(QueueError::Closed))?;

@@ -1,6 +1,6 @@
 //! What a log finds when it is opened: every frame is checked. A torn tail is cut; corruption is refused, and nothing is changed then.
 //!
-//! The rule: an invalid frame above every durable end that progress or a valid frame names is a torn tail, the rest of a write that was
+//! The rule: an invalid frame above every durable end that checkpoint or a valid frame names is a torn tail, the rest of a write that was
 //! never acknowledged. One below was durable once: that is corruption. A later segment says so too, since a segment is only begun when the
 //! one before is durable.
 

@@ -1,4 +1,4 @@
-//! Reading at a place of its own: sweeps, progress, dead letters. One consumer on one thread serves all of it, one block after the other; it is
+//! Reading at a place of its own: sweeps, checkpoint, dead letters. One consumer on one thread serves all of it, one block after the other; it is
 //! assigned by hand, never subscribes and never commits, so that it costs live reading nothing.
 
 use std::{
@@ -56,7 +56,7 @@ pub(super) struct Place {
 pub(super) enum Holds {
     /// Nobody may cut them below the watermark: the start finds out what was lost (LANES.md L10).
     Packets,
-    /// Dead letters and progress go when they are old: what is left is read.
+    /// Dead letters and checkpoint go when they are old: what is left is read.
     WhatIsLeft,
 }
 

@@ -36,8 +36,8 @@ const OURS: [&str; 19] = [
     "transactional.id",
 ];
 
-/// Progress lists what hasn't settled: a few dozen bytes a message.
-pub(super) const PROGRESS_BYTES: usize = 16 << 20;
+/// Checkpoint lists what hasn't settled: a few dozen bytes a message.
+pub(super) const CHECKPOINT_BYTES: usize = 16 << 20;
 
 /// What a fetch gives at the most, but for its first batch: librdkafka's own number, and room for the answer's frame.
 const FETCHED: usize = 64 << 20;
@@ -74,8 +74,8 @@ fn client(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) 
 /// The producer: idempotent, so in order and never twice; without a time-out, so that it is Kafka that decides; without a bound of its own,
 /// since whoever appends holds a lease.
 pub(super) fn producer(options: &Options) -> ClientConfig {
-    // A batch is bounded by its own limit; this one is for records, progress among them.
-    let largest = (options.largest_record.max(PROGRESS_BYTES) + OVERHEAD).to_string();
+    // A batch is bounded by its own limit; this one is for records, checkpoint among them.
+    let largest = (options.largest_record.max(CHECKPOINT_BYTES) + OVERHEAD).to_string();
     let fixed = [
         ("enable.idempotence", "true"),
         ("message.timeout.ms", "0"),
@@ -110,7 +110,7 @@ pub(super) fn session(options: &Options) -> Result<Duration, QueueError> {
     Ok(Duration::from_millis(milliseconds.parse().expect("librdkafka writes its numbers in decimal")))
 }
 
-/// Everything that is read at a place of its own: sweeps, progress, dead letters. It is in a group by name only.
+/// Everything that is read at a place of its own: sweeps, checkpoint, dead letters. It is in a group by name only.
 pub(super) fn catch_up(options: &Options) -> ClientConfig {
     let id = format!("{}-catch-up", options.topic_prefix);
     // What is fetched ahead is lost when another partition has its turn.
@@ -131,7 +131,7 @@ fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]
     ];
     let defaults = [&own, defaults].concat();
     // A broker gives a batch whole, however large, beside what it was asked for.
-    let answer = (FETCHED + options.largest_record.max(PROGRESS_BYTES) + OVERHEAD).to_string();
+    let answer = (FETCHED + options.largest_record.max(CHECKPOINT_BYTES) + OVERHEAD).to_string();
     let always = [
         ("receive.message.max.bytes", answer.as_str()),
         ("enable.auto.commit", "false"),

@@ -227,7 +227,7 @@ mod tests {
     fn what_is_refused_on_one_topic_is_not_over_with_a_record_on_another() {
         let health = Health::new();
         health.refused(Instant::now(), "letters", 0, "no rights");
-        health.appended(Instant::now(), "progress", 100);
+        health.appended(Instant::now(), "checkpoint", 100);
         assert!(says(&health).contains("no rights"));
         health.appended(Instant::now(), "letters", 1);
         assert_eq!(says(&health), "");

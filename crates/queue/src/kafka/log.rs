@@ -1,4 +1,4 @@
-//! One partition of one topic as a log: for the packets, for progress, and for dead letters, which have one partition.
+//! One partition of one topic as a log: for the packets, for checkpoint, and for dead letters, which have one partition.
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 

@@ -3,8 +3,8 @@
 //! | topic | what lies there |
 //! |---|---|
 //! | `<prefix>.packets` | packets: key `organisation/group`, value the payload as published, the rest in one header (`header.rs`); and replays |
-//! | `<prefix>.progress` | what the owner of each partition saved last (LANES.md L9): compacted, as many partitions |
-//! | `<prefix>.dead-letters`, `<prefix>.strays` | dead letters, one partition each |
+//! | `<prefix>.checkpoints` | what the owner of each partition saved last (LANES.md L9): compacted, as many partitions |
+//! | `<prefix>.dead-letters`, `<prefix>.unrouted` | dead letters, one partition each |
 //!
 //! | what | where |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | what rebalances tell | `rebalances.rs`, answered by `group.rs` |
 //! | reading at a place of its own | `recent_reader.rs`: from memory (`recent.rs`), else `catch_up.rs` |
 //! | appending | `append.rs` |
-//! | a partition's progress and watermark | `partition.rs` |
+//! | a partition's checkpoint and watermark | `partition.rs` |
 //! | creating and checking topics | `topics.rs` |
 //! | what the promise fixes of librdkafka's configuration | `clients.rs` |
 
@@ -82,7 +82,7 @@ pub struct Options {
     pub max_age: Duration,
     /// How long dead letters are kept.
     pub keep_dead_letters: Duration,
-    /// Bytes that dead letters may take; strays get a quarter of it.
+    /// Bytes that dead letters may take; unrouted get a quarter of it.
     pub dead_letters_max_bytes: u64,
 }
 
@@ -94,7 +94,7 @@ pub struct Kafka {
     /// Where this process serves no partitions.
     none: watch::Sender<Partitions>,
     dead_letters: DeadLetters,
-    strays: DeadLetters,
+    unrouted: DeadLetters,
     health: Arc<Health>,
     failure: Arc<Failure>,
     watching: Mutex<Option<JoinHandle<()>>>,
@@ -139,13 +139,13 @@ impl Kafka {
             KafkaLog::new(Place { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &told)
         };
         let letters = |topic| DeadLetters::new(Arc::new(log(topic, 0, Holds::WhatIsLeft)));
-        let (dead_letters, strays) = (letters(&topics.dead_letters), letters(&topics.strays));
+        let (dead_letters, unrouted) = (letters(&topics.dead_letters), letters(&topics.unrouted));
         let group = if options.serves_partitions {
             let (names, session) = (topics.clone(), clients::session(options)?);
             let make = move |live: Arc<Live>, consumer: &_| {
                 let index = i32::try_from(live.index()).unwrap_or_default();
-                let (packets, progress) = (log(&names.packets, index, Holds::Packets), log(&names.progress, index, Holds::WhatIsLeft));
-                Arc::new(KafkaPartition::new(live, packets, progress, Arc::clone(consumer), session))
+                let (packets, checkpoint) = (log(&names.packets, index, Holds::Packets), log(&names.checkpoints, index, Holds::WhatIsLeft));
+                Arc::new(KafkaPartition::new(live, packets, checkpoint, Arc::clone(consumer), session))
             };
             Some(Arc::new(Group::start(options, &topics.packets, &health, &failure, make)?))
         } else {
@@ -154,7 +154,7 @@ impl Kafka {
         let watching =
             tokio::spawn(watch_over(Arc::clone(&appender), Arc::clone(&health), Arc::clone(&failure), topics.clone(), options.partitions));
         let none = watch::Sender::new(Vec::new());
-        Ok(Self { appender, topics, group, none, dead_letters, strays, health, failure, watching: Mutex::new(Some(watching)) })
+        Ok(Self { appender, topics, group, none, dead_letters, unrouted, health, failure, watching: Mutex::new(Some(watching)) })
     }
 }
 
@@ -173,8 +173,8 @@ impl Queue for Kafka {
         self.dead_letters.clone()
     }
 
-    fn strays(&self) -> DeadLetters {
-        self.strays.clone()
+    fn unrouted(&self) -> DeadLetters {
+        self.unrouted.clone()
     }
 
     fn stalled(&self) -> Option<Stalled> {

@@ -1,4 +1,4 @@
-//! A partition of the packets topic, for the task that serves it. Its progress is the last record of the same partition of the progress topic; its
+//! A partition of the packets topic, for the task that serves it. Its checkpoint is the last record of the same partition of the checkpoint topic; its
 //! watermark is the group's committed offset, so that Kafka's own tools show what is unsettled.
 
 use std::{
@@ -23,9 +23,9 @@ use super::{
     rebalances::{Rebalances, set_paused},
     recent_reader::RecentReader,
 };
-use crate::{AppendError, Frame, Partition, Progress, QueueError, Read, Reader, Saved};
+use crate::{AppendError, Checkpoint, Frame, Partition, QueueError, Read, Reader, Saved};
 
-/// The first byte of saved progress; the rest is postcard.
+/// The first byte of saved checkpoint; the rest is postcard.
 const VERSION: u8 = 1;
 
 /// How long Kafka may take to answer a question before it is asked again.
@@ -34,14 +34,14 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How often a commit is tried during a rebalance.
 const COMMITS: usize = 4;
 
-/// L11: what settles, progress and commit of a partition that another process shall serve.
+/// L11: what settles, checkpoint and commit of a partition that another process shall serve.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A partition that this process serves. It is given up when the last of its [`Arc`]s is dropped.
 pub(super) struct KafkaPartition {
     live: Arc<Live>,
     log: KafkaLog,
-    progress: KafkaLog,
+    checkpoint: KafkaLog,
     consumer: Arc<BaseConsumer<Rebalances>>,
     /// How long the group waits for a process of which it hears nothing.
     session: Duration,
@@ -58,11 +58,11 @@ impl KafkaPartition {
     pub(super) fn new(
         live: Arc<Live>,
         log: KafkaLog,
-        progress: KafkaLog,
+        checkpoint: KafkaLog,
         consumer: Arc<BaseConsumer<Rebalances>>,
         session: Duration,
     ) -> Self {
-        Self { live, log, progress, consumer, session }
+        Self { live, log, checkpoint, consumer, session }
     }
 
     fn list(&self, offset: KafkaOffset) -> Result<TopicPartitionList, KafkaError> {
@@ -150,7 +150,7 @@ impl Partition for KafkaPartition {
         Box::new(LiveReader { live, topic, consumer })
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn revoke_deadline(&self) -> Option<Duration> {
         Some(PATIENCE)
     }
 
@@ -162,18 +162,18 @@ impl Partition for KafkaPartition {
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
         async {
             let watermark = self.committed().await?;
-            let progress = self.progress.last_value().await?.and_then(|bytes| decode(&bytes));
-            Ok(Saved { progress, watermark })
+            let checkpoint = self.checkpoint.last_value().await?.and_then(|bytes| decode(&bytes));
+            Ok(Saved { checkpoint, watermark })
         }
         .boxed()
     }
 
-    fn save<'a>(&'a self, progress: &'a Progress, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
+    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
         async move {
-            match self.progress.put(&self.index().to_string(), &encode(progress)).await {
+            match self.checkpoint.put(&self.index().to_string(), &encode(checkpoint)).await {
                 Ok(()) => self.commit(watermark).await,
                 Err(AppendError::Closed) => Err(QueueError::Closed),
-                Err(AppendError::Refused(what)) => Err(QueueError::Unavailable { doing: "save progress".into(), what }),
+                Err(AppendError::Refused(what)) => Err(QueueError::Unavailable { doing: "save checkpoint".into(), what }),
             }
         }
         .boxed()
@@ -183,7 +183,7 @@ impl Partition for KafkaPartition {
     /// any more; it may also be refused while the group rebalances and the partition stays. Which of the two it is, the revoke tells.
     ///
     /// An answer that took as long as a session says nothing: it may be this process that was stopped, while another took over.
-    fn is_ours(&self, watermark: Offset) -> BoxFuture<'_, bool> {
+    fn confirm_ownership(&self, watermark: Offset) -> BoxFuture<'_, bool> {
         async move {
             loop {
                 let asked = Instant::now();
@@ -230,12 +230,12 @@ impl fmt::Debug for KafkaPartition {
     }
 }
 
-fn encode(progress: &Progress) -> Vec<u8> {
-    postcard::to_extend(progress, vec![VERSION]).expect("progress is plain data, and a Vec takes all of it")
+fn encode(checkpoint: &Checkpoint) -> Vec<u8> {
+    postcard::to_extend(checkpoint, vec![VERSION]).expect("checkpoint is plain data, and a Vec takes all of it")
 }
 
 /// `None`: another version wrote it, so the watermark decides alone.
-fn decode(bytes: &[u8]) -> Option<Progress> {
+fn decode(bytes: &[u8]) -> Option<Checkpoint> {
     let (&version, rest) = bytes.split_first()?;
     (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
 }

@@ -41,7 +41,7 @@ async fn librdkafkas_mock_keeps_the_contract_as_far_as_it_goes() {
     let fresh = || -> Box<conformance::Open<'_>> {
         let options = options(&mock.bootstrap_servers(), format!("t{}", place.fetch_add(1, Ordering::Relaxed)));
         let topics = Topics::new(&options.topic_prefix);
-        for topic in [&topics.packets, &topics.progress, &topics.dead_letters, &topics.strays] {
+        for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted] {
             mock.create_topic(topic, 1, 1).unwrap();
         }
         Box::new(move || {

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     Options,
-    clients::{self, OVERHEAD, PROGRESS_BYTES, Quiet},
+    clients::{self, CHECKPOINT_BYTES, OVERHEAD, Quiet},
 };
 use crate::{QueueError, metrics as names};
 
@@ -28,9 +28,9 @@ const MARGIN: Duration = Duration::from_hours(24);
 #[derive(Debug, Clone)]
 pub(super) struct Topics {
     pub(super) packets: Arc<str>,
-    pub(super) progress: Arc<str>,
+    pub(super) checkpoints: Arc<str>,
     pub(super) dead_letters: Arc<str>,
-    pub(super) strays: Arc<str>,
+    pub(super) unrouted: Arc<str>,
 }
 
 /// How a topic must be.
@@ -55,7 +55,7 @@ enum Setting {
 impl Topics {
     pub(super) fn new(prefix: &str) -> Self {
         let name = |what: &str| format!("{prefix}.{what}").into();
-        Self { packets: name("packets"), progress: name("progress"), dead_letters: name("dead-letters"), strays: name("strays") }
+        Self { packets: name("packets"), checkpoints: name("checkpoints"), dead_letters: name("dead-letters"), unrouted: name("unrouted") }
     }
 
     fn wanted(&self, options: &Options) -> [Wanted; 4] {
@@ -87,16 +87,16 @@ impl Topics {
                 ],
             },
             Wanted {
-                name: Arc::clone(&self.progress),
+                name: Arc::clone(&self.checkpoints),
                 partitions: options.partitions,
                 settings: vec![
                     ("cleanup.policy", Is("compact".into())),
-                    ("max.message.bytes", AtLeast((PROGRESS_BYTES + OVERHEAD) as u64)),
+                    ("max.message.bytes", AtLeast((CHECKPOINT_BYTES + OVERHEAD) as u64)),
                     ("segment.ms", Created("3600000".into())),
                 ],
             },
             letters(&self.dead_letters, options.dead_letters_max_bytes),
-            letters(&self.strays, options.dead_letters_max_bytes / 4),
+            letters(&self.unrouted, options.dead_letters_max_bytes / 4),
         ]
     }
 

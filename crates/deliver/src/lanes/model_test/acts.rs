@@ -39,7 +39,7 @@ impl World {
             assert!(!self.task.flying.iter().any(|flying| flying.id == sending.id), "in flight twice: {offsets:?}");
             assert!(
                 !offsets.iter().any(|offset| self.task.claimed.contains(offset)),
-                "sent again though progress said settled: {offsets:?}"
+                "sent again though checkpoint said settled: {offsets:?}"
             );
             let shape = (offsets.clone(), array);
             assert_eq!(*self.by_id.entry(sending.id).or_insert_with(|| shape.clone()), shape, "same id, other packets or shape");
@@ -139,8 +139,8 @@ impl World {
     }
 
     pub(super) fn save(&mut self, commit: bool) {
-        let Some(progress) = self.task.lanes.progress(self.end()) else { return };
-        self.history.push(progress);
+        let Some(checkpoint) = self.task.lanes.checkpoint(self.end()) else { return };
+        self.history.push(checkpoint);
         if commit {
             self.committed = self.committed.max(self.task.lanes.watermark());
         }

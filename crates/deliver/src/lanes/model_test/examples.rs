@@ -71,14 +71,14 @@ fn the_worked_example_goes_as_it_is_written() {
         world.answer(a, How::Accepted);
     }
     assert_eq!(world.task.lanes.watermark(), 1);
-    let progress = world.task.lanes.progress(10).unwrap();
-    let b = progress.lanes.iter().find(|lane| lane.group == "o/d").unwrap();
+    let checkpoint = world.task.lanes.checkpoint(10).unwrap();
+    let b = checkpoint.lanes.iter().find(|lane| lane.group == "o/d").unwrap();
     assert_eq!((b.next, b.messages.len(), b.window.unwrap().cut_from), (6, 2, true));
-    let a = progress.lanes.iter().find(|lane| lane.group == "o/c").unwrap();
+    let a = checkpoint.lanes.iter().find(|lane| lane.group == "o/c").unwrap();
     assert_eq!((a.next, a.messages.len(), a.window.unwrap().cut_from), (10, 0, true));
     let ids: Vec<MessageId> = world.task.flying.iter().map(|sending| sending.id).collect();
     world.step(&Step::Save { commit: true });
-    world.step(&Step::Crash { progress: 0 });
+    world.step(&Step::Crash { checkpoint: 0 });
     assert_eq!((world.task.lanes.head(), world.task.lanes.count()), (10, (1, 1)));
     world.sweep(Sweep::Near);
     world.sweep(Sweep::Near);

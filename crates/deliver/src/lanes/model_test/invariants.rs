@@ -16,7 +16,7 @@ impl World {
 
     pub(super) fn check(&self) {
         let lowest = self.unsettled.first().copied().unwrap_or(self.end());
-        self.check_progress();
+        self.check_checkpoint();
         self.check_suspects();
         assert!(self.task.lanes.watermark() <= lowest, "watermark {} above unsettled {lowest}", self.task.lanes.watermark());
         assert!(self.committed <= lowest);
@@ -36,16 +36,16 @@ impl World {
         }
     }
 
-    /// Progress calls nothing settled that isn't.
-    pub(super) fn check_progress(&self) {
-        let Some(progress) = self.task.lanes.progress(self.end()) else { return };
-        for offset in self.unsettled.range(..progress.head) {
+    /// Checkpoint calls nothing settled that isn't.
+    pub(super) fn check_checkpoint(&self) {
+        let Some(checkpoint) = self.task.lanes.checkpoint(self.end()) else { return };
+        for offset in self.unsettled.range(..checkpoint.head) {
             let group = GROUPS[self.log[usize::try_from(*offset).unwrap()].group].0;
-            let lane = progress.lanes.iter().find(|lane| lane.group == group);
+            let lane = checkpoint.lanes.iter().find(|lane| lane.group == group);
             let is_told = lane.is_some_and(|lane| {
                 *offset >= lane.next || lane.messages.iter().any(|message| (message.first..=message.last).contains(offset))
             });
-            assert!(is_told, "progress says that {offset} is settled: {progress:?}");
+            assert!(is_told, "checkpoint says that {offset} is settled: {checkpoint:?}");
         }
     }
 
@@ -68,7 +68,13 @@ impl World {
         let state = |message: &Message| format!("{:?}", message.state).split(['(', ' ']).next().unwrap_or_default().to_owned();
         let lane = |lane: &Lane| {
             let states: Vec<String> = lane.messages().map(state).collect();
-            format!("{:?} taken {} burying {:?} in line {} {states:?}", lane.progress(head), lane.taken(head), lane.burying(), lane.in_line)
+            format!(
+                "{:?} taken {} burying {:?} in line {} {states:?}",
+                lane.checkpoint(head),
+                lane.taken(head),
+                lane.burying(),
+                lane.in_line
+            )
         };
         let lanes: Vec<String> = self.task.lanes.lanes.iter().map(|(_, found)| lane(found)).collect();
         let lines: Vec<String> = self.task.lanes.lines.iter().map(|(name, line)| format!("{name} {line:?}")).collect();

@@ -14,13 +14,14 @@ impl World {
         self.zombie = [Some(before), None, self.zombie.take()].into_iter().nth(which / 7 % 3).flatten();
     }
 
-    /// L10, from that progress. Returns the process before.
+    /// L10, from that checkpoint. Returns the process before.
     pub(super) fn restart(&mut self, place: Option<usize>) -> Process {
-        let progress = place.map(|place| self.history[place].clone());
+        let checkpoint = place.map(|place| self.history[place].clone());
         let log = |offset: Offset| self.log.get(usize::try_from(offset).unwrap()).filter(|_| offset >= self.start);
-        let named = progress.as_ref().is_some_and(|progress| log(progress.last.offset).is_some_and(|rec| rec.at == progress.last.at));
-        let believed = progress.clone().filter(|_| named);
-        let restart = Restart::new(Saved { progress, watermark: Some(self.committed) }, &(self.start..self.end()), named);
+        let named =
+            checkpoint.as_ref().is_some_and(|checkpoint| log(checkpoint.last.offset).is_some_and(|rec| rec.at == checkpoint.last.at));
+        let believed = checkpoint.clone().filter(|_| named);
+        let restart = Restart::new(Saved { checkpoint, watermark: Some(self.committed) }, &(self.start..self.end()), named);
         if restart.remade {
             assert!(place.is_some_and(|place| place < self.foreign), "a false alarm: the log is the one that it was");
             self.committed = restart.watermark;
@@ -40,9 +41,9 @@ impl World {
         self.restart(Some(self.history.len() - 1));
     }
 
-    /// What the progress that is believed says is settled, and is.
-    pub(super) fn claimed(&self, progress: Option<&Progress>, restart: &Restart) -> HashSet<Offset> {
-        let head = progress.map_or(restart.watermark, |progress| progress.head);
+    /// What the checkpoint that is believed says is settled, and is.
+    pub(super) fn claimed(&self, checkpoint: Option<&Checkpoint>, restart: &Restart) -> HashSet<Offset> {
+        let head = checkpoint.map_or(restart.watermark, |checkpoint| checkpoint.head);
         let listed = |offset: Offset| {
             let group = GROUPS[self.log[usize::try_from(offset).unwrap()].group].0;
             restart

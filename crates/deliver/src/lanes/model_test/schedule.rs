@@ -26,7 +26,7 @@ pub(super) enum Step {
         commit: bool,
     },
     Crash {
-        progress: usize,
+        checkpoint: usize,
     },
     /// What is older than so many milliseconds, or among the first so many records, expires. None: nothing does any more.
     Expire(Option<(u64, Offset)>),
@@ -71,7 +71,7 @@ impl World {
                 self.tick();
             }
             Step::Save { commit } => self.save(commit),
-            Step::Crash { progress } => self.crash(progress),
+            Step::Crash { checkpoint } => self.crash(checkpoint),
             Step::Expire(beyond) => self.expire(beyond),
             Step::Reload(variant) => self.reload(variant),
             Step::Trim if self.zombie.is_none() => self.start = self.start.max(self.committed / FRAME as Offset * FRAME as Offset),
@@ -104,7 +104,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Bury),
         2 => prop_oneof![6 => 1..500u64, 2 => Just(7000), 1 => Just(400_000)].prop_map(Step::Time),
         1 => any::<bool>().prop_map(|commit| Step::Save { commit }),
-        1 => any::<usize>().prop_map(|progress| Step::Crash { progress }),
+        1 => any::<usize>().prop_map(|checkpoint| Step::Crash { checkpoint }),
         1 => prop_oneof![1 => Just(None), 2 => (100..9000u64, 0..30u64).prop_map(Some)].prop_map(Step::Expire),
         1 => (0..3usize).prop_map(Step::Reload),
     ]

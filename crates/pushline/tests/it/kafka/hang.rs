@@ -69,10 +69,10 @@ async fn a_hanging_customer_delays_nobody_in_its_partition_and_is_no_lag() {
             // What hangs takes up the whole grace, and a slow Kafka may miss the last save then (LANES.md L11): what has settled is saved before.
             // A save is made when something happens: the second that ends from now on has begun later.
             deliver.until_metric("pushline_packets_delivered_total", "", |delivered| delivered == (published / 5) as f64).await;
-            let saves = deliver.metric("pushline_progress_saves_total", "").await;
+            let saves = deliver.metric("pushline_checkpoint_saves_total", "").await;
             for more in [1.0, 2.0] {
                 gateway.publish(&packets("sick/1", ["something"])).await.unwrap();
-                deliver.until_metric("pushline_progress_saves_total", "", |now| now >= saves + more).await;
+                deliver.until_metric("pushline_checkpoint_saves_total", "", |now| now >= saves + more).await;
             }
             let log = deliver.terminate().await;
             println!("the last save was made: {}", !log.contains("couldn't be saved in time"));

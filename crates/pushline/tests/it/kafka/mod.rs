@@ -48,8 +48,8 @@ async fn a_packet_goes_from_one_process_over_kafka_to_another() {
     gateway.publish(&packets("oti/1", (0..25).map(|number| number.to_string()))).await.unwrap();
     let pushes = inbox.packets(25).await;
     assert_eq!(pushes.iter().map(|push| payloads(push).len()).collect::<Vec<_>>(), [10, 10, 5]);
-    gateway.publish(&packets("nobody/1", ["stray"])).await.unwrap();
-    assert_eq!(ingest.dead_letters("strays").await.len(), 1);
+    gateway.publish(&packets("nobody/1", ["nobody's"])).await.unwrap();
+    assert_eq!(ingest.dead_letters("unrouted").await.len(), 1);
     deliver.terminate().await;
     gateway.publish(&packets("mti/1", ["b"])).await.unwrap();
     let deliver = start("deliver", dir.path(), &configuration).await;

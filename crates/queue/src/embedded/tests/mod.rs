@@ -18,7 +18,7 @@ use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
     AppendError, Filter, FrameBuilder,
-    conformance::{self, append, letter, progress, read_text},
+    conformance::{self, append, checkpoint, letter, read_text},
     frame::tests::record,
 };
 
@@ -71,11 +71,11 @@ async fn segments_below_the_watermark_are_deleted_whole_and_old_records_are_read
     let partition = partition(&queue);
     assert_eq!(partition.log.range(), 0..20_000);
     assert_eq!(read_text(&mut *partition.reader(0), 0, 20_000).await.len(), 20_000);
-    partition.save(&progress(20_000), 10_000).await.unwrap();
+    partition.save(&checkpoint(20_000), 10_000).await.unwrap();
     let start = partition.log.range().start;
     assert!((9_000..=10_000).contains(&start), "{start}");
     assert_eq!(read_text(&mut *partition.reader(start), start, 20_000).await.len() as u64, 20_000 - start);
-    partition.save(&progress(20_000), 20_000).await.unwrap();
+    partition.save(&checkpoint(20_000), 20_000).await.unwrap();
     assert!(partition.log.range().start >= 19_500);
     let files = std::fs::read_dir(dir.path().join("packets")).unwrap().count();
     assert_eq!(files, 1);
@@ -89,7 +89,7 @@ async fn a_reader_below_the_start_stands_for_the_start() {
         append(&queue, round * 100..(round + 1) * 100).await;
     }
     let partition = partition(&queue);
-    partition.save(&progress(5000), 4000).await.unwrap();
+    partition.save(&checkpoint(5000), 4000).await.unwrap();
     let start = partition.log.range().start;
     let frame = partition.reader(0).next().await.unwrap();
     assert!(start > 0 && frame.base() >= start && frame.base() <= 4000, "{start} {}", frame.base());
@@ -103,13 +103,13 @@ async fn dead_letters_are_kept_within_their_size_and_the_oldest_go_first() {
     for number in 0..100 {
         queue.dead_letters().bury(&large(number)).await.unwrap();
     }
-    queue.strays().bury(&large(100)).await.unwrap();
+    queue.unrouted().bury(&large(100)).await.unwrap();
     let within = || dead_letters(&queue).bytes() <= 5 << 20;
     until(within).await;
     let found = queue.dead_letters().list(&Filter::default(), 0, 1000).await.unwrap().found;
     assert_eq!(found.last().unwrap().offset, 99);
     assert!((30..55).contains(&found.len()), "{}", found.len());
-    assert_eq!(queue.strays().list(&Filter::default(), 0, 10).await.unwrap().found.len(), 1);
+    assert_eq!(queue.unrouted().list(&Filter::default(), 0, 10).await.unwrap().found.len(), 1);
 }
 
 #[tokio::test]
@@ -242,11 +242,11 @@ async fn a_flipped_bit_in_any_byte_is_refused_or_only_ever_cuts_the_torn_tail() 
 }
 
 #[tokio::test]
-async fn what_progress_names_durable_is_no_torn_tail() {
+async fn what_checkpoint_names_durable_is_no_torn_tail() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     append(&queue, 0..3).await;
-    partition(&queue).save(&progress(3), 0).await.unwrap();
+    partition(&queue).save(&checkpoint(3), 0).await.unwrap();
     queue.close().await;
     drop(queue);
     let path = last_segment(dir.path());
@@ -300,7 +300,7 @@ async fn a_missing_segment_is_noticed() {
     for round in 0..50 {
         append(&queue, round * 100..(round + 1) * 100).await;
     }
-    partition(&queue).save(&progress(100), 0).await.unwrap();
+    partition(&queue).save(&checkpoint(100), 0).await.unwrap();
     queue.close().await;
     drop(queue);
     let mut paths: Vec<_> = std::fs::read_dir(dir.path().join("packets")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -308,7 +308,7 @@ async fn a_missing_segment_is_noticed() {
     for missing in [&paths[0], &paths[2], paths.last().unwrap()] {
         let bytes = std::fs::read(missing).unwrap();
         std::fs::remove_file(missing).unwrap();
-        // Of the last segment nothing but its own frames knew, and progress only names what it had passed.
+        // Of the last segment nothing but its own frames knew, and checkpoint only names what it had passed.
         if missing != paths.last().unwrap() {
             assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })), "{missing:?}");
         }
@@ -326,12 +326,12 @@ async fn a_missing_segment_is_noticed() {
 }
 
 #[tokio::test]
-async fn spoiled_progress_costs_a_save_and_both_spoiled_are_refused() {
+async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     append(&queue, 0..9).await;
     for head in 1..4 {
-        partition(&queue).save(&progress(head), 0).await.unwrap();
+        partition(&queue).save(&checkpoint(head), 0).await.unwrap();
     }
     queue.close().await;
     drop(queue);
@@ -341,9 +341,9 @@ async fn spoiled_progress_costs_a_save_and_both_spoiled_are_refused() {
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(path, bytes).unwrap();
     };
-    spoil("progress-1");
-    assert_eq!(partition(&open(dir.path())).load().await.unwrap().progress, Some(progress(2)));
-    spoil("progress-0");
+    spoil("checkpoint.b");
+    assert_eq!(partition(&open(dir.path())).load().await.unwrap().checkpoint, Some(checkpoint(2)));
+    spoil("checkpoint.a");
     assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })));
 }
 

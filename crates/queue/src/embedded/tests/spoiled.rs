@@ -1,5 +1,5 @@
 //! A disk that hands back other bytes than it was given: each bit of each file of the queue. It is refused with what to do, and nothing is changed
-//! then; or what it spoils is mended, and that is only ever a torn tail, a progress that another one stands in for, or what holds nothing.
+//! then; or what it spoils is mended, and that is only ever a torn tail, a checkpoint that another one stands in for, or what holds nothing.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn files(disk: &FaultyFileSystem) -> Files {
         let names = disk.names(Path::new(dir)).unwrap().into_iter();
         names.map(|name| Path::new(dir).join(name)).collect::<Vec<_>>()
     };
-    ["/q", "/q/packets", "/q/dead-letters", "/q/strays"].into_iter().flat_map(within).map(read).collect()
+    ["/q", "/q/packets", "/q/dead-letters", "/q/unrouted"].into_iter().flat_map(within).map(read).collect()
 }
 
 fn put(disk: &FaultyFileSystem, files: &Files) {
@@ -29,12 +29,12 @@ fn put(disk: &FaultyFileSystem, files: &Files) {
     }
 }
 
-/// The ends of the three logs, and the head that progress names.
+/// The ends of the three logs, and the head that checkpoint names.
 type Seen = ([Offset; 3], Option<Offset>);
 
 fn seen(queue: &Embedded) -> Seen {
     let ends: Vec<Offset> = lock(&queue.committers).0.iter().map(|(log, _)| log.range().end).collect();
-    (ends.try_into().unwrap(), lock(&queue.partition.saved).progress.as_ref().map(|progress| progress.head))
+    (ends.try_into().unwrap(), lock(&queue.partition.saved).checkpoint.as_ref().map(|checkpoint| checkpoint.head))
 }
 
 /// Flips each bit of one file, or of each of its bytes one, and opens the queue on that: what is seen then, or `None` where it is refused.
@@ -73,7 +73,7 @@ async fn filled() -> FaultyFileSystem {
     for number in 0..3 {
         append(&queue, number..number + 1).await;
         queue.dead_letters().bury(&letter(number)).await.unwrap();
-        queue.strays().bury(&letter(number)).await.unwrap();
+        queue.unrouted().bury(&letter(number)).await.unwrap();
     }
     queue.close().await;
     disk
@@ -90,7 +90,7 @@ fn last_frame(disk: &FaultyFileSystem, log: &str) -> usize {
 #[tokio::test]
 async fn a_flipped_bit_in_any_log_is_refused_or_cuts_the_torn_tail_of_that_log_alone() {
     let disk = filled().await;
-    for (place, log) in ["packets", "dead-letters", "strays"].into_iter().enumerate() {
+    for (place, log) in ["packets", "dead-letters", "unrouted"].into_iter().enumerate() {
         let last = last_frame(&disk, log);
         let mut cut = [3; 3];
         cut[place] = 2;
@@ -106,8 +106,8 @@ async fn a_flipped_bit_in_any_log_is_refused_or_cuts_the_torn_tail_of_that_log_a
 async fn a_queue_that_is_refused_for_its_last_log_leaves_no_thread_behind() {
     let disk = filled().await;
     let mut spoiled = files(&disk);
-    let (_, strays) = spoiled.iter_mut().find(|(path, _)| path.parent().unwrap().ends_with("strays")).unwrap();
-    strays[0] ^= 1;
+    let (_, unrouted) = spoiled.iter_mut().find(|(path, _)| path.parent().unwrap().ends_with("unrouted")).unwrap();
+    unrouted[0] ^= 1;
     put(&disk, &spoiled);
     let disk = Arc::new(disk) as Arc<dyn FileSystem>;
     assert!(Embedded::open_on(&disk, &options(Path::new("/q"))).is_err());
@@ -131,15 +131,15 @@ async fn a_flipped_bit_in_any_segment_but_the_last_is_refused() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_in_a_progress_file_is_refused_or_costs_that_save_alone() {
+async fn a_flipped_bit_in_a_checkpoint_file_is_refused_or_costs_that_save_alone() {
     let disk = filled().await;
     let queue = open_on(&disk, 0).unwrap();
     for head in 1..=3 {
-        partition(&queue).save(&progress(head), 0).await.unwrap();
+        partition(&queue).save(&checkpoint(head), 0).await.unwrap();
     }
     queue.close().await;
     drop(queue);
-    for (file, left) in [("progress-1", 2), ("progress-0", 3)] {
+    for (file, left) in [("checkpoint.b", 2), ("checkpoint.a", 3)] {
         let mut refused = 0;
         each_flip(&disk, file, &ALL, |at, seen| {
             refused += usize::from(seen.is_none());
@@ -152,21 +152,21 @@ async fn a_flipped_bit_in_a_progress_file_is_refused_or_costs_that_save_alone() 
 }
 
 #[tokio::test]
-async fn a_progress_that_the_log_has_gone_beyond_stands_in_for_no_other() {
+async fn a_checkpoint_that_the_log_has_gone_beyond_stands_in_for_no_other() {
     let disk = FaultyFileSystem::new();
     let queue = open_on(&disk, 0).unwrap();
     for _ in 0..11 {
         queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
     }
     for watermark in [0, 9] {
-        partition(&queue).save(&progress(11), watermark).await.unwrap();
+        partition(&queue).save(&checkpoint(11), watermark).await.unwrap();
     }
     assert!(queue.partition.log.range().start > 0, "segments were deleted");
     queue.close().await;
     drop(queue);
     // With the one before, what was deleted as settled would be missing.
-    each_flip(&disk, "progress-0", &[3], |at, seen| assert_eq!(seen, None, "byte {at}"));
-    each_flip(&disk, "progress-1", &[3], |at, seen| {
+    each_flip(&disk, "checkpoint.a", &[3], |at, seen| assert_eq!(seen, None, "byte {at}"));
+    each_flip(&disk, "checkpoint.b", &[3], |at, seen| {
         let is_version = (8..12).contains(&at);
         assert_eq!(seen, (!is_version).then_some(([11, 0, 0], Some(11))), "byte {at}");
     });
@@ -176,7 +176,7 @@ async fn a_progress_that_the_log_has_gone_beyond_stands_in_for_no_other() {
 async fn a_flipped_bit_where_nothing_is_kept_yet_costs_nothing() {
     let disk = FaultyFileSystem::new();
     drop(open_on(&disk, 0).unwrap());
-    for log in ["packets", "dead-letters", "strays"] {
+    for log in ["packets", "dead-letters", "unrouted"] {
         each_flip(&disk, &format!("{log}/{:020}.log", 0), &[0, 7], |at, seen| {
             // A header of another version is believed, since its check sum holds.
             let is_version = (8..12).contains(&at);

@@ -1,7 +1,7 @@
-//! Progress in two alternating files, so that a crash in the middle of a save leaves the save before it.
+//! Checkpoint in two alternating files, so that a crash in the middle of a save leaves the save before it.
 //!
 //! ```text
-//! PUSHPROG | version u32 | crc32c u32 over the rest | sequence u64 | length u32 | progress and watermark (postcard)
+//! PUSHPROG | version u32 | crc32c u32 over the rest | sequence u64 | length u32 | checkpoint and watermark (postcard)
 //! ```
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use pushline_model::Offset;
 
 use super::fs::{File, FileSystem};
-use crate::{Progress, QueueError, Saved};
+use crate::{Checkpoint, QueueError, Saved};
 
 const MAGIC: &[u8; 8] = b"PUSHPROG";
 const VERSION: u32 = 1;
@@ -20,7 +20,7 @@ const HEADER: usize = 28;
 
 /// The two files.
 #[derive(Debug)]
-pub(super) struct ProgressFiles {
+pub(super) struct CheckpointFiles {
     files: [Slot; 2],
     sequence: u64,
 }
@@ -38,7 +38,7 @@ enum Content {
     Saved(u64, Saved),
 }
 
-impl ProgressFiles {
+impl CheckpointFiles {
     /// Opens both, and reads what was saved last.
     pub(super) fn open(fs: &dyn FileSystem, dir: &Path) -> Result<(Self, Saved), QueueError> {
         let slot = |name| {
@@ -46,11 +46,11 @@ impl ProgressFiles {
             let file = fs.open(&path).map_err(QueueError::io("open", &path))?;
             Ok(Slot { path, file })
         };
-        let files = [slot("progress-0")?, slot("progress-1")?];
+        let files = [slot("checkpoint.a")?, slot("checkpoint.b")?];
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
         let contents = [files[0].read()?, files[1].read()?];
         if contents.iter().all(|content| matches!(content, Content::Invalid)) {
-            let what = "neither it nor the other progress file can be read, and a crash spoils only one".to_owned();
+            let what = "neither it nor the other checkpoint file can be read, and a crash spoils only one".to_owned();
             return Err(QueueError::Corrupt { path: files[0].path.clone(), position: 0, offset: 0, what });
         }
         let saved = contents
@@ -61,9 +61,9 @@ impl ProgressFiles {
     }
 
     /// Saves over the older one.
-    pub(super) fn save(&mut self, progress: &Progress, watermark: Offset) -> Result<(), QueueError> {
+    pub(super) fn save(&mut self, checkpoint: &Checkpoint, watermark: Offset) -> Result<(), QueueError> {
         let sequence = self.sequence + 1;
-        let bytes = encode(sequence, progress, watermark);
+        let bytes = encode(sequence, checkpoint, watermark);
         self.files[usize::from(sequence % 2 == 1)].write(&bytes)?;
         self.sequence = sequence;
         Ok(())
@@ -94,8 +94,8 @@ impl Slot {
     }
 }
 
-fn encode(sequence: u64, progress: &Progress, watermark: Offset) -> Vec<u8> {
-    let body = postcard::to_stdvec(&(progress, watermark)).expect("progress is plain data, and a Vec takes all of it");
+fn encode(sequence: u64, checkpoint: &Checkpoint, watermark: Offset) -> Vec<u8> {
+    let body = postcard::to_stdvec(&(checkpoint, watermark)).expect("checkpoint is plain data, and a Vec takes all of it");
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
@@ -117,6 +117,6 @@ fn decode(bytes: &[u8]) -> Option<(u32, u64, Option<Saved>)> {
     if !whole.starts_with(MAGIC) || crc32c::crc32c(&whole[16..]) != crc {
         return None;
     }
-    let saved = postcard::from_bytes::<(Progress, Offset)>(&whole[HEADER..]).ok();
-    Some((version, sequence, saved.map(|(progress, watermark)| Saved { progress: Some(progress), watermark: Some(watermark) })))
+    let saved = postcard::from_bytes::<(Checkpoint, Offset)>(&whole[HEADER..]).ok();
+    Some((version, sequence, saved.map(|(checkpoint, watermark)| Saved { checkpoint: Some(checkpoint), watermark: Some(watermark) })))
 }

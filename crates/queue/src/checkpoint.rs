@@ -1,4 +1,4 @@
-//! Progress (LANES.md L9): what has settled, said compactly, and where reading starts again after a restart (L10). Pure.
+//! Checkpoint (LANES.md L9): what has settled, said compactly, and where reading starts again after a restart (L10). Pure.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What one partition task knows, as it is saved every second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct Checkpoint {
     /// The next offset of live reading.
     pub head: Offset,
     /// The last record passed, remembered, not looked up.
@@ -15,7 +15,7 @@ pub struct Progress {
     /// The durable end of the log that was known.
     pub durable_end: Offset,
     /// Each lane that isn't clean.
-    pub lanes: Vec<LaneProgress>,
+    pub lanes: Vec<LaneCheckpoint>,
 }
 
 /// Names a record, so that a log made anew under the same name is noticed.
@@ -29,7 +29,7 @@ pub struct LastPassed {
 
 /// A lane that isn't clean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneProgress {
+pub struct LaneCheckpoint {
     /// The group's key.
     pub group: String,
     /// The lane's records below this offset are settled or in a listed message.
@@ -70,7 +70,7 @@ pub struct Listed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Saved {
     /// `None`: nothing was saved yet, or it can't be read; the watermark decides alone then.
-    pub progress: Option<Progress>,
+    pub checkpoint: Option<Checkpoint>,
     /// Everything below it is settled. `None`: it was never saved, and everything that the log still has is to be sent.
     pub watermark: Option<Offset>,
 }
@@ -82,18 +82,18 @@ pub struct Restart {
     pub head: Offset,
     /// Everything below it is settled.
     pub watermark: Offset,
-    /// The last record passed, when progress could be used.
+    /// The last record passed, when checkpoint could be used.
     pub last: Option<LastPassed>,
     /// Lanes to start behind, with everything let go.
-    pub lanes: Vec<LaneProgress>,
-    /// The log isn't the one that progress speaks of: a topic made anew, a restored backup. Reading starts at the log's start.
+    pub lanes: Vec<LaneCheckpoint>,
+    /// The log isn't the one that checkpoint speaks of: a topic made anew, a restored backup. Reading starts at the log's start.
     pub remade: bool,
     /// How many offsets between the watermark and the log's start are gone: they hadn't settled, or nobody knows that they had.
     pub lost: Offset,
 }
 
 impl Restart {
-    /// `named`: whether the log holds the record that `saved.progress.last` names, with that time. `log`: its bounds.
+    /// `named`: whether the log holds the record that `saved.checkpoint.last` names, with that time. `log`: its bounds.
     #[must_use]
     pub fn new(saved: Saved, log: &Range<Offset>, named: bool) -> Self {
         let start = log.start;
@@ -102,11 +102,11 @@ impl Restart {
         if watermark > log.end {
             return Self { remade: true, ..Self::at(start) };
         }
-        let restart = match saved.progress {
+        let restart = match saved.checkpoint {
             None => Self::at(watermark),
-            Some(progress) if named => Self::from_progress(progress, watermark),
+            Some(checkpoint) if named => Self::from_checkpoint(checkpoint, watermark),
             // The record named was deleted as settled: the watermark says it all.
-            Some(progress) if progress.last.offset < start => Self::at(watermark),
+            Some(checkpoint) if checkpoint.last.offset < start => Self::at(watermark),
             // Of another log, nobody can say what it has lost.
             Some(_) => return Self { remade: true, ..Self::at(start) },
         };
@@ -117,14 +117,14 @@ impl Restart {
         Self { head: watermark, watermark, last: None, lanes: Vec::new(), remade: false, lost: 0 }
     }
 
-    fn from_progress(progress: Progress, watermark: Offset) -> Self {
-        let lanes = progress.lanes.into_iter().map(|lane| above(lane, watermark)).collect();
-        Self { head: progress.head.max(watermark), watermark, last: Some(progress.last), lanes, remade: false, lost: 0 }
+    fn from_checkpoint(checkpoint: Checkpoint, watermark: Offset) -> Self {
+        let lanes = checkpoint.lanes.into_iter().map(|lane| above(lane, watermark)).collect();
+        Self { head: checkpoint.head.max(watermark), watermark, last: Some(checkpoint.last), lanes, remade: false, lost: 0 }
     }
 }
 
 /// What lies below the watermark is settled, whatever is listed; a lane that lists a message across it is cut anew from there.
-fn above(mut lane: LaneProgress, watermark: Offset) -> LaneProgress {
+fn above(mut lane: LaneCheckpoint, watermark: Offset) -> LaneCheckpoint {
     lane.next = lane.next.max(watermark);
     lane.messages.retain(|message| message.last >= watermark);
     if lane.messages.iter().any(|message| message.first < watermark) {
@@ -143,9 +143,9 @@ mod tests {
     }
 
     fn saved(watermark: Offset, messages: Vec<Listed>) -> Saved {
-        let lane = LaneProgress { group: "o/b".into(), next: 16, unsettled: 4, window: None, messages };
+        let lane = LaneCheckpoint { group: "o/b".into(), next: 16, unsettled: 4, window: None, messages };
         let last = LastPassed { offset: 19, at: Timestamp(7) };
-        Saved { progress: Some(Progress { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark: Some(watermark) }
+        Saved { checkpoint: Some(Checkpoint { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark: Some(watermark) }
     }
 
     #[test]
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn without_progress_the_watermark_counts() {
-        let restart = Restart::new(Saved { progress: None, watermark: Some(9) }, &(5..30), false);
+    fn without_checkpoint_the_watermark_counts() {
+        let restart = Restart::new(Saved { checkpoint: None, watermark: Some(9) }, &(5..30), false);
         assert_eq!((restart.head, restart.watermark, restart.remade, restart.lost), (9, 9, false, 0));
     }
 
     #[test]
     fn a_watermark_below_the_logs_start_has_lost_what_lies_between() {
-        let restart = Restart::new(Saved { progress: None, watermark: Some(5) }, &(9..30), false);
+        let restart = Restart::new(Saved { checkpoint: None, watermark: Some(5) }, &(9..30), false);
         assert_eq!((restart.head, restart.watermark, restart.lost), (9, 9, 4));
     }
 
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_below_the_watermark_was_made_anew_though_nothing_was_saved_of_it() {
-        let restart = Restart::new(Saved { progress: None, watermark: Some(9) }, &(2..8), false);
+        let restart = Restart::new(Saved { checkpoint: None, watermark: Some(9) }, &(2..8), false);
         assert_eq!((restart.head, restart.watermark, restart.remade, restart.lost), (2, 2, true, 0));
     }
 
