@@ -10,6 +10,10 @@
 //! | which addresses may be dialled (pure) | `egress.rs` |
 //! | one attempt on one server | `destination.rs` |
 
+mod budgets;
+mod circuit_breaker;
+mod concurrency_limit;
+mod core;
 mod deliver;
 mod destination;
 mod egress;
@@ -17,6 +21,7 @@ mod lane;
 mod lanes;
 mod lookups;
 mod losses;
+mod memory_budget;
 pub mod metrics;
 mod network;
 mod outcome;
@@ -25,6 +30,8 @@ mod partition;
 mod request;
 mod room;
 mod signature;
+mod wakeup;
+mod webhooks;
 
 use pushline_queue::QueueError;
 
