@@ -10,6 +10,7 @@
 //! | which addresses may be dialled (pure) | `egress.rs` |
 //! | one attempt on one server | `destination.rs` |
 
+mod checkpoint;
 mod deliver;
 mod destination;
 mod egress;
