@@ -10,7 +10,7 @@ mod event;
 use std::{sync::Arc, time::Duration};
 
 use pushline_model::Offset;
-use pushline_queue::Restart;
+use crate::checkpoint::Restart;
 
 pub(crate) use self::{
     effects::{DeadLetterBatch, Effects, Excuse, Notice, ReadBlock, Save, StartAttempt},

@@ -11,6 +11,7 @@
 //! | one attempt on one server | `destination.rs` |
 
 mod budgets;
+mod checkpoint;
 mod circuit_breaker;
 mod concurrency_limit;
 mod core;
