@@ -1,6 +1,5 @@
 //! What all partition tasks of a process share: one memory budget, the count of breaker openings, and the wake-ups that are due. They answer, and ring
 //! nobody by themselves ([`crate::wakeup`]).
-#![allow(dead_code, reason = "the driver doesn't use it yet")]
 
 use std::sync::Arc;
 

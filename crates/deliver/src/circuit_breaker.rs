@@ -1,6 +1,5 @@
 //! The circuit breaker (docs/delivery.md, Circuit breaker): a webhook whose server gives no response is *unresponsive*, and its breaker is half-open. One
 //! message at a time probes it, over all its groups and partitions, until the server answers anything.
-#![allow(dead_code, reason = "the driver doesn't use it yet")]
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

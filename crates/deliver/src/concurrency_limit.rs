@@ -1,7 +1,6 @@
 //! The concurrency limit (docs/delivery.md, Concurrency): how many messages of one webhook are in flight, over all partitions of the process.
 //!
 //! A [`Permit`] travels with its attempt and ends exactly once: when it is dropped.
-#![allow(dead_code, reason = "the driver doesn't use it yet")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -2,7 +2,6 @@
 //!
 //! A webhook asks where a message *begins*, and nowhere else. What has begun is finished, so the bodies being filled may pass the budget, never more.
 //! A [`Lease`] counts real sizes, grows with its body, and ends exactly once: when it is dropped.
-#![allow(dead_code, reason = "the driver doesn't use it yet")]
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

@@ -2,7 +2,6 @@
 //!
 //! A budget rings nobody. It notes in [`Owed`] that a wake-up is due, whoever drops the lease, permit or pause. The next event of any task takes the note
 //! and wakes the others by an effect; the taker looks after itself. So no wake-up is lost, as long as an event follows each drop.
-#![allow(dead_code, reason = "the driver doesn't use it yet")]
 
 use std::sync::{
     Arc, Mutex, PoisonError,

@@ -1,5 +1,4 @@
 //! Webhook handles: where a group's messages go, and what all partition tasks of the process share about it.
-#![allow(dead_code, reason = "the driver doesn't use it yet")]
 
 use std::sync::Arc;
 

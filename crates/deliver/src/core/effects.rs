@@ -33,6 +33,8 @@ pub(crate) struct Effects {
     pub(crate) left: bool,
     /// Packets of messages that were accepted.
     pub(crate) delivered: u64,
+    /// What of the records that lay unread in the log at the start weren't one packet each: a replay may hold several, a tick holds none.
+    pub(crate) more_at_start: i64,
     /// The gauges are due.
     pub(crate) report: bool,
     /// Log lines and counts.
@@ -85,8 +87,8 @@ pub(crate) enum Notice {
     Expiring { overflow: bool },
     /// No packets expire any more.
     NoneExpires,
-    /// The first save after others succeeded that couldn't be made.
-    SavesPostponed,
+    /// A save can't be made for now, after others succeeded.
+    SavesPostponed { why: String },
     /// Saves succeed again.
     SavesResumed,
     /// Ticks are refused: windows of quiet groups stay open. Repeated while the reason changes.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use pushline_model::{Attempt, Offset, Outcome, Timestamp};
-use pushline_queue::Frame;
+use pushline_queue::{Frame, Horizon};
 
 use super::{DeadLetterKey, MessageKey};
 use crate::{concurrency_limit::Permit, webhooks::Webhooks};
@@ -24,13 +24,6 @@ pub(crate) struct LogState {
     pub(crate) end: Offset,
     /// Which log times are over, where the backend can tell; else the core appends ticks.
     pub(crate) horizon: Option<Horizon>,
-}
-
-/// Every record at or above `offset` has a log time of at least `time`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Horizon {
-    pub(crate) offset: Offset,
-    pub(crate) time: Timestamp,
 }
 
 /// What happened.
@@ -76,12 +69,12 @@ pub(crate) struct AttemptEnded {
 }
 
 /// How a save ended. Any other failure ends the task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SaveEnded {
     /// Checkpoint and watermark are durable.
     Durable,
     /// It can't be made for now: the disk is full, the brokers are away.
-    Postponed,
+    Postponed { why: String },
 }
 
 /// Why a tick couldn't be appended, for people.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pushline_batch::{Body, Cut, CutRules, Cutter, NextPacket, Sealed, Window};
-use pushline_model::{Cause, GroupId, MessageId, Offset, Timestamp};
+use pushline_model::{Cause, GroupId, IccidForm, Identify, MessageId, Offset, PayloadForm, Timestamp};
 use pushline_queue::{Record, Replay};
 
 use super::message::{Home, Message, Prepared, Rebuild, State, evicted_at, packets, push_all};
@@ -21,6 +21,17 @@ use crate::{
 
 /// The window length of a group whose webhook this process has never known (document rule 1).
 const DOCUMENTS_WINDOW: Duration = Duration::from_secs(1);
+
+/// How bodies are written that only dead letters are made from: any form serves.
+const NEVER_SENT: CutRules = CutRules {
+    window: DOCUMENTS_WINDOW,
+    max_packets: usize::MAX,
+    max_body_bytes: usize::MAX,
+    always_array: false,
+    send: Identify::Iccid,
+    iccid: IccidForm::Number,
+    payload: PayloadForm::Text,
+};
 
 /// One group that has something unfinished in the partition. None exists for an idle group.
 #[derive(Debug)]
@@ -343,8 +354,7 @@ impl Lane {
             message.state = State::Rebuilding(Rebuild { body: Body::default(), lease, dead });
         }
         let dead = if let State::Rebuilding(rebuild) = &message.state { rebuild.dead } else { None };
-        // Without a webhook any form of the body serves: only its packets are taken out again.
-        let rules = handle.map_or(&CutRules::DOCUMENTS, |handle| &handle.rules);
+        let rules = handle.map_or(&NEVER_SENT, |handle| &handle.rules);
         let home = Home { group: self.group.key(), partition: offer.partition };
         let Some(prepared) = message.add(rules, home, offer.offset, offer.record) else { return Ok(None) };
         message.state = State::Waiting(prepared);
@@ -366,6 +376,21 @@ impl Lane {
         if offer.record.as_packet().is_some() {
             self.cutter.dead_letter(offer.log_time, cause);
         }
+    }
+
+    /// Whether a record at this offset, below `batched_until`, would begin to rebuild an evicted message.
+    pub(super) fn would_rebuild(&mut self, offset: Offset) -> bool {
+        evicted_at(&mut self.messages, offset).is_some_and(|message| message.is_evicted())
+    }
+
+    /// Whether its next record becomes a dead letter: only a catch-up read makes them.
+    pub(super) fn becomes_dead_letters(&self) -> bool {
+        matches!(self.intake, Intake::NoWebhook { .. } | Intake::Unreadable) || self.dead_lettered_window().is_some()
+    }
+
+    /// Where the records end whose dead letters are being written.
+    pub(super) fn dead_lettering_until(&self) -> Option<Offset> {
+        if let Reading::DeadLettering(letters) = &self.reading { Some(letters.until) } else { None }
     }
 
     // --- windows
@@ -469,6 +494,17 @@ impl Lane {
     pub(super) fn message(&mut self, first: Offset) -> Option<&mut Message> {
         let place = self.place(first)?;
         self.messages.get_mut(place)
+    }
+
+    /// When the packet at an offset was received, if that begins a body of the lane. A replay's packets were received before its record.
+    pub(super) fn first_received_at(&self, offset: Offset) -> Option<Timestamp> {
+        let oldest = self.messages.front().filter(|message| message.span.first == offset && !message.span.replay);
+        let of_message = oldest.and_then(|message| message.prepared()).map(|prepared| prepared.body.first_received_at());
+        of_message.or_else(|| self.cutter.first_received_at().filter(|_| self.cutter.first() == Some(offset)))
+    }
+
+    pub(super) fn is_unresponsive(&self) -> bool {
+        self.intake.handle().is_some_and(|handle| handle.is_unresponsive())
     }
 
     pub(super) fn has_waiting(&self) -> bool {

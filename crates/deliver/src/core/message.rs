@@ -9,12 +9,7 @@ use pushline_batch::{Body, CutRules, Identity, Sealed};
 use pushline_model::{Attempt, Cause, MessageId, Offset, Timestamp};
 use pushline_queue::{Record, Replay};
 
-use crate::{
-    checkpoint::MessageSpan,
-    circuit_breaker::Pause,
-    memory_budget::Lease,
-    webhooks::WebhookHandle,
-};
+use crate::{checkpoint::MessageSpan, circuit_breaker::Pause, memory_budget::Lease, webhooks::WebhookHandle};
 
 /// A message that hasn't settled.
 #[derive(Debug)]

@@ -8,10 +8,10 @@ use pushline_model::{Cause, Outcome};
 use pushline_queue::metrics::DEAD_LETTERED;
 
 use crate::{
-    lanes::{Lanes, Sending},
+    core::{Excuse, Now, SaveEnded, StartAttempt, Status},
     metrics::{
-        ATTEMPTS, CHECKPOINT_AGE, CHECKPOINT_SAVES, DELIVERED, IN_FLIGHT, LAG, LANES, LOST, MESSAGE_PACKETS, OLDEST_UNSETTLED,
-        RESPONSE_SECONDS, RESPONSES, SUSPECT, UNSETTLED, UNSETTLED_AT_START,
+        ATTEMPTS, CHECKPOINT_AGE, CHECKPOINT_SAVES, DELIVERED, EXCUSED, IN_FLIGHT, LAG, LANES, MESSAGE_PACKETS, MISSING, OLDEST_UNSETTLED,
+        RESPONSE_SECONDS, RESPONSES, TICKS, UNRESPONSIVE, UNSETTLED, UNSETTLED_AT_START,
     },
 };
 
@@ -58,31 +58,37 @@ impl PartitionMetrics {
 
     pub(super) fn started(&self, partition: u32, unsettled: u64) {
         gauge!(UNSETTLED_AT_START, "partition" => partition.to_string()).set(approximately(unsettled));
-        // So that each cause can be read from the first scrape on.
+        // So that each label can be read from the first scrape on.
         Cause::ALL.into_iter().for_each(|cause| counter!(DEAD_LETTERED, "cause" => cause.name()).increment(0));
+        Excuse::ALL.into_iter().for_each(|reason| counter!(EXCUSED, "reason" => reason.name()).increment(0));
+        ["appended", "refused"].into_iter().for_each(|result| counter!(TICKS, "result" => result).increment(0));
     }
 
-    /// There were more than was known at first.
-    pub(super) fn more_at_start(&self, partition: u32, packets: u64) {
-        gauge!(UNSETTLED_AT_START, "partition" => partition.to_string()).increment(approximately(packets));
+    /// Records that lay unread in the log at the start were counted by offsets. This many packets more there were.
+    pub(super) fn more_at_start(&self, partition: u32, packets: i64) {
+        if packets != 0 {
+            let gauge = gauge!(UNSETTLED_AT_START, "partition" => partition.to_string());
+            let by = approximately(packets.unsigned_abs());
+            if packets > 0 { gauge.increment(by) } else { gauge.decrement(by) }
+        }
     }
 
-    /// Offsets that the log has lost.
-    pub(super) fn lost(offsets: u64) {
-        counter!(LOST).increment(offsets);
+    /// Offsets that were gone from the log before their records had settled.
+    pub(super) fn missing(offsets: u64) {
+        counter!(MISSING).increment(offsets);
     }
 
-    /// Another process serves the partition from now on, or none: what it holds is counted there.
-    pub(super) fn ended_serving(&self) {
+    /// Another process owns the partition from now on, or none: what it holds is counted there.
+    pub(super) fn left(&self) {
         for gauge in [&self.in_flight, &self.lag, &self.unsettled, &self.live, &self.behind, &self.oldest, &self.checkpoint_age] {
             gauge.set(0.0);
         }
     }
 
-    pub(super) fn sending(&self, sending: &Sending) {
+    pub(super) fn starts(&self, start: &StartAttempt) {
         self.in_flight.increment(1.0);
-        if sending.is_first {
-            self.message_packets.record(approximately(sending.packets as u64));
+        if start.is_first {
+            self.message_packets.record(approximately(start.packets as u64));
         }
     }
 
@@ -102,7 +108,7 @@ impl PartitionMetrics {
         }
     }
 
-    pub(super) fn delivered(&self, packets: u64) {
+    pub(super) fn settled(&self, packets: u64) {
         self.delivered.increment(packets);
     }
 
@@ -110,27 +116,28 @@ impl PartitionMetrics {
         counter!(DEAD_LETTERED, "cause" => cause.name()).increment(packets);
     }
 
-    /// `lag`: records between the end of the log and the head.
-    pub(super) fn lanes(&self, lanes: &Lanes, lag: u64, suspect: usize) {
-        let (live, behind) = lanes.count();
-        self.live.set(approximately(live as u64));
-        self.behind.set(approximately(behind as u64));
-        self.lag.set(approximately(lag));
-        self.unsettled.set(approximately(lanes.unsettled() + lag));
-        gauge!(SUSPECT).set(approximately(suspect as u64));
+    pub(super) fn excused(&self, reason: Excuse, messages: u64) {
+        counter!(EXCUSED, "reason" => reason.name()).increment(messages);
     }
 
-    pub(super) fn oldest_unsettled(&self, age: Duration) {
+    pub(super) fn ticked(&self, is_appended: bool) {
+        counter!(TICKS, "result" => if is_appended { "appended" } else { "refused" }).increment(1);
+    }
+
+    pub(super) fn saved(&self, ended: &SaveEnded) {
+        self.checkpoint_saves.increment(u64::from(*ended == SaveEnded::Durable));
+    }
+
+    pub(super) fn report(&self, status: &Status, now: Now) {
+        self.live.set(approximately(status.live_lanes as u64));
+        self.behind.set(approximately(status.lanes_behind as u64));
+        self.lag.set(approximately(status.lag));
+        self.unsettled.set(approximately(status.unsettled));
+        // The wall clock may have been set back since it was received.
+        let age = status.oldest.filter(|oldest| *oldest < now.wall).map_or(Duration::ZERO, |oldest| now.wall.distance(oldest));
         self.oldest.set(age.as_secs_f64());
-    }
-
-    pub(super) fn saved(&self) {
-        self.checkpoint_saves.increment(1);
-    }
-
-    /// `None`: everything is saved.
-    pub(super) fn checkpoint_age(&self, age: Option<Duration>) {
-        self.checkpoint_age.set(age.unwrap_or_default().as_secs_f64());
+        self.checkpoint_age.set(status.checkpoint_age.as_secs_f64());
+        gauge!(UNRESPONSIVE).set(approximately(status.unresponsive as u64));
     }
 }
 
