@@ -19,13 +19,13 @@ trusts_any_checkpoint
 closes_below_batched window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letter_window dead_letter_cuts dead_lettered_replay_closes_nothing trims_unsaved
 reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules""".split()
 ONLY = {"kafka": """closes_per_frame closes_not_at_end closes_not_in_catch_up closes_one_sided last_trusted
-send_undecided gate_at_begin gate_of_save_under_way gate_on_one_message gate_evicted undecided_lane_dropped no_lease""".split(),
+send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease""".split(),
         "embedded": "horizon_is_now horizon_behind_end clock_follows_wall clock_starts_at_wall clock_starts_at_last".split()}
 OLD = "full unresponsive replay remade unsaved trimmed across shape clock split forget_trimmed alarm_repeats watermark_first".split()
 TRY = "one_catch_up no_half evict_backoff".split()
 ALSO = {"kafka": {"old": ["zombie_trusted"], "try": ["confirmed"]}, "embedded": {"old": [], "try": []}}
 # The rules of docs/delivery.md are played unless one of these is asked for, or a mutant that only it can have:
-DECIDE = set("send_undecided gate_at_begin gate_of_save_under_way gate_on_one_message gate_evicted undecided_lane_dropped no_lease zombie_trusted confirmed".split())
+DECIDE = set("send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease zombie_trusted confirmed".split())
 DEFINE = set("alarm_repeats reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules".split())
 
 
@@ -443,7 +443,7 @@ class Task:
     def decide(self, lane):
         self.w.stats["decisions"] += 1
         lane.guess = (lane.window, lane.cut_rules[0]) if lane.decided <= self.durable else None
-        lane.decided = self.begun + (not (self.saving and "gate_of_save_under_way" in self.x))
+        lane.decided = self.begun + (not (self.saving and "gate_of_running_save" in self.x))
         self.decisions.append((lane.group, self.live_offset, lane.decided))
         self.close(lane)
         if "gate_on_one_message" in self.x:
