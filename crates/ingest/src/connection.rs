@@ -88,13 +88,13 @@ struct Commit {
 /// Why a connection ends.
 enum End {
     /// The client closed the connection or sent DISCONNECT.
-    Gone,
+    Left,
     Refused(DisconnectReason),
 }
 
 impl From<io::Error> for End {
     fn from(_: io::Error) -> Self {
-        Self::Gone
+        Self::Left
     }
 }
 
@@ -208,7 +208,7 @@ impl Connection {
                 () = stopped(&mut stop) => Err(DisconnectReason::ServerShuttingDown.into()),
             };
         }
-        result.err().unwrap_or(End::Gone)
+        result.err().unwrap_or(End::Left)
     }
 
     // --- Reading
@@ -222,7 +222,7 @@ impl Connection {
     /// A read that fills its buffer is followed by a larger one, so that an idle client holds little memory.
     fn after_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
         match read? {
-            0 => Err(End::Gone),
+            0 => Err(End::Left),
             n if n >= self.read_next => {
                 self.read_next = (self.read_next * 2).min(MAX_READ);
                 Ok(())
@@ -252,7 +252,7 @@ impl Connection {
                 Ok(Packet::Ping) => encode::pingresp(&mut answers),
                 Ok(Packet::Subscribe(id, filters)) => encode::suback(version, id, filters, &mut answers),
                 Ok(Packet::Unsubscribe(id, filters)) => encode::unsuback(version, id, filters, &mut answers),
-                Ok(Packet::Disconnect) => break Some(End::Gone),
+                Ok(Packet::Disconnect) => break Some(End::Left),
                 Err(reason) => break Some(End::Refused(reason)),
             }
         };
@@ -299,8 +299,8 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut writer = self.writer.take().ok_or(End::Gone)?;
-        timeout(STALL_TIMEOUT, writer.write_all(bytes)).await.map_err(|_| End::Gone)??;
+        let mut writer = self.writer.take().ok_or(End::Left)?;
+        timeout(STALL_TIMEOUT, writer.write_all(bytes)).await.map_err(|_| End::Left)??;
         self.writer = Some(writer);
         Ok(())
     }
