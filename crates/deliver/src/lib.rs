@@ -8,11 +8,11 @@
 //! | the only `select!` of a partition | `partition.rs`, and in `partition/` what it drives: turns, attempts, dead letters, expiry, saving, start, hand-over |
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
-//! | one attempt on one server | `destination.rs` |
+//! | one attempt on one server | `endpoint.rs` |
 
 mod deliver;
-mod destination;
 mod egress;
+mod endpoint;
 mod lane;
 mod lanes;
 mod lookups;

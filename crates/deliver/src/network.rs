@@ -208,9 +208,9 @@ mod tests {
         let webhook = Arc::new(pushline_model::Webhook::new("w", url));
         let egress = || Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
         let attempt = async |network| {
-            let destination =
-                crate::destination::Destination::new(Arc::clone(&webhook), network, &mut crate::request::Cases::default()).unwrap();
-            destination.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
+            let endpoint =
+                crate::endpoint::Endpoint::new(Arc::clone(&webhook), network, &mut crate::request::HeaderCaseCache::default()).unwrap();
+            endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
         };
         let stranger = attempt(Network::new(egress()).unwrap()).await;
         assert_eq!(stranger, Outcome::NoResponse(NoResponse::Tls));

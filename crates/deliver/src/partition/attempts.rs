@@ -61,7 +61,7 @@ impl Task {
 
 async fn attempt(sending: Sending) -> Ended {
     let (at, began) = (wall(), Instant::now());
-    let outcome = sending.outlet.destination.attempt(sending.id, sending.body).await;
+    let outcome = sending.outlet.endpoint.attempt(sending.id, sending.body).await;
     let (status, no_response) = match &outcome {
         Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
         Outcome::NoResponse(why) => (None, Some(*why)),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::{
     DeliverError, Network,
     network::{ConnectError, Sender},
-    request::{Cases, Template},
+    request::{HeaderCaseCache, Template},
 };
 
 /// How much of a response's body is read, so that its connection can be used again.
@@ -32,7 +32,7 @@ const READY: Duration = Duration::from_secs(1);
 
 /// Where a webhook's messages go. How many attempts run at once is for the caller to bound.
 #[derive(Debug)]
-pub(crate) struct Destination {
+pub(crate) struct Endpoint {
     webhook: Arc<Webhook>,
     network: Arc<Network>,
     template: Template,
@@ -47,9 +47,9 @@ struct Idle {
     at_most: Duration,
 }
 
-impl Destination {
-    pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, cases: &mut Cases) -> Result<Self, DeliverError> {
-        let template = Template::new(&webhook, cases)?;
+impl Endpoint {
+    pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
+        let template = Template::new(&webhook, header_cases)?;
         Ok(Self { webhook, network, template, idle: Mutex::default() })
     }
 
@@ -203,9 +203,9 @@ mod tests {
     }
 
     /// A server that says this to each connection at once, and never reads.
-    async fn deaf(says: &'static str) -> Destination {
+    async fn deaf(says: &'static str) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let destination = destination(&listener);
+        let endpoint = endpoint(&listener);
         tokio::spawn(async move {
             let mut streams = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -215,20 +215,20 @@ mod tests {
                 streams.push(stream);
             }
         });
-        destination
+        endpoint
     }
 
-    fn destination(listener: &TcpListener) -> Destination {
+    fn endpoint(listener: &TcpListener) -> Endpoint {
         let mut webhook = Webhook::new("w", format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap());
         webhook.timeout = Duration::from_millis(300);
         let network = Network::new(Egress::new(vec!["127.0.0.0/8".parse().unwrap()])).unwrap();
-        Destination::new(Arc::new(webhook), network, &mut Cases::default()).unwrap()
+        Endpoint::new(Arc::new(webhook), network, &mut HeaderCaseCache::default()).unwrap()
     }
 
     /// Whether a connection is closed once its server has answered with this header and nobody has used it for a time, and for so much longer.
     async fn is_closed_after(header: &str, rest: Duration, more: Duration) -> (bool, bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let destination = destination(&listener);
+        let endpoint = endpoint(&listener);
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
@@ -238,13 +238,13 @@ mod tests {
             stream.write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
             stream
         };
-        let (mut stream, outcome) = tokio::join!(server, destination.attempt(MessageId([7; 16]), "ABC".into()));
+        let (mut stream, outcome) = tokio::join!(server, endpoint.attempt(MessageId([7; 16]), "ABC".into()));
         assert_eq!(outcome, Outcome::Accepted { status: 200 });
         let mut is_closed_in = async |time| {
             tokio::time::pause();
             tokio::time::advance(time).await;
             tokio::time::resume();
-            destination.close_idle();
+            endpoint.close_idle();
             matches!(timeout(Duration::from_millis(300), stream.read_u8()).await, Ok(Err(_)))
         };
         (is_closed_in(rest).await, is_closed_in(more).await)
@@ -263,12 +263,12 @@ mod tests {
     }
 
     /// How many bodies are held after three attempts, and their outcomes.
-    async fn held_after_three(destination: &Destination, bodies: &Arc<AtomicUsize>) -> (usize, Vec<Outcome>) {
+    async fn held_after_three(endpoint: &Endpoint, bodies: &Arc<AtomicUsize>) -> (usize, Vec<Outcome>) {
         let mut outcomes = Vec::new();
         for _ in 0..3 {
             bodies.fetch_add(1, Ordering::Relaxed);
             let body = Bytes::from_owner(Counted(Arc::clone(bodies)));
-            outcomes.push(destination.attempt(MessageId([7; 16]), body).await);
+            outcomes.push(endpoint.attempt(MessageId([7; 16]), body).await);
         }
         (left(bodies, 1).await, outcomes)
     }
@@ -286,21 +286,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_whose_server_answers_without_reading_ends_with_its_attempt() {
-        let (destination, bodies) = (deaf("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await, Arc::default());
-        let (held, outcomes) = held_after_three(&destination, &bodies).await;
+        let (endpoint, bodies) = (deaf("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await, Arc::default());
+        let (held, outcomes) = held_after_three(&endpoint, &bodies).await;
         assert_eq!(outcomes, vec![Outcome::Accepted { status: 200 }; 3]);
         assert!(held <= 1, "{held}: the last one may still be used again");
         tokio::time::pause();
         tokio::time::advance(READY).await;
         tokio::time::resume();
-        destination.close_idle();
+        endpoint.close_idle();
         assert_eq!(left(&bodies, 0).await, 0);
     }
 
     #[tokio::test]
     async fn a_connection_whose_server_says_nothing_ends_with_its_attempt() {
-        let (destination, bodies) = (deaf("").await, Arc::default());
-        let (_, outcomes) = held_after_three(&destination, &bodies).await;
+        let (endpoint, bodies) = (deaf("").await, Arc::default());
+        let (_, outcomes) = held_after_three(&endpoint, &bodies).await;
         assert_eq!(outcomes, vec![Outcome::NoResponse(NoResponse::Timeout); 3]);
         assert_eq!(left(&bodies, 0).await, 0);
     }
