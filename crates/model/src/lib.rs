@@ -23,7 +23,7 @@ pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, Des
 pub use group::{GroupId, Organisation};
 pub use header::{CustomHeader, HeaderName};
 pub use iccid::Iccid;
-pub use outcome::{Attempt, NoResponse, Outcome};
+pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome};
 pub use packet::{MessageId, Offset, Packet};
 pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};
