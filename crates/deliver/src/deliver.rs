@@ -1,4 +1,4 @@
-//! The delivering role: a task for each partition that this process serves, as they come and go, around one room and one set of destinations.
+//! The delivering role: a task for each partition that this process serves, as they come and go, around one room and one set of endpoints.
 
 use std::{
     sync::{Arc, Weak},

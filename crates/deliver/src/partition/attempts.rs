@@ -61,11 +61,7 @@ impl Task {
 
 async fn attempt(sending: Sending) -> Ended {
     let (at, began) = (wall(), Instant::now());
-    let outcome = sending.outlet.destination.attempt(sending.id, sending.body).await;
-    let (status, no_response) = match &outcome {
-        Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
-        Outcome::NoResponse(why) => (None, Some(*why)),
-        Outcome::BlockedAddress { .. } => (None, None),
-    };
-    Ended { key: sending.key, slot: sending.slot, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response } }
+    let outcome = sending.outlet.endpoint.attempt(sending.id, sending.body).await;
+    let attempt = Attempt::new(at, began.elapsed(), &outcome);
+    Ended { key: sending.key, slot: sending.slot, outcome, attempt }
 }
