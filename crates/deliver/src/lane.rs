@@ -12,7 +12,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_batch::{Body, Cut, Cutter, Sealed, Window};
 use pushline_model::{GroupId, MessageId, Offset, Packet, Timestamp};
-use pushline_queue::{LaneCheckpoint, Listed, OpenWindow, Record, Replay};
+use pushline_queue::{Record, Replay};
 
 pub(crate) use self::{
     dead::{Dead, Unsent},
@@ -22,7 +22,11 @@ use self::{
     message::{let_go_at, push_all},
     pace::Pace,
 };
-use crate::{outlets::Outlet, room::Lease};
+use crate::{
+    checkpoint::{LaneCheckpoint, Listed, OpenWindow},
+    outlets::Outlet,
+    room::Lease,
+};
 
 /// One group that has something unfinished in the partition.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use std::{
 use hashbrown::HashMap;
 use pushline_batch::Cut;
 use pushline_model::{GroupId, Offset, Timestamp};
-use pushline_queue::{Frame, Kind, LastPassed, Record, Replay, Restart};
+use pushline_queue::{Frame, Kind, Record, Replay};
 use slab::Slab;
 
 use self::{
@@ -43,6 +43,7 @@ pub(crate) use self::{
     outcomes::Consequence,
 };
 use crate::{
+    checkpoint::{LastPassed, Restart},
     lane::{Lane, Shown},
     outlets::Outlets,
 };
@@ -164,6 +165,9 @@ impl Lanes {
         for (offset, record) in frame.records(self.head) {
             self.head = offset + 1;
             self.last = Some(LastPassed { offset, at: record.at });
+            if record.kind == Kind::Tick {
+                continue; // it belongs to no group
+            }
             lost |= self.pass(offset, &record, now);
         }
         self.head = self.head.max(frame.end());

@@ -13,6 +13,7 @@
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
+mod checkpoint;
 mod deliver;
 mod egress;
 mod endpoint;

@@ -2,11 +2,12 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, Timestamp};
 use tokio::time::timeout;
 
-use crate::{AppendError, Checkpoint, FRAME_MAX, Filter, LastPassed, Partition, Queue, Read, Reader, Record, frame::tests::record};
+use crate::{AppendError, FRAME_MAX, Filter, Partition, Queue, Read, Reader, Record, Saved, SavedCheckpoint, frame::tests::record};
 
 /// How long what must come may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -152,12 +153,10 @@ async fn a_closed_queue_takes_nothing(queue: &dyn Queue) {
 async fn checkpoint_is_what_was_saved_last(queue: &dyn Queue) {
     append(queue, 0..9).await;
     let partition = partition(queue).await;
-    assert_eq!(partition.load().await.unwrap().checkpoint, None);
-    for head in 1..5 {
-        let checkpoint = checkpoint(head);
-        partition.save(&checkpoint, head - 1).await.unwrap();
-        let saved = partition.load().await.unwrap();
-        assert_eq!((saved.checkpoint, saved.watermark), (Some(checkpoint), Some(head - 1)));
+    assert_eq!(partition.load().await.unwrap(), Saved::default());
+    for number in 1..5 {
+        partition.save(checkpoint(number), number - 1).await.unwrap();
+        assert_eq!(partition.load().await.unwrap(), saved(number, number - 1));
     }
 }
 
@@ -168,13 +167,13 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
         queue.dead_letters().bury(&letter(1)).await.unwrap();
         queue.unrouted().bury(&letter(2)).await.unwrap();
         queue.unrouted().mark_replayed(&[0], Timestamp(3)).await.unwrap();
-        partition(&*queue).await.save(&checkpoint(4), 3).await.unwrap();
+        partition(&*queue).await.save(checkpoint(4), 3).await.unwrap();
         queue.close().await;
     }
     for _ in 0..2 {
         let queue = open().await;
         let partition = partition(&*queue).await;
-        assert_eq!(partition.load().await.unwrap().checkpoint, Some(checkpoint(4)));
+        assert_eq!(partition.load().await.unwrap(), saved(4, 3));
         let end = bounds(&*partition).await.end;
         assert_eq!(read(&mut *partition.reader(3), 3, 5).await, numbers(3..5));
         append(&*queue, end..end + 1).await;
@@ -226,8 +225,22 @@ pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset)
     found
 }
 
-pub(crate) fn checkpoint(head: Offset) -> Checkpoint {
-    Checkpoint { head, last: LastPassed { offset: head - 1, at: Timestamp(7) }, durable_end: head, lanes: vec![] }
+/// A checkpoint that is told apart by its number.
+pub(crate) fn checkpoint(number: u64) -> Bytes {
+    format!("checkpoint {number}").into()
+}
+
+/// The number of a checkpoint that was loaded.
+pub(crate) fn number(saved: &Saved) -> Option<u64> {
+    match &saved.checkpoint {
+        SavedCheckpoint::Named(bytes) => Some(std::str::from_utf8(bytes).unwrap().strip_prefix("checkpoint ").unwrap().parse().unwrap()),
+        _ => None,
+    }
+}
+
+/// What is loaded once it was saved.
+pub(crate) fn saved(number: u64, watermark: Offset) -> Saved {
+    Saved { watermark: Some(watermark), checkpoint: SavedCheckpoint::Named(checkpoint(number)) }
 }
 
 /// The year 2100: never too old to be kept.

@@ -20,6 +20,13 @@ pub enum AppendError {
     Refused(String),
 }
 
+impl AppendError {
+    /// A tick where the log has a horizon.
+    pub(crate) fn no_tick() -> Self {
+        Self::Refused("this queue has a horizon and takes no ticks".to_owned())
+    }
+}
+
 /// Why the queue can't be opened, or can't go on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {

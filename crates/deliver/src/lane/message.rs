@@ -7,9 +7,10 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_batch::{Body, Sealed, message_id};
 use pushline_model::{Attempt, MessageId, Offset, Timestamp, Webhook};
-use pushline_queue::{Listed, Record, Replay};
+use pushline_queue::{Record, Replay};
 
 use crate::{
+    checkpoint::Listed,
     outlets::Outlet,
     room::{Lease, Pause},
 };

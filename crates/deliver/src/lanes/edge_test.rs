@@ -3,10 +3,14 @@
 use std::{sync::LazyLock, time::Duration};
 
 use pushline_model::{Attempt, Cause, DeadPacket, Iccid, MessageId, Outcome, Packet, Registry, RegistryBuilder, Webhook};
-use pushline_queue::{Checkpoint, FrameBuilder, Kind, LaneCheckpoint, OpenWindow, Saved};
+use pushline_queue::{FrameBuilder, Kind};
 
 use super::{reload::UNKNOWN_FOR, *};
-use crate::{Egress, Network, room::Room};
+use crate::{
+    Egress, Network,
+    checkpoint::{Checkpoint, LaneCheckpoint, LastPassed, OpenWindow, Restart, Saved},
+    room::Room,
+};
 
 const GROUP: &str = "o/a";
 const WALL: Timestamp = Timestamp(1 << 50);
@@ -42,14 +46,14 @@ fn frame(base: Offset, times: &[Timestamp]) -> Frame {
         let iccid = Iccid::from_bytes(b"897612653856781234").unwrap();
         builder.push(&Record::packet(GROUP, &Packet { iccid, topic: "o/897612653856781234", received_at, payload: b"ABC" }));
     }
-    builder.seal(base, base)
+    builder.seal(base, base, WALL)
 }
 
 /// A start with one lane, behind from 0 on or at the head, and maybe with an open window.
 fn restarted(head: Offset, next: Offset, window: Option<OpenWindow>, knows: bool, now: Instant) -> Lanes {
     let lane = LaneCheckpoint { group: GROUP.into(), next, unsettled: head - next, window, messages: Vec::new() };
     let last = LastPassed { offset: head - 1, at: WALL };
-    let checkpoint = Checkpoint { head, last, durable_end: head, lanes: vec![lane] };
+    let checkpoint = Checkpoint { head, last, lanes: vec![lane] };
     Lanes::new(0, outlets(knows), Restart::new(Saved { checkpoint: Some(checkpoint), watermark: Some(next) }, &(0..head), true), now)
 }
 
@@ -135,7 +139,7 @@ fn a_replay_that_expires_keeps_its_id_and_its_packets_together() {
     let mut builder = FrameBuilder::default();
     builder.push(&Record { group: GROUP, at: at(0), kind: Kind::Replay, payload: &replay.encode() });
     lanes.expire(Some(Expiry { before: at(1), below: 0 }), WALL);
-    let burials = lanes.sweep(0, &[builder.seal(0, 0)], now, WALL);
+    let burials = lanes.sweep(0, &[builder.seal(0, 0, WALL)], now, WALL);
     let [Burial { key: BurialKey::Packets { count: 2, .. }, letters, .. }] = &burials[..] else { panic!("{burials:?}") };
     assert_eq!(letters.iter().map(Replay::new).collect::<Vec<_>>(), [replay]);
 }
@@ -145,7 +149,7 @@ fn replay(base: Offset, at: Timestamp, message_id: Option<MessageId>, packet: De
     let replay = Replay { message_id: message_id.map(|id| id.to_string()), array: false, packets: vec![packet] }.encode();
     let mut builder = FrameBuilder::default();
     builder.push(&Record { group: GROUP, at, kind: Kind::Replay, payload: &replay });
-    builder.seal(base, base)
+    builder.seal(base, base, WALL)
 }
 
 fn dead_packet(iccid: &str) -> DeadPacket {
@@ -256,7 +260,7 @@ fn no_more_dead_letters_are_made_than_can_be_written() {
     let mut lanes = Lanes::new(0, outlets(false), Restart::new(Saved::default(), &(0..0), false), now);
     let mut foreign = FrameBuilder::default();
     (0..1000).for_each(|_| foreign.push(&Record { group: "", at: at(0), kind: Kind::Foreign { why: "" }, payload: b"" }));
-    let frames = [frame(0, &vec![at(0); 3000]), foreign.seal(3000, 3000)];
+    let frames = [frame(0, &vec![at(0); 3000]), foreign.seal(3000, 3000, WALL)];
     frames.iter().for_each(|frame| _ = lanes.live(frame, 4000, now));
     lanes.tick(4000, now + UNKNOWN_FOR);
     let mut letters = Vec::new();

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use pushline_model::{Attempt, Iccid, NoResponse, Outcome, Packet, RegistryBuilder, Webhook};
-use pushline_queue::{FrameBuilder, Record, Saved};
+use pushline_queue::{FrameBuilder, Record};
 
 use super::{sweeps::Sweep, *};
-use crate::{Egress, Network, room::Room};
+use crate::{
+    Egress, Network,
+    checkpoint::{Restart, Saved},
+    room::Room,
+};
 
 const GROUPS: usize = 10_000;
 const AT_MOST: u64 = 2048;
@@ -24,7 +28,7 @@ fn frame(base: Offset) -> Frame {
         payload: &payload,
     };
     (0..GROUPS).for_each(|number| builder.push(&Record::packet(&format!("o{number}/line"), &packet)));
-    builder.seal(base, base)
+    builder.seal(base, base, pushline_model::Timestamp(base))
 }
 
 /// Ten groups a webhook, so that each holds little of a room that is large enough for all.

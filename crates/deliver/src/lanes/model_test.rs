@@ -25,12 +25,13 @@ use proptest::prelude::*;
 use pushline_model::{
     Attempt, GroupId, Iccid, MessageId, NoResponse, Offset, Order, Outcome, Packet, Registry, RegistryBuilder, Timestamp, Webhook,
 };
-use pushline_queue::{Checkpoint, Frame, FrameBuilder, Kind, Listed, Record, Replay, Restart, Saved};
+use pushline_queue::{Frame, FrameBuilder, Kind, Record, Replay};
 
 use self::schedule::{How, Step};
 use super::{sweeps::Sweep, *};
 use crate::{
     Egress, Network,
+    checkpoint::{Checkpoint, Listed, Restart, Saved},
     lane::{Message, State},
     room::{Bell, Room},
 };
@@ -191,7 +192,7 @@ impl World {
                 builder.push(&Record::packet(group, &packet));
             }
         }
-        builder.seal(base as Offset, base as Offset)
+        builder.seal(base as Offset, base as Offset, self.wall())
     }
 }
 

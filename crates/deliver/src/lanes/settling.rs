@@ -3,10 +3,12 @@
 //! Everything below the watermark has settled, and checkpoint lists whatever hasn't.
 
 use pushline_model::Offset;
-use pushline_queue::Checkpoint;
 
 use super::{LaneKey, Lanes, MessageKey};
-use crate::lane::{Lane, Message, State};
+use crate::{
+    checkpoint::Checkpoint,
+    lane::{Lane, Message, State},
+};
 
 impl Lanes {
     /// L7. Returns how many packets settled.
@@ -40,9 +42,9 @@ impl Lanes {
     }
 
     /// What a restart needs; `None` before the first record was passed.
-    pub(crate) fn checkpoint(&self, durable_end: Offset) -> Option<Checkpoint> {
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         let lanes = self.lanes.iter().map(|(_, lane)| lane.checkpoint(self.head)).collect();
-        self.last.map(|last| Checkpoint { head: self.head, last, durable_end, lanes })
+        self.last.map(|last| Checkpoint { head: self.head, last, lanes })
     }
 
     /// What a shutdown waits for: messages in flight, unless their webhook is suspect, and dead letters, where any are written.

@@ -49,9 +49,7 @@ impl Task {
             return;
         }
         let (burials, partition) = (std::mem::take(&mut self.burying.unasked), Arc::clone(&self.partition));
-        // One that was saved before does: to find that of now is to look at every lane.
-        let watermark = self.saving.watermark;
-        self.burying.asking = Some(async move { (burials, partition.confirm_ownership(watermark).await) }.boxed());
+        self.burying.asking = Some(async move { (burials, partition.confirm_ownership().await) }.boxed());
     }
 
     /// What another process serves now is its business: this one is about to be told.

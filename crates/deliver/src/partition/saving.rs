@@ -5,7 +5,6 @@
 use std::{sync::Arc, time::Instant};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
 use pushline_queue::QueueError;
 use tracing::{info, warn};
 
@@ -17,17 +16,15 @@ pub(super) struct Saving {
     pub(super) under_way: Option<BoxFuture<'static, Result<(), QueueError>>>,
     /// Something happened since the last save.
     pub(super) changed: bool,
-    /// That of the last save, made or not.
-    pub(super) watermark: Offset,
     saved_at: Instant,
     /// The last save couldn't be made for now.
     unsaved: bool,
 }
 
 impl Saving {
-    pub(super) fn new(watermark: Offset) -> Self {
+    pub(super) fn new() -> Self {
         // The process before may have died between its checkpoint and its watermark.
-        Self { under_way: None, changed: true, watermark, saved_at: Instant::now(), unsaved: false }
+        Self { under_way: None, changed: true, saved_at: Instant::now(), unsaved: false }
     }
 }
 
@@ -66,11 +63,10 @@ impl Task {
     /// Checkpoint goes first, then the watermark. Nothing is saved before the first record was passed.
     pub(super) fn save_checkpoint(&mut self) -> impl Future<Output = Result<(), QueueError>> + Send + 'static {
         let (partition, watermark) = (Arc::clone(&self.partition), self.lanes.watermark());
-        self.saving.watermark = watermark;
-        let checkpoint = self.lanes.checkpoint(partition.end());
+        let checkpoint = self.lanes.checkpoint();
         async move {
             match checkpoint {
-                Some(checkpoint) => partition.save(&checkpoint, watermark).await,
+                Some(checkpoint) => partition.save(checkpoint.encode(), watermark).await,
                 None => Ok(()),
             }
         }

@@ -4,13 +4,17 @@
 
 use std::{ops::Range, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use pushline_model::Offset;
-use pushline_queue::{Frame, LastPassed, Partition, QueueError, Replay, Restart, Saved};
+use pushline_queue::{Frame, Partition, QueueError, Replay};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info};
 
 use super::{Surroundings, Task, burying::Burying, counting::PartitionMetrics, expiry::Look, saving::Saving, turn::Turn};
-use crate::lanes::Lanes;
+use crate::{
+    checkpoint::{LastPassed, Restart, Saved},
+    lanes::Lanes,
+};
 
 impl Task {
     /// Starts where the partition's checkpoint says (L10).
@@ -19,7 +23,7 @@ impl Task {
         around: Surroundings,
         stop: watch::Receiver<bool>,
     ) -> Result<Self, QueueError> {
-        let saved = partition.load().await?;
+        let saved = Saved::from(partition.load().await?);
         let bounds = partition.bounds().await?;
         let named = is_named(&*partition, &saved, &bounds).await?;
         let restart = Restart::new(saved, &bounds, named);
@@ -43,7 +47,7 @@ impl Task {
     fn new(partition: Arc<dyn Partition>, mut around: Surroundings, stop: watch::Receiver<bool>, restart: Restart, end: Offset) -> Self {
         let live = partition.live(restart.head);
         let turn = Turn::new(partition.reader(restart.watermark), restart.watermark);
-        let saving = Saving::new(restart.watermark);
+        let saving = Saving::new();
         let bell = around.room.join();
         // A registry that is read after this is a change to the receiver that the task keeps.
         let outlets = Arc::clone(&around.outlets.borrow_and_update());
@@ -85,8 +89,8 @@ async fn begin_anew(partition: &dyn Partition, start: Offset) -> Result<(), Queu
         partition = partition.index(),
         start, "the log isn't the one that checkpoint speaks of (made anew, or restored from a backup): it is read from its start"
     );
-    // Else a crash before the next save would leave a watermark that says of the new log what was true of the old one.
-    partition.reset(start).await
+    // Else a crash before the next save would leave a watermark and a checkpoint that say of the new log what was true of the old one.
+    partition.reset(Bytes::new(), start).await
 }
 
 fn tell_lost(partition: u32, offsets: u64, start: Offset) {

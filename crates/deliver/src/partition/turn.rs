@@ -143,7 +143,7 @@ mod tests {
     fn frame(base: Offset) -> Frame {
         let mut builder = FrameBuilder::default();
         builder.push(&Record { group: "o/g", at: pushline_model::Timestamp(0), kind: Kind::Replay, payload: &[0; 64 << 10] });
-        builder.seal(base, base)
+        builder.seal(base, base, pushline_model::Timestamp(0))
     }
 
     /// How many records each piece has, until the turn ends; somebody goes on up to that many records.

@@ -97,7 +97,7 @@ impl Committer {
         }
         let durable_end = self.end;
         for builder in frames {
-            let frame = builder.seal(self.end, durable_end);
+            let frame = builder.seal(self.end, durable_end, Timestamp::of(SystemTime::now()));
             self.make_room(frame.bytes().len() as u64)?;
             self.write(frame)?;
         }

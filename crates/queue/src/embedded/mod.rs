@@ -26,20 +26,21 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
 use self::{
-    checkpoint_files::CheckpointFiles,
+    checkpoint_files::{CheckpointFiles, Envelope, LogEnd},
     committer::{Bounds, Committer, LastSegment},
     fs::{FileSystem, OsFileSystem},
     log::{Log, lock},
     recovery::{Known, recover},
 };
 use crate::{
-    Append, Appended, Checkpoint, DeadLetters, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
-    failure::Failure,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved,
+    SavedCheckpoint, Stalled, failure::Failure,
 };
 
 /// How to keep the queue.
@@ -79,7 +80,7 @@ struct Committers(Vec<(Arc<Log>, JoinHandle<()>)>);
 struct OnePartition {
     log: Arc<Log>,
     files: Arc<Mutex<CheckpointFiles>>,
-    saved: Mutex<Saved>,
+    saved: Arc<Mutex<Saved>>,
     max_bytes: u64,
 }
 
@@ -129,11 +130,9 @@ impl Embedded {
         fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
         let path = dir.join("lock");
         let held = fs.lock(&path).map_err(QueueError::io("lock", &path))?.ok_or(QueueError::Locked { path })?;
-        let (files, saved) = CheckpointFiles::open(&**fs, dir)?;
-        let known = saved.checkpoint.as_ref().map_or_else(Known::default, |checkpoint| Known {
-            durable_end: checkpoint.durable_end,
-            needed_from: saved.watermark.unwrap_or(0),
-        });
+        let (files, envelope, saved) = CheckpointFiles::open(&**fs, dir)?;
+        let envelope = envelope.unwrap_or_default();
+        let known = Known { durable_end: envelope.ends[0].durable_end, needed_from: saved.watermark.unwrap_or(0) };
         let failure = Arc::new(Failure::default());
         let mut committers = Committers::default();
         let mut open = |name, tail, known, bounds| -> Result<Arc<Log>, QueueError> {
@@ -155,7 +154,7 @@ impl Embedded {
         let partition = Arc::new(OnePartition {
             log: packets,
             files: Arc::new(Mutex::new(files)),
-            saved: Mutex::new(saved),
+            saved: Arc::new(Mutex::new(saved)),
             max_bytes: options.max_bytes,
         });
         let letters = DeadLetters::new(Arc::new(dead_letters));
@@ -254,31 +253,36 @@ impl Partition for OnePartition {
         oldest.filter(|_| self.log.bytes() > self.max_bytes)
     }
 
+    fn horizon(&self) -> Option<Horizon> {
+        Some(Horizon { offset: 0, time: Timestamp(0) })
+    }
+
+    fn tick(&self) -> BoxFuture<'static, Result<Offset, AppendError>> {
+        std::future::ready(Err(AppendError::no_tick())).boxed()
+    }
+
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
         std::future::ready(Ok(lock(&self.saved).clone())).boxed()
     }
 
-    /// Nobody else can.
-    fn confirm_ownership(&self, _: Offset) -> BoxFuture<'_, bool> {
+    /// No other process can own it.
+    fn confirm_ownership(&self) -> BoxFuture<'_, bool> {
         std::future::ready(true).boxed()
     }
 
-    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
-        let (files, log, checkpoint) = (Arc::clone(&self.files), Arc::clone(&self.log), checkpoint.clone());
-        let saved = tokio::task::spawn_blocking(move || {
-            lock(&files).save(&checkpoint, watermark)?;
-            log.forget_below(watermark)?;
-            Ok(Saved { checkpoint: Some(checkpoint), watermark: Some(watermark) })
+    fn save(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'static, Result<(), QueueError>> {
+        let (files, log, saved) = (Arc::clone(&self.files), Arc::clone(&self.log), Arc::clone(&self.saved));
+        let done = tokio::task::spawn_blocking(move || {
+            let ends = [LogEnd { durable_end: log.range().end, log_time: Timestamp(0) }, LogEnd::default(), LogEnd::default()];
+            lock(&files).save(&Envelope { watermark: Some(watermark), ends, checkpoint: Some(checkpoint.to_vec()) })?;
+            *lock(&saved) = Saved { watermark: Some(watermark), checkpoint: SavedCheckpoint::Named(checkpoint) };
+            log.forget_below(watermark).map(drop)
         });
-        async move {
-            *lock(&self.saved) = saved.await.unwrap_or(Err(QueueError::Closed))?;
-            Ok(())
-        }
-        .boxed()
+        async move { done.await.unwrap_or(Err(QueueError::Closed)) }.boxed()
     }
 
-    /// Until the first save, the next start finds again what this one found.
-    fn reset(&self, _: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
-        std::future::ready(Ok(())).boxed()
+    /// One save holds both.
+    fn reset(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
+        self.save(checkpoint, watermark)
     }
 }

@@ -75,8 +75,8 @@ impl Segment {
         }
         self.bytes += frame.bytes().len() as u64;
         self.end = frame.end();
-        self.oldest = self.oldest.or(Some(frame.oldest()));
-        self.newest = frame.newest();
+        self.oldest = self.oldest.or(Some(frame.records(frame.base()).next().map_or(Timestamp::default(), |(_, record)| record.at)));
+        self.newest = frame.records(frame.end() - 1).last().map_or(Timestamp::default(), |(_, record)| record.at);
     }
 
     /// Where a frame begins that lies at an offset or before it, the nearest that is remembered.

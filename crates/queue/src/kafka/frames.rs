@@ -12,12 +12,15 @@ use rdkafka::{
 use super::header;
 use crate::{Frame, FrameBuilder, Record};
 
-/// Records of one partition on their way into frames. A frame's offsets follow each other; where some are missing, the next begins.
+/// Records of one partition on their way into frames. The offsets of a frame follow each other and its
+/// records have one log time; else the next frame begins.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     builder: FrameBuilder,
     base: Offset,
     next: Offset,
+    /// Of the records in the builder: a frame has one.
+    log_time: Timestamp,
     full: Vec<Frame>,
     bytes: usize,
     /// Bytes of the frame before, and some more: the next is often like it, and needn't grow step by step.
@@ -26,12 +29,13 @@ pub(super) struct Frames {
 
 impl Frames {
     pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) {
-        let (offset, record) = (offset_of(message), record_of(message));
-        if offset != self.next || self.builder.is_full_for(&record) {
+        let (offset, log_time) = (offset_of(message), log_time_of(message));
+        let record = record_of(message, log_time);
+        if offset != self.next || log_time != self.log_time || self.builder.is_full_for(&record) {
             self.seal();
         }
         if self.builder.is_empty() {
-            self.base = offset;
+            (self.base, self.log_time) = (offset, log_time);
             self.builder = FrameBuilder::with_capacity(self.usual);
         }
         self.builder.push(&record);
@@ -58,23 +62,28 @@ impl Frames {
     fn seal(&mut self) {
         if !self.builder.is_empty() {
             self.builder.trim();
-            let frame = mem::take(&mut self.builder).seal(self.base, self.base);
+            let frame = mem::take(&mut self.builder).seal(self.base, self.base, self.log_time);
             self.usual = frame.bytes().len() * 9 / 8;
             self.full.push(frame);
         }
     }
 }
 
-/// A message's offset. Kafka's are never negative.
+/// A message's offset.
 pub(super) fn offset_of(message: &BorrowedMessage<'_>) -> Offset {
-    Offset::try_from(message.offset()).unwrap_or_default()
+    Offset::try_from(message.offset()).expect("a message that was read has an offset")
 }
 
-fn record_of<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+/// The time that Kafka gave it (LogAppendTime): the same for every consumer. A message of a format that has no time counts as 1970.
+fn log_time_of(message: &BorrowedMessage<'_>) -> Timestamp {
     /// Timestamps are in units of 100 ns, Kafka's in milliseconds.
     const UNITS: u64 = 10_000;
-    let written_at = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok()).unwrap_or_default();
+    let millis = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
+    millis.map_or(Timestamp(0), |millis| Timestamp(millis.saturating_mul(UNITS)))
+}
+
+fn record_of<'a>(message: &'a BorrowedMessage<'_>, log_time: Timestamp) -> Record<'a> {
     let header =
         message.headers().and_then(|headers| headers.iter().find(|header| header.key == header::NAME)).and_then(|header| header.value);
-    header::record(message.key(), header, message.payload(), Timestamp(written_at.saturating_mul(UNITS)))
+    header::record(message.key(), header, message.payload(), log_time)
 }

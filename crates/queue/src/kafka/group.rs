@@ -29,7 +29,7 @@ use super::{
     frames::Frames,
     health::Health,
     live::Live,
-    partition::KafkaPartition,
+    partition::{KafkaPartition, Shared},
     rebalances::{Event, Rebalances, set_paused},
 };
 use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as names};
@@ -74,14 +74,14 @@ struct Poller {
 /// A partition that is assigned, or will be.
 struct Reading {
     live: Arc<Live>,
-    partition: Weak<KafkaPartition>,
+    partition: Weak<Shared>,
     /// Polled, and not handed over yet.
     frames: Frames,
 }
 
 /// Partitions that were revoked together, and are given up together.
 struct Lost {
-    partitions: Vec<Weak<KafkaPartition>>,
+    partitions: Vec<Weak<Shared>>,
     /// Those of them that were read: only they can be taken out of what is, but even for none of them it is answered.
     read: Vec<i32>,
 }
@@ -222,8 +222,10 @@ impl Poller {
         for &index in partitions {
             let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default(), self.most, self.kept));
             let partition = (self.make)(Arc::clone(&live));
-            self.reading
-                .insert(index, Reading { live: Arc::clone(&live), partition: Arc::downgrade(&partition), frames: Frames::default() });
+            self.reading.insert(
+                index,
+                Reading { live: Arc::clone(&live), partition: Arc::downgrade(partition.shared()), frames: Frames::default() },
+            );
             self.partitions.send_modify(|all| all.push(partition as Arc<dyn Partition>));
             self.starting.push(live);
         }

@@ -27,6 +27,7 @@ pub(super) fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
         Kind::Replay => 1,
         Kind::DeadLetter => 2,
         Kind::Replayed => 3,
+        Kind::Tick => 4,
         Kind::Foreign { .. } => u8::MAX,
     };
     into.clear();
@@ -51,6 +52,9 @@ pub(super) fn record<'a>(key: Option<&'a [u8]>, header: Option<&'a [u8]>, payloa
     if matches!(kind, Kind::Packet { .. } | Kind::Replay) && !GroupId::is_valid(group) {
         return foreign("its key isn't a group: organisation/name");
     }
+    if kind == Kind::Tick {
+        return Record { group: "", at, kind, payload: b"" };
+    }
     let Some(payload) = payload else { return foreign("it has no value") };
     let record = Record { group, at, kind, payload };
     if fits(&record).is_err() { foreign("it is larger than a record of ours can be") } else { record }
@@ -68,6 +72,7 @@ fn decode(header: &[u8]) -> Option<(Kind<'_>, Timestamp)> {
         (VERSION, 1) => Kind::Replay,
         (VERSION, 2) => Kind::DeadLetter,
         (VERSION, 3) => Kind::Replayed,
+        (VERSION, 4) => Kind::Tick,
         _ => return None,
     };
     Some((kind, Timestamp(u64::from_be_bytes(*at))))

@@ -58,6 +58,11 @@ impl Live {
         self.index
     }
 
+    /// The same as Kafka counts.
+    pub(super) fn kafka_index(&self) -> i32 {
+        i32::try_from(self.index).expect("the index was Kafka's own")
+    }
+
     /// Where the task wants to begin; `None`: it doesn't know yet.
     pub(super) fn begin(&self) -> Option<Offset> {
         self.state().begin
@@ -168,7 +173,7 @@ mod tests {
     fn frame(base: Offset, bytes: usize) -> Frame {
         let mut builder = FrameBuilder::default();
         builder.push(&record("o/g", &vec![b'x'; bytes]));
-        builder.seal(base, base)
+        builder.seal(base, base, pushline_model::Timestamp(base))
     }
 
     #[test]

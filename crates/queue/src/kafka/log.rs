@@ -3,15 +3,15 @@
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
-    append::Appender,
+    append::{Appender, Put},
     catch_up::{CatchUp, CatchUpReader, Place},
     health::Health,
 };
-use crate::{Append, AppendError, Appended, QueueError, Read, Reader, Record};
+use crate::{Append, Appended, QueueError, Read, Reader, Record};
 
 /// How long Kafka may take to answer a question before it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -30,9 +30,13 @@ impl KafkaLog {
         Self { place, health: Arc::clone(health), appender: Arc::clone(appender), catch_up: catch_up.clone() }
     }
 
-    /// Bytes of ours.
-    pub(super) async fn put(&self, key: &str, bytes: &[u8]) -> Result<(), AppendError> {
-        self.appender.put(&self.place.topic, self.place.partition, key, bytes).await
+    /// Appends a record of Pushline's own, a checkpoint.
+    pub(super) fn put(&self, key: &str, bytes: &[u8]) -> Put {
+        self.appender.put(&self.place.topic, self.place.partition, key, bytes)
+    }
+
+    pub(super) fn tick(&self, at: Timestamp) -> Put {
+        self.appender.tick(&self.place.topic, self.place.partition, at)
     }
 
     pub(super) fn read_from(&self, offset: Offset) -> CatchUpReader {
@@ -53,6 +57,16 @@ impl KafkaLog {
                 }
             }
         }
+    }
+
+    /// The value of the record at an offset. `None`: there is none any more.
+    pub(super) async fn value_at(&self, offset: Offset) -> Result<Option<Vec<u8>>, QueueError> {
+        if !self.ask_bounds().await?.contains(&offset) {
+            return Ok(None);
+        }
+        let frames = self.read_from(offset).read_on().await?;
+        let first = frames.iter().flat_map(|frame| frame.records(offset)).next();
+        Ok(first.filter(|(found, _)| *found == offset).map(|(_, record)| record.payload.to_vec()))
     }
 
     /// The value of its last record.

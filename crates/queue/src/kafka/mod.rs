@@ -19,6 +19,7 @@
 
 mod append;
 mod catch_up;
+mod checkpoints;
 mod clients;
 mod frames;
 mod group;
@@ -143,7 +144,7 @@ impl Kafka {
         let group = if options.serves_partitions {
             let (names, session) = (topics.clone(), clients::session(options)?);
             let make = move |live: Arc<Live>, consumer: &_| {
-                let index = i32::try_from(live.index()).unwrap_or_default();
+                let index = live.kafka_index();
                 let (packets, checkpoint) = (log(&names.packets, index, Holds::Packets), log(&names.checkpoints, index, Holds::WhatIsLeft));
                 Arc::new(KafkaPartition::new(live, packets, checkpoint, Arc::clone(consumer), session))
             };

@@ -82,7 +82,7 @@ async fn a_record_of_somebody_else_is_read_as_foreign_and_a_gap_is_passed() {
     let kafka = RealKafka::shared().await;
     let queue = Kafka::open(&options(kafka.brokers(), kafka.prefix())).await.unwrap();
     queue.append(&[record("o/g", b"ours")]).await.unwrap();
-    queue.appender.put(&queue.topics.packets, 0, "theirs", b"\xff bytes").await.unwrap();
+    queue.appender.put(&queue.topics.packets, 0, "theirs", b"\xff bytes").offset().await.unwrap();
     queue.append(&[record("o/g", b"ours again")]).await.unwrap();
     let mut reader = partition(&queue).await.reader(0);
     let frame = reader.next().await.unwrap();

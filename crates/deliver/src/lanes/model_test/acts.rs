@@ -139,7 +139,7 @@ impl World {
     }
 
     pub(super) fn save(&mut self, commit: bool) {
-        let Some(checkpoint) = self.task.lanes.checkpoint(self.end()) else { return };
+        let Some(checkpoint) = self.task.lanes.checkpoint() else { return };
         self.history.push(checkpoint);
         if commit {
             self.committed = self.committed.max(self.task.lanes.watermark());

@@ -71,7 +71,7 @@ fn the_worked_example_goes_as_it_is_written() {
         world.answer(a, How::Accepted);
     }
     assert_eq!(world.task.lanes.watermark(), 1);
-    let checkpoint = world.task.lanes.checkpoint(10).unwrap();
+    let checkpoint = world.task.lanes.checkpoint().unwrap();
     let b = checkpoint.lanes.iter().find(|lane| lane.group == "o/d").unwrap();
     assert_eq!((b.next, b.messages.len(), b.window.unwrap().cut_from), (6, 2, true));
     let a = checkpoint.lanes.iter().find(|lane| lane.group == "o/c").unwrap();

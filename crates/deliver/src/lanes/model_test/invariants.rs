@@ -38,7 +38,7 @@ impl World {
 
     /// Checkpoint calls nothing settled that isn't.
     pub(super) fn check_checkpoint(&self) {
-        let Some(checkpoint) = self.task.lanes.checkpoint(self.end()) else { return };
+        let Some(checkpoint) = self.task.lanes.checkpoint() else { return };
         for offset in self.unsettled.range(..checkpoint.head) {
             let group = GROUPS[self.log[usize::try_from(*offset).unwrap()].group].0;
             let lane = checkpoint.lanes.iter().find(|lane| lane.group == group);

@@ -18,8 +18,8 @@ use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
     AppendError, Filter, FrameBuilder,
-    conformance::{self, append, checkpoint, letter, read_text},
-    frame::tests::record,
+    conformance::{self, append, checkpoint, letter, number, read_text, saved},
+    frame::{HEADER, tests::record},
 };
 
 fn options(dir: &Path) -> Options {
@@ -71,11 +71,11 @@ async fn segments_below_the_watermark_are_deleted_whole_and_old_records_are_read
     let partition = partition(&queue);
     assert_eq!(partition.log.range(), 0..20_000);
     assert_eq!(read_text(&mut *partition.reader(0), 0, 20_000).await.len(), 20_000);
-    partition.save(&checkpoint(20_000), 10_000).await.unwrap();
+    partition.save(checkpoint(20_000), 10_000).await.unwrap();
     let start = partition.log.range().start;
     assert!((9_000..=10_000).contains(&start), "{start}");
     assert_eq!(read_text(&mut *partition.reader(start), start, 20_000).await.len() as u64, 20_000 - start);
-    partition.save(&checkpoint(20_000), 20_000).await.unwrap();
+    partition.save(checkpoint(20_000), 20_000).await.unwrap();
     assert!(partition.log.range().start >= 19_500);
     let files = std::fs::read_dir(dir.path().join("packets")).unwrap().count();
     assert_eq!(files, 1);
@@ -89,7 +89,7 @@ async fn a_reader_below_the_start_stands_for_the_start() {
         append(&queue, round * 100..(round + 1) * 100).await;
     }
     let partition = partition(&queue);
-    partition.save(&checkpoint(5000), 4000).await.unwrap();
+    partition.save(checkpoint(5000), 4000).await.unwrap();
     let start = partition.log.range().start;
     let frame = partition.reader(0).next().await.unwrap();
     assert!(start > 0 && frame.base() >= start && frame.base() <= 4000, "{start} {}", frame.base());
@@ -246,7 +246,7 @@ async fn what_checkpoint_names_durable_is_no_torn_tail() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     append(&queue, 0..3).await;
-    partition(&queue).save(&checkpoint(3), 0).await.unwrap();
+    partition(&queue).save(checkpoint(3), 0).await.unwrap();
     queue.close().await;
     drop(queue);
     let path = last_segment(dir.path());
@@ -266,7 +266,7 @@ async fn what_a_device_makes_look_like_a_frame_is_no_reason_to_refuse_a_torn_tai
     append(&queue, 0..3).await;
     let mut forged = FrameBuilder::default();
     forged.push(&record("o/g", b"forged"));
-    let payload = [forged.seal(1 << 32, 1 << 32).bytes(), &b"!"[..]].concat();
+    let payload = [forged.seal(1 << 32, 1 << 32, Timestamp(7)).bytes(), &b"!"[..]].concat();
     queue.append(&[record("o/g", &payload)]).await.unwrap();
     queue.close().await;
     drop(queue);
@@ -300,7 +300,7 @@ async fn a_missing_segment_is_noticed() {
     for round in 0..50 {
         append(&queue, round * 100..(round + 1) * 100).await;
     }
-    partition(&queue).save(&checkpoint(100), 0).await.unwrap();
+    partition(&queue).save(checkpoint(100), 0).await.unwrap();
     queue.close().await;
     drop(queue);
     let mut paths: Vec<_> = std::fs::read_dir(dir.path().join("packets")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -331,7 +331,7 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
     let queue = open(dir.path());
     append(&queue, 0..9).await;
     for head in 1..4 {
-        partition(&queue).save(&checkpoint(head), 0).await.unwrap();
+        partition(&queue).save(checkpoint(head), 0).await.unwrap();
     }
     queue.close().await;
     drop(queue);
@@ -342,7 +342,7 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
         std::fs::write(path, bytes).unwrap();
     };
     spoil("checkpoint.b");
-    assert_eq!(partition(&open(dir.path())).load().await.unwrap().checkpoint, Some(checkpoint(2)));
+    assert_eq!(partition(&open(dir.path())).load().await.unwrap(), saved(2, 0));
     spoil("checkpoint.a");
     assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })));
 }

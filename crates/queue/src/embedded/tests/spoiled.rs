@@ -34,7 +34,7 @@ type Seen = ([Offset; 3], Option<Offset>);
 
 fn seen(queue: &Embedded) -> Seen {
     let ends: Vec<Offset> = lock(&queue.committers).0.iter().map(|(log, _)| log.range().end).collect();
-    (ends.try_into().unwrap(), lock(&queue.partition.saved).checkpoint.as_ref().map(|checkpoint| checkpoint.head))
+    (ends.try_into().unwrap(), number(&lock(&queue.partition.saved)))
 }
 
 /// Flips each bit of one file, or of each of its bytes one, and opens the queue on that: what is seen then, or `None` where it is refused.
@@ -82,7 +82,7 @@ async fn filled() -> FaultyFileSystem {
 /// Where the last of a log's three frames begins.
 fn last_frame(disk: &FaultyFileSystem, log: &str) -> usize {
     let (_, bytes) = files(disk).into_iter().find(|(path, _)| path.parent().unwrap().ends_with(log)).unwrap();
-    let length = |at: usize| 32 + u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let length = |at: usize| HEADER + u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let second = 32 + length(32);
     second + length(second)
 }
@@ -135,7 +135,7 @@ async fn a_flipped_bit_in_a_checkpoint_file_is_refused_or_costs_that_save_alone(
     let disk = filled().await;
     let queue = open_on(&disk, 0).unwrap();
     for head in 1..=3 {
-        partition(&queue).save(&checkpoint(head), 0).await.unwrap();
+        partition(&queue).save(checkpoint(head), 0).await.unwrap();
     }
     queue.close().await;
     drop(queue);
@@ -159,7 +159,7 @@ async fn a_checkpoint_that_the_log_has_gone_beyond_stands_in_for_no_other() {
         queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
     }
     for watermark in [0, 9] {
-        partition(&queue).save(&checkpoint(11), watermark).await.unwrap();
+        partition(&queue).save(checkpoint(11), watermark).await.unwrap();
     }
     assert!(queue.partition.log.range().start > 0, "segments were deleted");
     queue.close().await;

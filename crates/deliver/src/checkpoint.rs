@@ -1,101 +1,129 @@
-//! Checkpoint (LANES.md L9): what has settled, said compactly, and where reading starts again after a restart (L10). Pure.
+//! The checkpoint of a partition: what has settled, and where reading starts again after a restart (docs/delivery.md, Checkpoint). Pure.
+//!
+//! The queue stores it as opaque bytes: a version, then postcard.
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use pushline_model::{Offset, Timestamp};
+use pushline_queue::SavedCheckpoint;
 use serde::{Deserialize, Serialize};
+
+/// The first byte of an encoded checkpoint.
+const VERSION: u8 = 2;
 
 /// What one partition task knows, as it is saved every second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// The next offset of live reading.
-    pub head: Offset,
+    pub(crate) head: Offset,
     /// The last record passed, remembered, not looked up.
-    pub last: LastPassed,
-    /// The durable end of the log that was known.
-    pub durable_end: Offset,
+    pub(crate) last: LastPassed,
     /// Each lane that isn't clean.
-    pub lanes: Vec<LaneCheckpoint>,
+    pub(crate) lanes: Vec<LaneCheckpoint>,
 }
 
 /// Names a record, so that a log made anew under the same name is noticed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastPassed {
+pub(crate) struct LastPassed {
     /// Its offset.
-    pub offset: Offset,
+    pub(crate) offset: Offset,
     /// Its time.
-    pub at: Timestamp,
+    pub(crate) at: Timestamp,
 }
 
 /// A lane that isn't clean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneCheckpoint {
+pub(crate) struct LaneCheckpoint {
     /// The group's key.
-    pub group: String,
+    pub(crate) group: String,
     /// The lane's records below this offset are settled or in a listed message.
-    pub next: Offset,
+    pub(crate) next: Offset,
     /// Packets of it that were passed and haven't settled.
-    pub unsettled: u64,
+    pub(crate) unsettled: u64,
     /// The open window.
-    pub window: Option<OpenWindow>,
+    pub(crate) window: Option<OpenWindow>,
     /// Messages that haven't settled, in offset order.
-    pub messages: Vec<Listed>,
+    pub(crate) messages: Vec<Listed>,
 }
 
 /// A window that hasn't closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenWindow {
+pub(crate) struct OpenWindow {
     /// The `received_at` of the record that opened it.
-    pub opened: Timestamp,
+    pub(crate) opened: Timestamp,
     /// Whether a message was cut from it: the rest goes as an array then.
-    pub cut_from: bool,
+    pub(crate) cut_from: bool,
 }
 
 /// A message that was cut and hasn't settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Offset of its first packet.
-    pub first: Offset,
+    pub(crate) first: Offset,
     /// Offset of its last packet.
-    pub last: Offset,
+    pub(crate) last: Offset,
     /// How many packets it has.
-    pub count: u32,
+    pub(crate) count: u32,
     /// Array or object.
-    pub array: bool,
+    pub(crate) array: bool,
     /// Whether it is one replay record.
-    pub replay: bool,
+    pub(crate) replay: bool,
 }
 
 /// What a partition had saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Saved {
+pub(crate) struct Saved {
     /// `None`: nothing was saved yet, or it can't be read; the watermark decides alone then.
-    pub checkpoint: Option<Checkpoint>,
+    pub(crate) checkpoint: Option<Checkpoint>,
     /// Everything below it is settled. `None`: it was never saved, and everything that the log still has is to be sent.
-    pub watermark: Option<Offset>,
+    pub(crate) watermark: Option<Offset>,
 }
 
 /// Where a partition task begins (LANES.md L10).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restart {
+pub(crate) struct Restart {
     /// The next offset of live reading.
-    pub head: Offset,
+    pub(crate) head: Offset,
     /// Everything below it is settled.
-    pub watermark: Offset,
+    pub(crate) watermark: Offset,
     /// The last record passed, when checkpoint could be used.
-    pub last: Option<LastPassed>,
+    pub(crate) last: Option<LastPassed>,
     /// Lanes to start behind, with everything let go.
-    pub lanes: Vec<LaneCheckpoint>,
+    pub(crate) lanes: Vec<LaneCheckpoint>,
     /// The log isn't the one that checkpoint speaks of: a topic made anew, a restored backup. Reading starts at the log's start.
-    pub remade: bool,
+    pub(crate) remade: bool,
     /// How many offsets between the watermark and the log's start are gone: they hadn't settled, or nobody knows that they had.
-    pub lost: Offset,
+    pub(crate) lost: Offset,
+}
+
+impl Checkpoint {
+    /// The bytes that the queue stores.
+    pub(crate) fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![VERSION]).expect("a checkpoint is plain data, and a Vec takes all of it").into()
+    }
+
+    /// `None`: the bytes are of another version, or not whole.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&version, rest) = bytes.split_first()?;
+        (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
+    }
+}
+
+impl From<pushline_queue::Saved> for Saved {
+    fn from(saved: pushline_queue::Saved) -> Self {
+        let checkpoint = match saved.checkpoint {
+            SavedCheckpoint::Named(bytes) | SavedCheckpoint::Unnamed(bytes) => Checkpoint::decode(&bytes),
+            SavedCheckpoint::None | SavedCheckpoint::Missing { .. } => None,
+        };
+        Self { checkpoint, watermark: saved.watermark }
+    }
 }
 
 impl Restart {
     /// `named`: whether the log holds the record that `saved.checkpoint.last` names, with that time. `log`: its bounds.
     #[must_use]
-    pub fn new(saved: Saved, log: &Range<Offset>, named: bool) -> Self {
+    pub(crate) fn new(saved: Saved, log: &Range<Offset>, named: bool) -> Self {
         let start = log.start;
         let lost = saved.watermark.map_or(0, |watermark| start.saturating_sub(watermark));
         let watermark = saved.watermark.unwrap_or(start).max(start);
@@ -145,7 +173,15 @@ mod tests {
     fn saved(watermark: Offset, messages: Vec<Listed>) -> Saved {
         let lane = LaneCheckpoint { group: "o/b".into(), next: 16, unsettled: 4, window: None, messages };
         let last = LastPassed { offset: 19, at: Timestamp(7) };
-        Saved { checkpoint: Some(Checkpoint { head: 20, last, durable_end: 20, lanes: vec![lane] }), watermark: Some(watermark) }
+        Saved { checkpoint: Some(Checkpoint { head: 20, last, lanes: vec![lane] }), watermark: Some(watermark) }
+    }
+
+    #[test]
+    fn a_checkpoint_is_read_as_it_was_saved_and_another_version_is_not_read() {
+        let checkpoint = saved(11, vec![listed(11, 12)]).checkpoint.unwrap();
+        let bytes = checkpoint.encode();
+        assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
+        assert_eq!(Checkpoint::decode(&[&[VERSION + 1], &bytes[1..]].concat()), None);
     }
 
     #[test]
