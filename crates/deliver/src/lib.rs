@@ -8,7 +8,10 @@
 //! | what all partitions share | `memory_budget.rs`, `concurrency_limit.rs`, `circuit_breaker.rs`, `wakeup.rs`; `budgets.rs` holds them |
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
-//! | one attempt on one server | `destination.rs` |
+//! | one attempt on one endpoint | `endpoint.rs` |
+//! | idle connections, and how they give way | `idle_connections.rs` |
+//! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
+//! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod budgets;
 mod checkpoint;
@@ -16,13 +19,16 @@ mod circuit_breaker;
 mod concurrency_limit;
 mod core;
 mod deliver;
-mod destination;
 mod egress;
+mod endpoint;
+mod idle_connections;
+mod local_failures;
 mod lookups;
 mod losses;
 mod memory_budget;
 pub mod metrics;
 mod network;
+mod no_response;
 mod outcome;
 mod partition;
 mod refused_ticks;
@@ -36,6 +42,7 @@ use pushline_queue::QueueError;
 pub use crate::{
     deliver::{Deliver, Options},
     egress::Egress,
+    local_failures::LocalFailures,
     losses::Losses,
     network::Network,
     refused_ticks::RefusedTicks,

@@ -1,6 +1,7 @@
 //! The names of this crate's metrics, each with its help text and unit.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use pushline_model::LocalFailureKind;
 
 /// Packets in a message.
 pub const MESSAGE_PACKETS: &str = "pushline_batch_message_packets";
@@ -40,6 +41,9 @@ pub const TICKS: &str = "pushline_deliver_ticks_total";
 /// Messages that may have been sent before under another id, by reason.
 pub const EXCUSED: &str = "pushline_deliver_excused_cuts_total";
 
+/// Attempts that this machine couldn't make, by reason.
+pub const LOCAL_FAILURES: &str = "pushline_deliver_local_failures_total";
+
 /// Tells the recorder what they are.
 pub fn describe() {
     describe_counter!(MISSING, "Offsets that were gone from the log before their records had settled");
@@ -48,6 +52,11 @@ pub fn describe() {
     describe_counter!(EXCUSED, "Messages that may have been sent before under another id, by reason");
     describe_histogram!(MESSAGE_PACKETS, "Packets in a message");
     describe_counter!(ATTEMPTS, "Attempts, by outcome");
+    describe_counter!(
+        LOCAL_FAILURES,
+        "Attempts that this machine couldn't make, by reason: no endpoint is to blame, and the message waits"
+    );
+    LocalFailureKind::ALL.into_iter().for_each(|kind| counter!(LOCAL_FAILURES, "reason" => kind.name()).increment(0));
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");
     describe_counter!(RESPONSES, "Responses, by status");
     describe_gauge!(IN_FLIGHT, "Messages in flight");

@@ -9,8 +9,8 @@ use pushline_model::{GroupId, Registry, Webhook};
 use crate::{
     DeliverError, Network,
     budgets::{Budgets, WebhookBudgets},
-    destination::Destination,
-    request::Cases,
+    endpoint::Endpoint,
+    request::HeaderCaseCache,
 };
 
 /// A webhook as lanes see it: its definition, its part of the budgets, and its endpoint.
@@ -22,7 +22,7 @@ pub(crate) struct WebhookHandle {
     /// The hash of `rules`.
     pub(crate) rules_hash: u64,
     pub(crate) budgets: WebhookBudgets,
-    pub(crate) endpoint: Destination,
+    pub(crate) endpoint: Endpoint,
 }
 
 /// A registry snapshot with a handle for each webhook.
@@ -58,14 +58,14 @@ impl Webhooks {
     /// # Errors
     /// [`DeliverError`] when a webhook's requests can't be prepared.
     pub(crate) fn reload(&self, registry: Arc<Registry>) -> Result<Self, DeliverError> {
-        let mut cases = Cases::default();
+        let mut header_cases = HeaderCaseCache::default();
         let handle = |webhook: &Arc<Webhook>| {
             let before = self.by_name.get(webhook.name.as_str());
             if let Some(same) = before.filter(|before| before.webhook == *webhook) {
                 return Ok((webhook.name.clone(), Arc::clone(same)));
             }
             let budgets = before.map_or_else(|| self.budgets.of_webhook(), |before| before.budgets.clone());
-            let endpoint = Destination::new(Arc::clone(webhook), Arc::clone(&self.network), &mut cases)?;
+            let endpoint = Endpoint::new(Arc::clone(webhook), Arc::clone(&self.network), &mut header_cases)?;
             let rules = CutRules::of(webhook);
             let rules_hash = rules.hash();
             Ok((webhook.name.clone(), Arc::new(WebhookHandle { webhook: Arc::clone(webhook), rules, rules_hash, budgets, endpoint })))
@@ -78,6 +78,11 @@ impl Webhooks {
     pub(crate) fn of(&self, group: &GroupId) -> Option<Arc<WebhookHandle>> {
         let webhook = self.registry.group(group.key())?.webhook.as_ref()?;
         Some(Arc::clone(self.by_name.get(&webhook.name).expect("the registry lists each webhook that a group has")))
+    }
+
+    /// Whether there is a webhook of this name.
+    pub(crate) fn has(&self, webhook: &str) -> bool {
+        self.by_name.contains_key(webhook)
     }
 
     /// The webhooks whose breaker opened after that many openings of the process.

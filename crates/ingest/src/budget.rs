@@ -1,4 +1,4 @@
-//! The byte budget for what is read and not yet durable: one for the listener, held as leases.
+//! The byte budget for packets that are read and not yet durable. All connections of a listener share one; each commit holds a lease on it.
 
 use std::sync::{
     Arc,
@@ -7,15 +7,15 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Sockets are read while it has room. What one read took may pass it; nothing more is read then.
+/// Connections read their sockets while the budget has capacity. One read may take it beyond its maximum; then no connection reads on.
 #[derive(Debug)]
 pub(crate) struct Budget {
     max: usize,
     held: AtomicUsize,
-    room: Notify,
+    freed: Notify,
 }
 
-/// Bytes that were read and aren't durable. Ends when it is dropped.
+/// Bytes of the budget, held until the lease is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     budget: Arc<Budget>,
@@ -24,18 +24,18 @@ pub(crate) struct Lease {
 
 impl Budget {
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, held: AtomicUsize::new(0), room: Notify::new() })
+        Arc::new(Self { max, held: AtomicUsize::new(0), freed: Notify::new() })
     }
 
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn has_capacity(&self) -> bool {
         self.held.load(Ordering::Relaxed) < self.max
     }
 
-    /// Waits until it has room.
-    pub(crate) async fn room(&self) {
+    /// Waits until the budget has capacity.
+    pub(crate) async fn capacity(&self) {
         loop {
-            let notified = self.room.notified();
-            if self.has_room() {
+            let notified = self.freed.notified();
+            if self.has_capacity() {
                 return;
             }
             notified.await;
@@ -52,7 +52,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let before = self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
         if before >= self.budget.max && before - self.bytes < self.budget.max {
-            self.budget.room.notify_waiters();
+            self.budget.freed.notify_waiters();
         }
     }
 }
@@ -64,12 +64,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_again_when_a_lease_ends() {
+    fn the_budget_has_capacity_again_when_a_lease_ends() {
         let budget = Budget::new(10);
         let small = budget.lease(9);
-        assert!(budget.has_room());
+        assert!(budget.has_capacity());
         let large = budget.lease(100);
-        let mut waiting = Box::pin(budget.room());
+        let mut waiting = Box::pin(budget.capacity());
         assert_eq!((&mut waiting).now_or_never(), None);
         drop(small);
         assert_eq!((&mut waiting).now_or_never(), None);

@@ -1,5 +1,5 @@
-//! One client's connection: the driver around the pure parts. It reads, appends what each read brought as one batch, and acknowledges when
-//! that is durable.
+//! One client's connection: the driver around the pure modules. It reads the socket, appends the packets of each read as one batch, and acknowledges the
+//! batch when it is durable.
 
 use std::{
     collections::VecDeque,
@@ -28,28 +28,29 @@ use tokio::{
 };
 
 use crate::{
-    Refusal, answers,
+    DisconnectReason,
     budget::{Budget, Lease},
+    client_ids::{ClaimedClientId, ClientIds},
+    encode,
     intake::Intake,
     metrics as names,
     packets::{self, Connect, Packet, Version},
-    sessions::{Session, Sessions},
 };
 
-/// A CONNECT that takes longer is refused.
+/// The listener refuses a CONNECT that takes longer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A client that takes nothing for so long is given up; so is one that couldn't be read for so long since storage is away.
-const STALLED: Duration = Duration::from_secs(30);
+/// The listener closes a connection whose client reads nothing for this long, and one that couldn't be read for this long while storage is away.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a connection that ends waits for what it still has to acknowledge.
-const LAST_ACKS: Duration = Duration::from_secs(5);
+/// How long an ending connection waits for commits that it still has to acknowledge.
+const LAST_ACKS_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The least and the most that is read at once.
-const READ_LEAST: usize = 2 << 10;
-const READ_MOST: usize = 64 << 10;
+/// The bounds of one read, in bytes.
+const MIN_READ: usize = 2 << 10;
+const MAX_READ: usize = 64 << 10;
 
-/// What all connections of a listener share.
+/// The state that all connections of a listener share.
 pub(crate) struct Shared {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) unrouted: DeadLetters,
@@ -57,24 +58,24 @@ pub(crate) struct Shared {
     pub(crate) topics: Vec<TopicPattern>,
     pub(crate) max_payload: usize,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) client_ids: Arc<ClientIds>,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// A connection.
+/// A connection, from its first byte to its last acknowledgement.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     reader: OwnedReadHalf,
-    /// Gone once a write didn't finish.
+    /// `None` once a write didn't finish: a further byte would continue the torn packet.
     writer: Option<OwnedWriteHalf>,
     buffer: BytesMut,
     read_next: usize,
-    /// Read and not yet durable, in order.
+    /// The batches that aren't durable yet, in the order of reading.
     commits: VecDeque<Commit>,
     ack_seconds: Histogram,
 }
 
-/// What one read brought, on its way to the disk.
+/// The packets of one read, on their way to the queue.
 struct Commit {
     appended: VecDeque<Appended>,
     acks: Vec<u8>,
@@ -86,20 +87,20 @@ struct Commit {
 
 /// Why a connection ends.
 enum End {
-    /// The client went away, or said goodbye.
-    Gone,
-    Refused(Refusal),
+    /// The client closed the connection or sent DISCONNECT.
+    Left,
+    Refused(DisconnectReason),
 }
 
 impl From<io::Error> for End {
     fn from(_: io::Error) -> Self {
-        Self::Gone
+        Self::Left
     }
 }
 
-impl From<Refusal> for End {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+impl From<DisconnectReason> for End {
+    fn from(reason: DisconnectReason) -> Self {
+        Self::Refused(reason)
     }
 }
 
@@ -107,15 +108,15 @@ impl Connection {
     pub(crate) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
         let (reader, writer) = stream.into_split();
         let ack_seconds = histogram!(names::ACK_SECONDS);
-        Self { shared, reader, writer: Some(writer), buffer: BytesMut::new(), read_next: READ_LEAST, commits: VecDeque::new(), ack_seconds }
+        Self { shared, reader, writer: Some(writer), buffer: BytesMut::new(), read_next: MIN_READ, commits: VecDeque::new(), ack_seconds }
     }
 
-    /// Serves the client until it goes away or is refused.
+    /// Serves the client until it leaves or is refused.
     pub(crate) async fn run(mut self) {
         let mut stop = self.shared.stop.clone();
         let connect = tokio::select! {
-            connect = timeout(CONNECT_DEADLINE, self.connect()) => connect.unwrap_or(Err(Refusal::NoConnect.into())),
-            () = stopped(&mut stop) => Err(Refusal::ShuttingDown.into()),
+            connect = timeout(CONNECT_DEADLINE, self.connect()) => connect.unwrap_or(Err(DisconnectReason::ConnectTimeout.into())),
+            () = stopped(&mut stop) => Err(DisconnectReason::ServerShuttingDown.into()),
         };
         let connect = match connect {
             Ok(connect) => connect,
@@ -123,21 +124,24 @@ impl Connection {
         };
         let client_id =
             if connect.client_id.is_empty() { format!("pushline-{:016x}", fastrand::u64(..)) } else { connect.client_id.clone() };
-        let session = self.shared.sessions.take(&client_id);
-        let welcome =
-            answers::welcome(&connect, connect.client_id.is_empty().then_some(&client_id), packets::packet_limit(self.shared.max_payload));
-        let end = match self.write(&welcome).await {
-            Ok(()) => self.serve(&connect, &session).await,
+        let claimed = self.shared.client_ids.claim(&client_id);
+        let connack = encode::connack_accepted(
+            &connect,
+            connect.client_id.is_empty().then_some(&client_id),
+            packets::packet_limit(self.shared.max_payload),
+        );
+        let end = match self.write(&connack).await {
+            Ok(()) => self.serve(&connect, &claimed).await,
             Err(end) => end,
         };
         self.end(Some(connect.version), end).await;
     }
 
-    /// Waits for CONNECT. A refusal is answered here, in the version that the client speaks.
+    /// Waits for CONNECT. A refused client gets its CONNACK here, in its own protocol version.
     async fn connect(&mut self) -> Result<Connect, End> {
         let (version, connect) = loop {
             if !packets::begins_like_connect(&self.buffer) {
-                return Err(Refusal::Malformed.into());
+                return Err(DisconnectReason::MalformedPacket.into());
             }
             if let Some(raw) = packets::next(&self.buffer, packets::packet_limit(self.shared.max_payload))? {
                 let (version, length) = (raw.version(), raw.len());
@@ -147,63 +151,67 @@ impl Connection {
             }
             self.read().await?;
         };
-        let refusal = match connect {
-            Err(refusal) => refusal,
-            Ok(connect) => match self.refusal(&connect) {
+        let reason = match connect {
+            Err(reason) => reason,
+            Ok(connect) => match self.reason_to_refuse(&connect) {
                 None => return Ok(connect),
-                Some(refusal) => refusal,
+                Some(reason) => reason,
             },
         };
-        // MQTT 3.1.1 §3.1.2.2 has the answer for who speaks another one.
-        self.write(&answers::refuse_connect(version.unwrap_or(Version::V3), refusal)).await?;
-        Err(refusal.into())
+        // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
+        self.write(&encode::connack_refused(version.unwrap_or(Version::V3), reason)).await?;
+        Err(reason.into())
     }
 
-    fn refusal(&self, connect: &Connect) -> Option<Refusal> {
-        // MQTT 3.1.1 §3.1.3.1: without an id there is no session to keep.
+    fn reason_to_refuse(&self, connect: &Connect) -> Option<DisconnectReason> {
+        // MQTT 3.1.1 §3.1.3.1: a client without an id can't keep a session.
         if connect.client_id.is_empty() && !connect.clean && connect.version == Version::V3 {
-            return Some(Refusal::ClientId);
+            return Some(DisconnectReason::ClientIdentifierNotValid);
         }
         if connect.will_qos2 {
-            return Some(Refusal::Qos2);
+            return Some(DisconnectReason::QosNotSupported);
         }
-        (!self.shared.budget.has_room()).then_some(Refusal::Full)
+        (!self.shared.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
     }
 
-    async fn serve(&mut self, connect: &Connect, session: &Session) -> End {
+    async fn serve(&mut self, connect: &Connect, claimed: &ClaimedClientId) -> End {
         let shared = Arc::clone(&self.shared);
         // MQTT 5 §3.1.2.10: one and a half times the keep-alive.
-        let patience = (connect.keep_alive > 0).then(|| Duration::from_secs(connect.keep_alive.into()) * 3 / 2);
+        let keep_alive_timeout = (connect.keep_alive > 0).then(|| Duration::from_secs(connect.keep_alive.into()) * 3 / 2);
         let mut stop = shared.stop.clone();
-        let mut heard = Instant::now();
-        let mut result = self.take_in(connect.version).await;
+        let mut last_read = Instant::now();
+        let mut result = self.handle_packets(connect.version).await;
         while result.is_ok() {
-            let has_room = shared.budget.has_room();
-            let deadline = if has_room { patience.map(|patience| heard + patience) } else { Some(heard + STALLED) };
+            let has_capacity = shared.budget.has_capacity();
+            let deadline = if has_capacity {
+                keep_alive_timeout.map(|keep_alive_timeout| last_read + keep_alive_timeout)
+            } else {
+                Some(last_read + STALL_TIMEOUT)
+            };
             self.buffer.reserve(self.read_next);
-            // The order is left to chance: reading and acknowledging each take all that is ready, so neither starves the other.
+            // The order is random: reading and acknowledging each handle all that is ready, so neither starves the other.
             result = tokio::select! {
-                read = self.reader.read_buf(&mut self.buffer), if has_room => {
-                    heard = Instant::now();
+                read = self.reader.read_buf(&mut self.buffer), if has_capacity => {
+                    last_read = Instant::now();
                     match self.after_read(read) {
-                        Ok(()) => self.take_in(connect.version).await,
+                        Ok(()) => self.handle_packets(connect.version).await,
                         Err(end) => Err(end),
                     }
                 }
                 durable = front(&mut self.commits), if !self.commits.is_empty() => self.acknowledge(durable).await,
-                () = shared.budget.room(), if !has_room => {
-                    heard = Instant::now();
+                () = shared.budget.capacity(), if !has_capacity => {
+                    last_read = Instant::now();
                     Ok(())
                 }
-                () = at(deadline) => Err(if has_room { Refusal::KeepAlive } else { Refusal::Full }.into()),
-                () = session.taken_over() => Err(Refusal::TakenOver.into()),
-                () = stopped(&mut stop) => Err(Refusal::ShuttingDown.into()),
+                () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
+                () = claimed.taken_over() => Err(DisconnectReason::SessionTakenOver.into()),
+                () = stopped(&mut stop) => Err(DisconnectReason::ServerShuttingDown.into()),
             };
         }
-        result.err().unwrap_or(End::Gone)
+        result.err().unwrap_or(End::Left)
     }
 
-    // --- reading
+    // --- Reading
 
     async fn read(&mut self) -> Result<(), End> {
         self.buffer.reserve(self.read_next);
@@ -211,41 +219,41 @@ impl Connection {
         self.after_read(read)
     }
 
-    /// A read that filled what it was given is followed by a larger one; an idle client holds little.
+    /// A read that fills its buffer is followed by a larger one, so that an idle client holds little memory.
     fn after_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
         match read? {
-            0 => Err(End::Gone),
+            0 => Err(End::Left),
             n if n >= self.read_next => {
-                self.read_next = (self.read_next * 2).min(READ_MOST);
+                self.read_next = (self.read_next * 2).min(MAX_READ);
                 Ok(())
             }
             n => {
-                self.read_next = (self.read_next / 2).max(n).max(READ_LEAST);
+                self.read_next = (self.read_next / 2).max(n).max(MIN_READ);
                 Ok(())
             }
         }
     }
 
-    /// Takes in every whole packet of the buffer.
-    async fn take_in(&mut self, version: Version) -> Result<(), End> {
+    /// Handles every whole packet of the buffer.
+    async fn handle_packets(&mut self, version: Version) -> Result<(), End> {
         let shared = Arc::clone(&self.shared);
         let registry = shared.registry.load();
         let mut intake = Intake::new(&registry, &shared.topics, version, Timestamp::of(SystemTime::now()));
         let (mut at, mut answers) = (0, Vec::new());
-        let refused = loop {
+        let end = loop {
             let raw = match packets::next(&self.buffer[at..], packets::packet_limit(shared.max_payload)) {
                 Ok(Some(raw)) => raw,
                 Ok(None) => break None,
-                Err(refusal) => break Some(End::Refused(refusal)),
+                Err(reason) => break Some(End::Refused(reason)),
             };
             at += raw.len();
             match raw.read(version, shared.max_payload) {
-                Ok(Packet::Publish(publish)) => intake.publish(&publish, shared.budget.has_room()),
-                Ok(Packet::Ping) => answers::pingresp(&mut answers),
-                Ok(Packet::Subscribe(id, filters)) => answers::suback(version, id, filters, &mut answers),
-                Ok(Packet::Unsubscribe(id, filters)) => answers::unsuback(version, id, filters, &mut answers),
-                Ok(Packet::Disconnect) => break Some(End::Gone),
-                Err(refusal) => break Some(End::Refused(refusal)),
+                Ok(Packet::Publish(publish)) => intake.publish(&publish, shared.budget.has_capacity()),
+                Ok(Packet::Ping) => encode::pingresp(&mut answers),
+                Ok(Packet::Subscribe(id, filters)) => encode::suback(version, id, filters, &mut answers),
+                Ok(Packet::Unsubscribe(id, filters)) => encode::unsuback(version, id, filters, &mut answers),
+                Ok(Packet::Disconnect) => break Some(End::Left),
+                Err(reason) => break Some(End::Refused(reason)),
             }
         };
         let commit = append(&shared, intake, at);
@@ -258,17 +266,17 @@ impl Connection {
         if !answers.is_empty() {
             self.write(&answers).await?;
         }
-        refused.map_or(Ok(()), Err)
+        end.map_or(Ok(()), Err)
     }
 
-    // --- acknowledging
+    // --- Acknowledging
 
-    /// The first commit is durable, or never will be. Those behind it that are durable too are acknowledged in the same write.
+    /// Acknowledges the first commit, which is durable (or failed), and in the same write the commits behind it that are durable too.
     async fn acknowledge(&mut self, mut durable: Result<(), AppendError>) -> Result<(), End> {
         let mut acks = Vec::new();
         while let Some(commit) = self.commits.pop_front() {
             if durable.is_err() {
-                return Err(Refusal::Storage.into());
+                return Err(DisconnectReason::StorageFailed.into());
             }
             commit.count();
             self.ack_seconds.record(commit.read_at.elapsed());
@@ -285,19 +293,19 @@ impl Connection {
         self.write(&acks).await
     }
 
-    /// Where it doesn't finish, by its own time or its caller's, nothing is written any more: the client would take that for the rest of the packet that
-    /// was torn.
+    /// Writes all bytes. After a write that didn't finish, by its own timeout or because its caller was cancelled, nothing is written any more: the client
+    /// would take it for the rest of the torn packet.
     async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut writer = self.writer.take().ok_or(End::Gone)?;
-        timeout(STALLED, writer.write_all(bytes)).await.map_err(|_| End::Gone)??;
+        let mut writer = self.writer.take().ok_or(End::Left)?;
+        timeout(STALL_TIMEOUT, writer.write_all(bytes)).await.map_err(|_| End::Left)??;
         self.writer = Some(writer);
         Ok(())
     }
 
-    /// What was appended is still acknowledged where the client may be listening, and counted in any case.
+    /// Ends the connection. It acknowledges what was appended if the client still reads, and counts it in any case.
     async fn end(mut self, version: Option<Version>, end: End) {
         let last_acks = async {
             while !self.commits.is_empty() {
@@ -307,14 +315,14 @@ impl Connection {
                 }
             }
         };
-        // Past its time the rest is still counted when it is durable.
-        if timeout(LAST_ACKS, last_acks).await.is_err() || !self.commits.is_empty() {
+        // After the deadline the rest is still counted when it is durable.
+        if timeout(LAST_ACKS_DEADLINE, last_acks).await.is_err() || !self.commits.is_empty() {
             tokio::spawn(count_later(std::mem::take(&mut self.commits)));
         }
-        if let End::Refused(refusal) = end {
-            counter!(names::PACKETS, "source" => "listener", "result" => refusal.result()).increment(1);
+        if let End::Refused(reason) = end {
+            counter!(names::PACKETS, "source" => "listener", "result" => reason.label()).increment(1);
             if let Some(version) = version {
-                drop(self.write(&answers::disconnect(version, refusal)).await);
+                drop(self.write(&encode::disconnect(version, reason)).await);
             }
         }
         if let Some(mut writer) = self.writer {
@@ -323,8 +331,8 @@ impl Connection {
     }
 }
 
-/// What a packet takes beside its bytes until it is durable, at the most: librdkafka's message, key and header.
-const AROUND: usize = 512;
+/// Bytes that a packet takes beside its own until it is durable, at most: librdkafka's message, key and header.
+const RECORD_OVERHEAD: usize = 512;
 
 fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
     counter!(names::PACKETS, "source" => "listener", "result" => "dropped").increment(intake.dropped);
@@ -339,7 +347,7 @@ fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
         appended.push_back(shared.unrouted.bury_all(&intake.unrouted));
     }
     let packets = intake.records.len() as u64;
-    let lease = shared.budget.lease(bytes + AROUND * (intake.records.len() + intake.unrouted.len()));
+    let lease = shared.budget.lease(bytes + RECORD_OVERHEAD * (intake.records.len() + intake.unrouted.len()));
     Some(Commit { appended, acks: intake.acks, packets, unrouted: intake.unrouted, read_at: Instant::now(), _lease: lease })
 }
 
@@ -363,7 +371,7 @@ impl Commit {
     }
 }
 
-/// Cancel safe: what is durable is remembered in the commit.
+/// Resolves when the first commit is durable or failed. Cancel safe: the commit remembers which of its appends are durable.
 async fn front(commits: &mut VecDeque<Commit>) -> Result<(), AppendError> {
     poll_fn(|cx| commits.front_mut().map_or(Poll::Pending, |commit| commit.poll(cx))).await
 }

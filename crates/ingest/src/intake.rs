@@ -1,27 +1,26 @@
-//! What one read from a socket brought: records for the queue, dead letters for what nobody wants, and the acknowledgements that all of them
-//! will get together. Pure.
+//! Sorts the packets of one socket read: records for the queue, dead letters for unrouted packets, and one string of PUBACKs for all of them. Pure.
 
 use pushline_model::{Cause, DeadLetter, DeadPacket, Iccid, Packet, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::Record;
 
 use crate::{
-    answers,
+    encode,
     packets::{Publish, Version},
 };
 
-/// Takes packets in, one after the other.
+/// The packets of one read.
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
     registry: &'a Registry,
     patterns: &'a [TopicPattern],
     version: Version,
-    /// When the bytes were read.
+    /// The time of the read: the packets' `received_at`.
     at: Timestamp,
     pub(crate) records: Vec<Record<'a>>,
     pub(crate) unrouted: Vec<DeadLetter>,
     /// PUBACKs in the order of the PUBLISHes.
     pub(crate) acks: Vec<u8>,
-    /// PUBLISHes at QoS 0 that were dropped.
+    /// How many PUBLISHes at QoS 0 were dropped.
     pub(crate) dropped: u64,
 }
 
@@ -30,9 +29,9 @@ impl<'a> Intake<'a> {
         Self { registry, patterns, version, at, records: Vec::new(), unrouted: Vec::new(), acks: Vec::new(), dropped: 0 }
     }
 
-    /// Takes a packet. `has_room`: whether there is room for one that nobody waits to have acknowledged.
-    pub(crate) fn publish(&mut self, publish: &Publish<'a>, has_room: bool) {
-        if publish.id.is_none() && !has_room {
+    /// Routes a packet. `has_capacity`: whether the budget has capacity; without it, packets at QoS 0 are dropped and counted.
+    pub(crate) fn publish(&mut self, publish: &Publish<'a>, has_capacity: bool) {
+        if publish.id.is_none() && !has_capacity {
             self.dropped += 1;
             return;
         }
@@ -46,10 +45,10 @@ impl<'a> Intake<'a> {
             Routed::Unwanted { org, iccid } => self.dead_letter(publish, Some(iccid), format!("{org}/"), Cause::Unrouted),
             Routed::Unnamed => self.dead_letter(publish, None, String::new(), Cause::Unrouted),
         };
-        publish.id.into_iter().for_each(|id| answers::puback(self.version, id, matched, &mut self.acks));
+        publish.id.into_iter().for_each(|id| encode::puback(self.version, id, matched, &mut self.acks));
     }
 
-    /// Nobody wants it: kept apart, and acknowledged, since refusing it would only make the device send it for ever.
+    /// Keeps a packet that no group or webhook wants. Ingest acknowledges it: a refused packet would only be sent again for ever.
     fn dead_letter(&mut self, publish: &Publish<'a>, iccid: Option<Iccid>, group: String, cause: Cause) -> bool {
         let packet = DeadPacket {
             received_at: self.at,
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn qos_0_is_dropped_and_counted_when_there_is_no_room_and_qos_1_is_not() {
+    fn without_capacity_qos_0_is_dropped_and_counted_and_qos_1_is_not() {
         let registry = registry();
         let patterns = ["{org}/{iccid}".parse().unwrap()];
         let mut intake = Intake::new(&registry, &patterns, Version::V3, Timestamp(7));

@@ -1,84 +1,87 @@
-//! MQTT to the queue: the listener that devices connect to. A packet is acknowledged only when the queue says that it is durable.
+//! MQTT to the queue: the listener that devices connect to. The listener acknowledges a packet only when the queue has made it durable.
 //!
 //! | what | where |
 //! |---|---|
-//! | reading control packets (pure) | `packets.rs` |
-//! | records, unrouted and PUBACKs of one read (pure) | `intake.rs` |
+//! | decoding control packets (pure) | `packets.rs` |
+//! | encoding the listener's answers (pure) | `encode.rs` |
+//! | records, dead letters and PUBACKs of one read (pure) | `intake.rs` |
 //! | the only `select!` of a connection | `connection.rs` |
+//! | accepting connections | `listener.rs` |
 
-mod answers;
 mod budget;
+mod client_ids;
 mod connection;
+mod encode;
 mod intake;
 mod listener;
 pub mod metrics;
 mod packets;
-mod sessions;
 
 use std::{io, net::SocketAddr};
 
 pub use crate::listener::{Listener, Options};
 
-/// Why packets can't be taken in.
+/// Why the listener can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    /// The address can't be listened on.
+    /// The address can't be bound.
     #[error("can't listen on {address} ([mqtt.listener] address): {source}")]
     Bind {
-        /// Which.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Why a client is turned away or its connection closed.
+/// Why the listener refuses a client or closes its connection. The names are those of MQTT 5's reason codes where there is one (§2.4);
+/// MQTT 3.1.1 closes the connection without a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Not MQTT, or not as MQTT wants it.
-    Malformed,
-    /// MQTT, but not at this moment.
-    Protocol,
-    /// No CONNECT in time.
-    NoConnect,
-    /// A version that isn't 3.1, 3.1.1 or 5.
-    Version,
-    /// An empty client id that asks for a session.
-    ClientId,
-    TooLarge,
-    /// A topic name that can't be one.
-    Topic,
-    /// An alias, though none was offered.
-    TopicAlias,
-    Qos2,
-    /// Another connection has the same client id.
-    TakenOver,
-    KeepAlive,
-    /// Too much is read and not yet durable: storage is away or slow.
-    Full,
-    /// What was read can't be stored.
-    Storage,
-    ShuttingDown,
+pub(crate) enum DisconnectReason {
+    /// The bytes aren't MQTT, or break its format.
+    MalformedPacket,
+    /// The packet is MQTT, but the protocol doesn't allow it at this moment.
+    ProtocolError,
+    /// No CONNECT came in time.
+    ConnectTimeout,
+    /// The version isn't 3.1, 3.1.1 or 5.
+    UnsupportedProtocolVersion,
+    /// An empty client id asks for a session (MQTT 3.1.1 only).
+    ClientIdentifierNotValid,
+    PacketTooLarge,
+    /// The topic name is empty, or contains a wildcard or NUL.
+    TopicNameInvalid,
+    /// The client used a topic alias, and CONNACK allowed none.
+    TopicAliasInvalid,
+    QosNotSupported,
+    /// Another connection took over the client id.
+    SessionTakenOver,
+    KeepAliveTimeout,
+    /// The budget for packets that aren't durable yet is used up: storage is away or slow.
+    ServerBusy,
+    /// The queue couldn't store what the client sent.
+    StorageFailed,
+    ServerShuttingDown,
 }
 
-impl Refusal {
-    /// As the metrics name it.
-    fn result(self) -> &'static str {
+impl DisconnectReason {
+    /// The value of the metrics' label `result`.
+    fn label(self) -> &'static str {
         match self {
-            Self::Malformed => "refused_malformed",
-            Self::Protocol => "refused_protocol",
-            Self::NoConnect => "refused_no_connect",
-            Self::Version => "refused_version",
-            Self::ClientId => "refused_client_id",
-            Self::TooLarge => "refused_too_large",
-            Self::Topic => "refused_topic",
-            Self::TopicAlias => "refused_topic_alias",
-            Self::Qos2 => "refused_qos2",
-            Self::TakenOver => "refused_taken_over",
-            Self::KeepAlive => "refused_keep_alive",
-            Self::Full => "refused_unavailable",
-            Self::Storage => "refused_storage",
-            Self::ShuttingDown => "refused_shutting_down",
+            Self::MalformedPacket => "refused_malformed",
+            Self::ProtocolError => "refused_protocol",
+            Self::ConnectTimeout => "refused_no_connect",
+            Self::UnsupportedProtocolVersion => "refused_version",
+            Self::ClientIdentifierNotValid => "refused_client_id",
+            Self::PacketTooLarge => "refused_too_large",
+            Self::TopicNameInvalid => "refused_topic",
+            Self::TopicAliasInvalid => "refused_topic_alias",
+            Self::QosNotSupported => "refused_qos2",
+            Self::SessionTakenOver => "refused_taken_over",
+            Self::KeepAliveTimeout => "refused_keep_alive",
+            Self::ServerBusy => "refused_unavailable",
+            Self::StorageFailed => "refused_storage",
+            Self::ServerShuttingDown => "refused_shutting_down",
         }
     }
 }

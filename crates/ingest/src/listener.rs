@@ -18,44 +18,44 @@ use tracing::{info, warn};
 use crate::{
     IngestError,
     budget::Budget,
+    client_ids::ClientIds,
     connection::{Connection, Shared},
     metrics as names,
-    sessions::Sessions,
 };
 
-/// How to listen.
+/// The listener's options.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where.
+    /// The address to bind.
     pub address: SocketAddr,
-    /// Which topics are wanted; the first that matches counts.
+    /// The topic patterns; the first one that matches a topic counts.
     pub topics: Vec<TopicPattern>,
     /// The largest payload, in bytes.
     pub max_payload_bytes: usize,
-    /// Bytes that may be read and not yet durable; beyond, sockets aren't read.
+    /// How many bytes may be read and not yet durable. Beyond it the listener reads no socket.
     pub unacknowledged_bytes: usize,
     /// How many clients may be connected: others wait until one leaves.
     pub max_connections: usize,
 }
 
-/// A socket that listens.
+/// A bound listener. [`Listener::run`] serves it.
 pub struct Listener {
     socket: TcpListener,
     max_connections: usize,
     shared: Arc<Shared>,
 }
 
-/// After an error of `accept` (too many open files) it is tried again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// The delay after an error of `accept`.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// After so long without a word the system asks whether the other side is still there (RFC 9293 §3.8.4).
-const SILENT: Duration = Duration::from_mins(2);
+/// The system probes a connection that was silent for this long (RFC 9293 §3.8.4).
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
 
 /// How long connections may take to end at a shutdown.
-const FAREWELL: Duration = Duration::from_secs(6);
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
 
 impl Options {
-    /// The defaults of DESIGN.md.
+    /// The default options for an address and topics.
     #[must_use]
     pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
         Self { address, topics, max_payload_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, max_connections: usize::MAX }
@@ -63,7 +63,7 @@ impl Options {
 }
 
 impl Listener {
-    /// Binds the address. `stop` turns true once: nothing is taken in any more, what was is acknowledged.
+    /// Binds the address. When `stop` turns true, the listener accepts no more packets and acknowledges those that it has.
     ///
     /// # Errors
     /// [`IngestError::Bind`].
@@ -77,19 +77,19 @@ impl Listener {
         let unrouted = queue.unrouted();
         let budget = Budget::new(options.unacknowledged_bytes);
         let (topics, max_payload) = (options.topics, options.max_payload_bytes);
-        let shared = Shared { queue, unrouted, registry, topics, max_payload, budget, sessions: Arc::new(Sessions::default()), stop };
+        let shared = Shared { queue, unrouted, registry, topics, max_payload, budget, client_ids: Arc::new(ClientIds::default()), stop };
         Ok(Self { socket, max_connections: options.max_connections, shared: Arc::new(shared) })
     }
 
-    /// The address that is bound: where port 0 was asked for, the one that was free.
+    /// The bound address; for port 0, with the port that the system chose.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Serves clients until it is told to stop; then waits until each has its last acknowledgements.
+    /// Serves clients until `stop`, then waits until each has its last acknowledgements.
     pub async fn run(self) {
         let mut stop = self.shared.stop.clone();
         let mut connections = JoinSet::new();
@@ -108,7 +108,7 @@ impl Listener {
             match accepted.and_then(|(stream, _)| set_up(stream)) {
                 Ok(stream) => {
                     if std::mem::take(&mut fails) {
-                        info!("connections are accepted again");
+                        info!("accepting connections works again");
                     }
                     let shared = Arc::clone(&self.shared);
                     connections.spawn(async move {
@@ -122,7 +122,7 @@ impl Listener {
                     if !std::mem::replace(&mut fails, true) {
                         warn!(%error, "can't accept connections");
                     }
-                    sleep(ACCEPT_AGAIN).await;
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
@@ -132,26 +132,26 @@ impl Listener {
                 resume_panic(ended)
             }
         };
-        if timeout(FAREWELL, all).await.is_err() {
-            info!("some connections didn't end in time: what they weren't acknowledged they send again");
+        if timeout(SHUTDOWN_DEADLINE, all).await.is_err() {
+            info!("some connections didn't close in time; their clients will send unacknowledged packets again");
         }
     }
 }
 
-/// Acknowledgements leave at once. Who is gone without a word is noticed, also where a client wants no keep-alive of MQTT's.
+/// Sets the options of an accepted socket: acknowledgements leave at once, and TCP probes notice a client that vanished, also without MQTT's keep-alive.
 fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(&stream, true)?;
-    sockopt::set_tcp_keepidle(&stream, SILENT)?;
+    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
     Ok(stream)
 }
 
 /// Told once when there is no room, and once when there is plenty: between them one comes for each that leaves. Returns whether it is full.
 fn tell_of_room(was_full: bool, connected: usize, max: usize) -> bool {
     if !was_full && connected >= max {
-        warn!(max, "as many clients are connected as open files allow: others wait until one leaves; allow more open files");
+        warn!(max, "connection limit reached (limited by RLIMIT_NOFILE); new clients wait; raise the limit");
     } else if was_full && connected < max - max / 8 {
-        info!("there is room for connections again");
+        info!("below the connection limit again; new clients are accepted");
     } else {
         return was_full;
     }

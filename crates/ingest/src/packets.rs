@@ -1,13 +1,13 @@
-//! MQTT control packets as they lie in a connection's buffer. PUBLISH is read where it lies, without copies; the others are few and go
+//! Decodes MQTT control packets in a connection's buffer. PUBLISH is decoded in place, without copies; the other packets are rare and go
 //! through the codec. Pure.
 
 use bytes::BytesMut;
 use rmqtt_codec::{error::DecodeError, v3, v5, version::ProtocolVersion, version::VersionCodec};
 use tokio_util::codec::Decoder;
 
-use crate::Refusal;
+use crate::DisconnectReason;
 
-/// A PUBLISH's topic and properties may take so much beside the payload.
+/// Bytes that a PUBLISH's topic and properties may take beside the payload.
 const BESIDE_PAYLOAD: usize = 128 << 10;
 
 const CONNECT: u8 = 1;
@@ -17,14 +17,14 @@ const UNSUBSCRIBE: u8 = 10;
 const PINGREQ: u8 = 12;
 const DISCONNECT: u8 = 14;
 
-/// Where a CONNECT has its flags, behind the name and the level of the protocol (MQTT 5 §3.1.2.3), and the one for a new session.
+/// The place of CONNECT's flags, behind the protocol's name and level (MQTT 5 §3.1.2.3), and the flag for a new session.
 const CONNECT_FLAGS: usize = 7;
 const CLEAN_START: u8 = 2;
 
 /// The flag of a PUBLISH that is sent again.
 const DUP: u8 = 8;
 
-/// Which MQTT a client speaks.
+/// The MQTT version that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     /// 3.1 and 3.1.1.
@@ -36,17 +36,17 @@ pub(crate) enum Version {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Raw<'a> {
     first: u8,
-    /// All of it.
+    /// The whole packet, fixed header included.
     bytes: &'a [u8],
-    /// What follows the fixed header.
+    /// The bytes after the fixed header.
     body: &'a [u8],
 }
 
-/// What a client that is connected may send.
+/// A packet that a connected client may send.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
     Publish(Publish<'a>),
-    /// Packet id and how many filters.
+    /// Packet id and number of filters.
     Subscribe(u16, usize),
     Unsubscribe(u16, usize),
     Ping,
@@ -62,7 +62,7 @@ pub(crate) struct Publish<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// A CONNECT, as far as a listener without users and sessions needs it.
+/// The parts of a CONNECT that the listener uses. It has no users and no stored sessions.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Connect {
     pub(crate) version: Version,
@@ -72,29 +72,32 @@ pub(crate) struct Connect {
     pub(crate) will_qos2: bool,
 }
 
-/// The largest control packet that is read, for payloads of at most so many bytes.
+/// The largest control packet that the listener reads, in bytes, for a limit of the payload.
 pub(crate) fn packet_limit(max_payload: usize) -> usize {
     max_payload + BESIDE_PAYLOAD
 }
 
-/// The packet at the beginning of a buffer; `None`: it isn't whole yet.
-pub(crate) fn next(buffer: &[u8], limit: usize) -> Result<Option<Raw<'_>>, Refusal> {
+/// The packet at the beginning of the buffer, or `None` if it isn't whole yet.
+///
+/// # Errors
+/// The length is malformed, or larger than `limit`.
+pub(crate) fn next(buffer: &[u8], limit: usize) -> Result<Option<Raw<'_>>, DisconnectReason> {
     let Some((&first, rest)) = buffer.split_first() else { return Ok(None) };
     let Some((length, header)) = remaining_length(rest)? else { return Ok(None) };
     if length > limit {
-        return Err(Refusal::TooLarge);
+        return Err(DisconnectReason::PacketTooLarge);
     }
     let (start, end) = (1 + header, 1 + header + length);
     Ok(buffer.get(..end).map(|bytes| Raw { first, bytes, body: &bytes[start..] }))
 }
 
-/// Whether a first packet begins like a CONNECT. What doesn't isn't waited for.
+/// Whether the buffer can begin with a CONNECT. The listener closes a connection that begins otherwise at once.
 pub(crate) fn begins_like_connect(buffer: &[u8]) -> bool {
     buffer.first().is_none_or(|first| *first == CONNECT << 4)
 }
 
-/// MQTT 5 §1.5.5: seven bits a byte, four bytes at most. Returns the value and how many bytes it took.
-fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, Refusal> {
+/// Decodes a variable byte integer (MQTT 5 §1.5.5): seven bits a byte, four bytes at most. Returns the value and the number of its bytes.
+fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, DisconnectReason> {
     let mut value = 0;
     for (place, byte) in bytes.iter().take(4).enumerate() {
         value |= usize::from(byte & 0x7f) << (7 * place);
@@ -102,106 +105,106 @@ fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, Refusal> {
             return Ok(Some((value, place + 1)));
         }
     }
-    if bytes.len() < 4 { Ok(None) } else { Err(Refusal::Malformed) }
+    if bytes.len() < 4 { Ok(None) } else { Err(DisconnectReason::MalformedPacket) }
 }
 
 impl<'a> Raw<'a> {
-    /// How long it is.
+    /// The packet's length in bytes, fixed header included.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Reads it as what a connected client may send.
-    pub(crate) fn read(&self, version: Version, max_payload: usize) -> Result<Packet<'a>, Refusal> {
+    /// Decodes the packet as one of a connected client.
+    pub(crate) fn read(&self, version: Version, max_payload: usize) -> Result<Packet<'a>, DisconnectReason> {
         match self.first >> 4 {
             PUBLISH => self.publish(version, max_payload).map(Packet::Publish),
-            // MQTT 5 §2.1.3: these flags are reserved. (The codec looks at those of the others.)
-            PINGREQ | DISCONNECT if self.first & 0xf != 0 => Err(Refusal::Malformed),
+            // MQTT 5 §2.1.3: these flags are reserved. (The codec checks the flags of the other packets.)
+            PINGREQ | DISCONNECT if self.first & 0xf != 0 => Err(DisconnectReason::MalformedPacket),
             PINGREQ if self.body.is_empty() => Ok(Packet::Ping),
             DISCONNECT => Ok(Packet::Disconnect),
             SUBSCRIBE | UNSUBSCRIBE => self.filters(version),
-            PINGREQ | 0 => Err(Refusal::Malformed),
-            // A second CONNECT, what only a server sends, what nobody asked for.
-            _ => Err(Refusal::Protocol),
+            PINGREQ | 0 => Err(DisconnectReason::MalformedPacket),
+            // A second CONNECT, a packet that only servers send, or an acknowledgement of nothing.
+            _ => Err(DisconnectReason::ProtocolError),
         }
     }
 
-    fn publish(&self, version: Version, max_payload: usize) -> Result<Publish<'a>, Refusal> {
+    fn publish(&self, version: Version, max_payload: usize) -> Result<Publish<'a>, DisconnectReason> {
         let qos = self.first >> 1 & 3;
         let (topic, rest) = self.topic()?;
         let (id, rest) = match qos {
-            // §3.3.1.1: nothing at QoS 0 is sent again.
-            0 if self.first & DUP != 0 => return Err(Refusal::Malformed),
+            // §3.3.1.1: a packet at QoS 0 is never sent again.
+            0 if self.first & DUP != 0 => return Err(DisconnectReason::MalformedPacket),
             0 => (None, rest),
-            1 => split_u16(rest).filter(|(id, _)| *id > 0).map(|(id, rest)| (Some(id), rest)).ok_or(Refusal::Malformed)?,
-            2 => return Err(Refusal::Qos2),
-            _ => return Err(Refusal::Malformed),
+            1 => split_u16(rest).filter(|(id, _)| *id > 0).map(|(id, rest)| (Some(id), rest)).ok_or(DisconnectReason::MalformedPacket)?,
+            2 => return Err(DisconnectReason::QosNotSupported),
+            _ => return Err(DisconnectReason::MalformedPacket),
         };
         let payload = if version == Version::V5 { self.after_properties(rest)? } else { rest };
         if topic.is_empty() || topic.contains(['+', '#', '\0']) {
-            return Err(Refusal::Topic);
+            return Err(DisconnectReason::TopicNameInvalid);
         }
         if payload.len() > max_payload {
-            return Err(Refusal::TooLarge);
+            return Err(DisconnectReason::PacketTooLarge);
         }
         Ok(Publish { id, topic, payload })
     }
 
-    fn topic(&self) -> Result<(&'a str, &'a [u8]), Refusal> {
-        let (length, rest) = split_u16(self.body).ok_or(Refusal::Malformed)?;
-        let (topic, rest) = rest.split_at_checked(usize::from(length)).ok_or(Refusal::Malformed)?;
-        Ok((std::str::from_utf8(topic).map_err(|_| Refusal::Malformed)?, rest))
+    fn topic(&self) -> Result<(&'a str, &'a [u8]), DisconnectReason> {
+        let (length, rest) = split_u16(self.body).ok_or(DisconnectReason::MalformedPacket)?;
+        let (topic, rest) = rest.split_at_checked(usize::from(length)).ok_or(DisconnectReason::MalformedPacket)?;
+        Ok((std::str::from_utf8(topic).map_err(|_| DisconnectReason::MalformedPacket)?, rest))
     }
 
-    /// Most clients send no properties; where there are some, the codec checks them.
-    fn after_properties(&self, rest: &'a [u8]) -> Result<&'a [u8], Refusal> {
-        let (length, header) = remaining_length(rest)?.ok_or(Refusal::Malformed)?;
-        let payload = rest.get(header + length..).ok_or(Refusal::Malformed)?;
+    /// Skips the properties. Most clients send none; the codec checks those that are there.
+    fn after_properties(&self, rest: &'a [u8]) -> Result<&'a [u8], DisconnectReason> {
+        let (length, header) = remaining_length(rest)?.ok_or(DisconnectReason::MalformedPacket)?;
+        let payload = rest.get(header + length..).ok_or(DisconnectReason::MalformedPacket)?;
         if length > 0 {
             let publish = match self.decode_v5()? {
                 v5::Packet::Publish(publish) => publish,
-                _ => return Err(Refusal::Malformed),
+                _ => return Err(DisconnectReason::MalformedPacket),
             };
             if publish.properties.is_some_and(|properties| properties.topic_alias.is_some()) {
-                return Err(Refusal::TopicAlias); // CONNACK said that there are none
+                return Err(DisconnectReason::TopicAliasInvalid); // CONNACK allowed none
             }
         }
         Ok(payload)
     }
 
-    fn filters(&self, version: Version) -> Result<Packet<'a>, Refusal> {
+    fn filters(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
         match version {
             Version::V3 => match self.decode_v3()? {
                 v3::Packet::Subscribe { packet_id, topic_filters } => Ok(Packet::Subscribe(packet_id.get(), topic_filters.len())),
                 v3::Packet::Unsubscribe { packet_id, topic_filters } => Ok(Packet::Unsubscribe(packet_id.get(), topic_filters.len())),
-                _ => Err(Refusal::Malformed),
+                _ => Err(DisconnectReason::MalformedPacket),
             },
             Version::V5 => match self.decode_v5()? {
                 v5::Packet::Subscribe(subscribe) => Ok(Packet::Subscribe(subscribe.packet_id.get(), subscribe.topic_filters.len())),
                 v5::Packet::Unsubscribe(unsubscribe) => {
                     Ok(Packet::Unsubscribe(unsubscribe.packet_id.get(), unsubscribe.topic_filters.len()))
                 }
-                _ => Err(Refusal::Malformed),
+                _ => Err(DisconnectReason::MalformedPacket),
             },
         }
     }
 
-    /// Which MQTT the client speaks, as its first packet says. It stands in a place of its own, so that a refusal of the rest can be in the client's words.
-    pub(crate) fn version(&self) -> Result<Version, Refusal> {
+    /// The protocol version of a connection's first packet. It is decoded apart, so that a refusal of the rest can be encoded in the client's version.
+    pub(crate) fn version(&self) -> Result<Version, DisconnectReason> {
         if self.first >> 4 != CONNECT {
-            return Err(Refusal::Protocol);
+            return Err(DisconnectReason::ProtocolError);
         }
         match VersionCodec.decode(&mut BytesMut::from(self.bytes)) {
             Ok(Some(ProtocolVersion::MQTT3)) => Ok(Version::V3),
             Ok(Some(ProtocolVersion::MQTT5)) => Ok(Version::V5),
-            // Another one than 3.1, 3.1.1 and 5 gets its own answer.
-            Err(_) if self.body.get(2..6) == Some(b"MQTT") => Err(Refusal::Version),
-            Ok(None) | Err(_) => Err(Refusal::Malformed),
+            // A version other than 3.1, 3.1.1 and 5 has an answer of its own.
+            Err(_) if self.body.get(2..6) == Some(b"MQTT") => Err(DisconnectReason::UnsupportedProtocolVersion),
+            Ok(None) | Err(_) => Err(DisconnectReason::MalformedPacket),
         }
     }
 
-    /// Reads it as the first packet of a connection, of this version.
-    pub(crate) fn connect(&self, version: Version) -> Result<Connect, Refusal> {
+    /// Decodes the packet as a connection's first packet, of this version.
+    pub(crate) fn connect(&self, version: Version) -> Result<Connect, DisconnectReason> {
         match version {
             Version::V3 => match self.decode_v3()? {
                 v3::Packet::Connect(connect) => Ok(Connect {
@@ -211,7 +214,7 @@ impl<'a> Raw<'a> {
                     keep_alive: connect.keep_alive,
                     will_qos2: false,
                 }),
-                _ => Err(Refusal::Malformed),
+                _ => Err(DisconnectReason::MalformedPacket),
             },
             Version::V5 => match decode_v5(self.with_clean_start())? {
                 v5::Packet::Connect(connect) => Ok(Connect {
@@ -221,7 +224,7 @@ impl<'a> Raw<'a> {
                     keep_alive: connect.keep_alive,
                     will_qos2: connect.last_will.is_some_and(|will| u8::from(will.qos) == 2),
                 }),
-                _ => Err(Refusal::Malformed),
+                _ => Err(DisconnectReason::MalformedPacket),
             },
         }
     }
@@ -234,24 +237,28 @@ impl<'a> Raw<'a> {
         bytes
     }
 
-    fn decode_v3(&self) -> Result<v3::Packet, Refusal> {
+    fn decode_v3(&self) -> Result<v3::Packet, DisconnectReason> {
         let decoded = v3::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.map_err(|error| refusal(&error))?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+        decoded.map_err(|error| reason_of(&error))?.map(|(packet, _)| packet).ok_or(DisconnectReason::MalformedPacket)
     }
 
-    fn decode_v5(&self) -> Result<v5::Packet, Refusal> {
+    fn decode_v5(&self) -> Result<v5::Packet, DisconnectReason> {
         decode_v5(BytesMut::from(self.bytes))
     }
 }
 
-fn decode_v5(mut bytes: BytesMut) -> Result<v5::Packet, Refusal> {
+fn decode_v5(mut bytes: BytesMut) -> Result<v5::Packet, DisconnectReason> {
     let decoded = v5::Codec::default().decode(&mut bytes);
-    decoded.map_err(|error| refusal(&error))?.map(|(packet, _)| packet).ok_or(Refusal::Malformed)
+    decoded.map_err(|error| reason_of(&error))?.map(|(packet, _)| packet).ok_or(DisconnectReason::MalformedPacket)
 }
 
-fn refusal(error: &DecodeError) -> Refusal {
+fn reason_of(error: &DecodeError) -> DisconnectReason {
     // MQTT 3.1.1 §3.1.3.1: an empty client id that asks for a session.
-    if matches!(error, DecodeError::InvalidClientId) { Refusal::ClientId } else { Refusal::Malformed }
+    if matches!(error, DecodeError::InvalidClientId) {
+        DisconnectReason::ClientIdentifierNotValid
+    } else {
+        DisconnectReason::MalformedPacket
+    }
 }
 
 fn split_u16(bytes: &[u8]) -> Option<(u16, &[u8])> {
@@ -267,17 +274,17 @@ mod tests {
 
     const LIMIT: usize = 1000;
 
-    fn read(bytes: &[u8], version: Version) -> Result<Packet<'_>, Refusal> {
+    fn read(bytes: &[u8], version: Version) -> Result<Packet<'_>, DisconnectReason> {
         next(bytes, packet_limit(LIMIT)).unwrap().expect("it is whole").read(version, LIMIT)
     }
 
-    fn connect(bytes: &[u8]) -> Result<Connect, Refusal> {
+    fn connect(bytes: &[u8]) -> Result<Connect, DisconnectReason> {
         let raw = next(bytes, LIMIT).unwrap().expect("it is whole");
         raw.version().and_then(|version| raw.connect(version))
     }
 
     #[test]
-    fn a_publish_is_read_where_it_lies() {
+    fn a_publish_is_decoded_in_place() {
         let publish = |id| Packet::Publish(Publish { id, topic: "o/1", payload: b"ABC" });
         assert_eq!(read(b"\x30\x08\x00\x03o/1ABC", Version::V3), Ok(publish(None)));
         assert_eq!(read(b"\x32\x0a\x00\x03o/1\x00\x07ABC", Version::V3), Ok(publish(Some(7))));
@@ -287,32 +294,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_by_its_reason() {
-        for (bytes, refusal) in [
-            (&b"\x34\x08\x00\x03o/1\x00\x07A"[..], Refusal::Qos2),
-            (b"\x36\x08\x00\x03o/1\x00\x07A", Refusal::Malformed),
-            (b"\x32\x07\x00\x03o/1\x00\x00", Refusal::Malformed),
-            (b"\x30\x05\x00\x03o/\xff", Refusal::Malformed),
-            (b"\x30\x05\x00\x09o/1", Refusal::Malformed),
-            (b"\x30\x06\x00\x03o/+\x00", Refusal::Topic),
-            (b"\x30\x03\x00\x00\x00", Refusal::Topic),
-            (b"\x30\x07\x00\x03o/1\x05\x01", Refusal::Malformed),
-            (b"\x30\x09\x00\x03o/1\x03\x23\x00\x01", Refusal::TopicAlias),
-            (b"\x10\x00", Refusal::Protocol),
-            (b"\x20\x00", Refusal::Protocol),
-            (b"\x40\x02\x00\x01", Refusal::Protocol),
-            (b"\x00\x00", Refusal::Malformed),
-            (b"\xc0\x01\x00", Refusal::Malformed),
-            (b"\xc1\x00", Refusal::Malformed),
-            (b"\xe1\x00", Refusal::Malformed),
-            (b"\x38\x06\x00\x03o/1\x00", Refusal::Malformed),
+    fn a_wrong_packet_is_refused_with_its_reason() {
+        for (bytes, reason) in [
+            (&b"\x34\x08\x00\x03o/1\x00\x07A"[..], DisconnectReason::QosNotSupported),
+            (b"\x36\x08\x00\x03o/1\x00\x07A", DisconnectReason::MalformedPacket),
+            (b"\x32\x07\x00\x03o/1\x00\x00", DisconnectReason::MalformedPacket),
+            (b"\x30\x05\x00\x03o/\xff", DisconnectReason::MalformedPacket),
+            (b"\x30\x05\x00\x09o/1", DisconnectReason::MalformedPacket),
+            (b"\x30\x06\x00\x03o/+\x00", DisconnectReason::TopicNameInvalid),
+            (b"\x30\x03\x00\x00\x00", DisconnectReason::TopicNameInvalid),
+            (b"\x30\x07\x00\x03o/1\x05\x01", DisconnectReason::MalformedPacket),
+            (b"\x30\x09\x00\x03o/1\x03\x23\x00\x01", DisconnectReason::TopicAliasInvalid),
+            (b"\x10\x00", DisconnectReason::ProtocolError),
+            (b"\x20\x00", DisconnectReason::ProtocolError),
+            (b"\x40\x02\x00\x01", DisconnectReason::ProtocolError),
+            (b"\x00\x00", DisconnectReason::MalformedPacket),
+            (b"\xc0\x01\x00", DisconnectReason::MalformedPacket),
+            (b"\xc1\x00", DisconnectReason::MalformedPacket),
+            (b"\xe1\x00", DisconnectReason::MalformedPacket),
+            (b"\x38\x06\x00\x03o/1\x00", DisconnectReason::MalformedPacket),
         ] {
-            assert_eq!(read(bytes, Version::V5), Err(refusal), "{bytes:x?}");
+            assert_eq!(read(bytes, Version::V5), Err(reason), "{bytes:x?}");
         }
-        assert_eq!(next(b"\x30\xff\xff\xff\xff", LIMIT), Err(Refusal::Malformed));
-        assert_eq!(next(b"\x30\xff\xff\xff\x7f", LIMIT), Err(Refusal::TooLarge));
+        assert_eq!(next(b"\x30\xff\xff\xff\xff", LIMIT), Err(DisconnectReason::MalformedPacket));
+        assert_eq!(next(b"\x30\xff\xff\xff\x7f", LIMIT), Err(DisconnectReason::PacketTooLarge));
         let large = [b"\x30\xee\x07\x00\x03o/1".as_slice(), &[b'x'; 1001]].concat();
-        assert_eq!(read(&large, Version::V3), Err(Refusal::TooLarge));
+        assert_eq!(read(&large, Version::V3), Err(DisconnectReason::PacketTooLarge));
     }
 
     #[test]
@@ -323,16 +330,16 @@ mod tests {
         let v5 = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d";
         assert_eq!(self::connect(v5).map(|connect| (connect.version, connect.clean)), Ok((Version::V5, true)));
         let v6 = b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01d";
-        assert_eq!(self::connect(v6), Err(Refusal::Version));
-        assert_eq!(self::connect(b"\xc0\x00"), Err(Refusal::Protocol));
-        assert_eq!(self::connect(b"\x10\x04GET "), Err(Refusal::Malformed));
+        assert_eq!(self::connect(v6), Err(DisconnectReason::UnsupportedProtocolVersion));
+        assert_eq!(self::connect(b"\xc0\x00"), Err(DisconnectReason::ProtocolError));
+        assert_eq!(self::connect(b"\x10\x04GET "), Err(DisconnectReason::MalformedPacket));
     }
 
     #[test]
     fn an_empty_client_id_may_want_a_session_in_mqtt_5_only() {
         let v5 = connect(b"\x10\x0d\x00\x04MQTT\x05\x00\x00\x3c\x00\x00\x00").unwrap();
         assert_eq!((v5.version, v5.client_id.as_str(), v5.clean), (Version::V5, "", false));
-        assert_eq!(connect(b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00"), Err(Refusal::ClientId));
+        assert_eq!(connect(b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00"), Err(DisconnectReason::ClientIdentifierNotValid));
     }
 
     proptest! {

@@ -1,5 +1,5 @@
-//! What the listener does while it waits: for a CONNECT that doesn't come, for storage that is away. The clock is stopped and goes on by itself when
-//! nothing else can happen, so that waiting takes no time.
+//! The listener while it waits for a CONNECT, or for storage that is away. Tokio's paused clock advances by itself when all tasks are idle, so that waiting takes no
+//! time.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
@@ -25,13 +25,13 @@ use tokio::{
 const CONNECT_V3: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01";
 const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01";
 
-/// How long a test waits for what must come, while the clock runs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for an event that must come, while the clock runs.
+const MUST_COME_WITHIN: Duration = Duration::from_secs(30);
 
-/// The same while it is stopped: longer than anything here waits.
+/// The same while the clock is paused: longer than every timeout of the listener.
 const LONG: Duration = Duration::from_hours(1);
 
-/// A queue whose storage is away until it is told otherwise.
+/// A queue whose appends become durable when [`Away::restore`] is called.
 struct Away {
     kept: Arc<Memory>,
     waiting: Mutex<Vec<Resolver>>,
@@ -44,10 +44,10 @@ impl Away {
     }
 
     async fn until_batches(&self, count: usize) {
-        timeout(PATIENCE, self.batches.subscribe().wait_for(|batches| *batches >= count)).await.expect("packets arrive").unwrap();
+        timeout(MUST_COME_WITHIN, self.batches.subscribe().wait_for(|batches| *batches >= count)).await.expect("packets arrive").unwrap();
     }
 
-    fn is_back(&self) {
+    fn restore(&self) {
         self.waiting.lock().unwrap().drain(..).for_each(|resolver| resolver.resolve(Ok(())));
     }
 }
@@ -87,15 +87,15 @@ impl Queue for Away {
     }
 }
 
-/// A packet of a hundred bytes, with what it takes beside them, but not a smaller one.
-const ONE: usize = 600;
+/// A budget that one packet of a hundred bytes uses up, overhead included, and a smaller one doesn't.
+const ONE_PACKET: usize = 600;
 
-/// A listener that stops reading when so many bytes aren't durable.
+/// Starts a listener with this budget for bytes that aren't durable.
 async fn listen(queue: &Arc<Away>, unacknowledged_bytes: usize) -> (SocketAddr, watch::Sender<bool>) {
-    listen_as(queue, |options| options.unacknowledged_bytes = unacknowledged_bytes).await
+    listen_with(queue, |options| options.unacknowledged_bytes = unacknowledged_bytes).await
 }
 
-async fn listen_as(queue: &Arc<Away>, define: impl FnOnce(&mut Options)) -> (SocketAddr, watch::Sender<bool>) {
+async fn listen_with(queue: &Arc<Away>, define: impl FnOnce(&mut Options)) -> (SocketAddr, watch::Sender<bool>) {
     let mut registry = RegistryBuilder::default();
     registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
     registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
@@ -109,17 +109,17 @@ async fn listen_as(queue: &Arc<Away>, define: impl FnOnce(&mut Options)) -> (Soc
     (address, stop)
 }
 
-/// Says something, and hears the answer of one packet.
-async fn ask(server: SocketAddr, connect: &[u8], client: u8) -> (TcpStream, Vec<u8>) {
+/// Sends a CONNECT with a client id of one letter, and reads the CONNACK.
+async fn connect_as(server: SocketAddr, connect: &[u8], client: u8) -> (TcpStream, Vec<u8>) {
     let mut stream = TcpStream::connect(server).await.unwrap();
     stream.set_nodelay(true).unwrap();
     stream.write_all(&[connect, &[client]].concat()).await.unwrap();
-    let answer = hear(&mut stream).await;
-    (stream, answer)
+    let connack = read_packet(&mut stream).await;
+    (stream, connack)
 }
 
-/// One packet.
-async fn hear(stream: &mut TcpStream) -> Vec<u8> {
+/// Reads one packet.
+async fn read_packet(stream: &mut TcpStream) -> Vec<u8> {
     let packet = async {
         let mut head = [0; 2];
         stream.read_exact(&mut head).await.unwrap();
@@ -127,92 +127,92 @@ async fn hear(stream: &mut TcpStream) -> Vec<u8> {
         stream.read_exact(&mut rest).await.unwrap();
         [&head[..], &rest].concat()
     };
-    timeout(PATIENCE, packet).await.expect("it answers")
+    timeout(MUST_COME_WITHIN, packet).await.expect("the listener answers")
 }
 
-/// PUBLISH at QoS 1 to `mti/1`, as whoever connected like that says it.
+/// PUBLISH at QoS 1 to `mti/1`, in the version of this CONNECT.
 fn publish(connect: &[u8], id: u8, payload: usize) -> Vec<u8> {
     let properties: &[u8] = if connect == CONNECT_V3 { &[] } else { &[0] };
     let length = u8::try_from(9 + properties.len() + payload).unwrap();
     [&[0x32, length][..], b"\x00\x05mti/1\x00", &[id], properties, &vec![b'x'; payload]].concat()
 }
 
-/// What it says until it closes the connection.
-async fn last_words(mut stream: TcpStream) -> Vec<u8> {
-    let mut words = Vec::new();
-    timeout(LONG, stream.read_to_end(&mut words)).await.expect("the connection is closed").unwrap();
-    words
+/// Reads until the listener closes the connection.
+async fn read_to_close(mut stream: TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut received)).await.expect("the connection is closed").unwrap();
+    received
 }
 
 #[tokio::test]
 async fn a_connect_that_does_not_come_within_ten_seconds_is_refused() {
-    let (server, _stop) = listen(&Away::new(), ONE).await;
+    let (server, _stop) = listen(&Away::new(), ONE_PACKET).await;
     let began = Instant::now();
     let mut slow = TcpStream::connect(server).await.unwrap();
     slow.write_all(&CONNECT_V5[..7]).await.unwrap();
-    // A later one is welcome: the first has been waited for since before.
-    let (_other, connack) = ask(server, CONNECT_V3, b'o').await;
+    // A later client is accepted meanwhile.
+    let (_other, connack) = connect_as(server, CONNECT_V3, b'o').await;
     assert_eq!(connack, [0x20, 2, 0, 0]);
     tokio::time::pause();
-    assert!(last_words(slow).await.is_empty(), "nobody knows which version it speaks");
+    assert!(read_to_close(slow).await.is_empty(), "its version is unknown, so it gets no CONNACK");
     let waited = began.elapsed();
     assert!((Duration::from_secs(10)..Duration::from_secs(30)).contains(&waited), "{waited:?}");
 }
 
 #[tokio::test]
-async fn while_storage_is_away_new_clients_are_told_and_all_goes_on_when_it_is_back() {
+async fn while_storage_is_away_new_clients_are_refused_and_reading_goes_on_when_it_is_back() {
     let queue = Away::new();
-    let (server, _stop) = listen(&queue, ONE).await;
-    let (mut first, _) = ask(server, CONNECT_V3, b'f').await;
+    let (server, _stop) = listen(&queue, ONE_PACKET).await;
+    let (mut first, _) = connect_as(server, CONNECT_V3, b'f').await;
     first.write_all(&publish(CONNECT_V3, 7, 100)).await.unwrap();
     queue.until_batches(1).await;
-    let (stream, connack) = ask(server, CONNECT_V3, b'a').await;
-    assert_eq!((connack.as_slice(), last_words(stream).await), (&[0x20, 2, 0, 3][..], vec![]), "server unavailable");
-    let (stream, connack) = ask(server, CONNECT_V5, b'b').await;
-    assert_eq!((connack[0], connack[3], last_words(stream).await), (0x20, 0x88, vec![]), "server unavailable");
-    // What the first one sends meanwhile isn't read.
+    let (stream, connack) = connect_as(server, CONNECT_V3, b'a').await;
+    assert_eq!((connack.as_slice(), read_to_close(stream).await), (&[0x20, 2, 0, 3][..], vec![]), "server unavailable");
+    let (stream, connack) = connect_as(server, CONNECT_V5, b'b').await;
+    assert_eq!((connack[0], connack[3], read_to_close(stream).await), (0x20, 0x88, vec![]), "server unavailable");
+    // The listener doesn't read what the first client sends meanwhile.
     first.write_all(&publish(CONNECT_V3, 8, 50)).await.unwrap();
     for client in b'0'..=b'9' {
-        ask(server, CONNECT_V3, client).await;
+        connect_as(server, CONNECT_V3, client).await;
     }
     assert_eq!(*queue.batches.borrow(), 1);
 
-    queue.is_back();
-    assert_eq!(hear(&mut first).await, [0x40, 2, 0, 7]);
+    queue.restore();
+    assert_eq!(read_packet(&mut first).await, [0x40, 2, 0, 7]);
     queue.until_batches(2).await;
-    let (_welcome, connack) = ask(server, CONNECT_V3, b'd').await;
+    let (_accepted, connack) = connect_as(server, CONNECT_V3, b'd').await;
     assert_eq!(connack, [0x20, 2, 0, 0]);
 }
 
 #[tokio::test]
-async fn who_cannot_be_read_for_thirty_seconds_since_storage_is_away_is_closed_and_has_no_acknowledgement() {
+async fn a_client_that_could_not_be_read_for_thirty_seconds_is_closed_without_acknowledgement() {
     for connect in [CONNECT_V3, CONNECT_V5] {
         let queue = Away::new();
-        let (server, _stop) = listen(&queue, ONE).await;
-        let (mut stream, _) = ask(server, connect, b'f').await;
+        let (server, _stop) = listen(&queue, ONE_PACKET).await;
+        let (mut stream, _) = connect_as(server, connect, b'f').await;
         let began = Instant::now();
         stream.write_all(&publish(connect, 7, 100)).await.unwrap();
         queue.until_batches(1).await;
         tokio::time::pause();
         let server_busy: &[u8] = if connect == CONNECT_V3 { &[] } else { &[0xe0, 2, 0x89, 0] };
-        assert_eq!(last_words(stream).await, server_busy);
-        // Thirty seconds, and five for acknowledgements that may still come.
+        assert_eq!(read_to_close(stream).await, server_busy);
+        // Thirty seconds, and five for the last acknowledgements.
         let waited = began.elapsed();
         assert!((Duration::from_secs(30)..Duration::from_secs(60)).contains(&waited), "{waited:?}");
         tokio::time::resume();
     }
 }
 
-/// A client that asks much and takes nothing, until it can't ask any more either: the answer that is being written stays unfinished.
+/// The client sends SUBSCRIBE after SUBSCRIBE and reads nothing, until its writes block too: the answer that is being written stays unfinished.
 #[tokio::test]
-async fn after_an_answer_that_was_torn_nothing_is_said_any_more() {
+async fn after_a_torn_answer_the_listener_writes_nothing() {
     const FILTERS: usize = 50_000;
     let queue = Away::new();
-    let (server, _stop) = listen(&queue, 10 * ONE).await;
-    let (mut stream, _) = ask(server, CONNECT_V3, b'f').await;
+    let (server, _stop) = listen(&queue, 10 * ONE_PACKET).await;
+    let (mut stream, _) = connect_as(server, CONNECT_V3, b'f').await;
     stream.write_all(&publish(CONNECT_V3, 7, 100)).await.unwrap();
     queue.until_batches(1).await;
-    // SUBSCRIBE: an identifier, and filters of one letter. Three bytes say how long it is, and how long its answer.
+    // SUBSCRIBE: an identifier, and filters of one letter. Three bytes hold its length, and the length of its answer.
     let length = |bytes: usize| [bytes & 0x7f | 0x80, bytes >> 7 & 0x7f | 0x80, bytes >> 14].map(|byte| u8::try_from(byte).unwrap());
     let subscribe = [&[0x82][..], &length(2 + 4 * FILTERS), &[0, 9], &b"\x00\x01a\x01".repeat(FILTERS)].concat();
     while timeout(Duration::from_secs(1), stream.write_all(&subscribe)).await.is_ok() {}
@@ -220,24 +220,24 @@ async fn after_an_answer_that_was_torn_nothing_is_said_any_more() {
     // Thirty seconds, and less than five more.
     tokio::time::sleep(Duration::from_secs(32)).await;
     tokio::time::resume();
-    queue.is_back();
+    queue.restore();
 
-    let mut words = Vec::new();
-    // It has not read all of what was asked, so the connection is reset.
-    drop(timeout(PATIENCE, stream.read_to_end(&mut words)).await.expect("the connection is closed"));
+    let mut received = Vec::new();
+    // The listener hasn't read all requests, so the connection is reset.
+    drop(timeout(MUST_COME_WITHIN, stream.read_to_end(&mut received)).await.expect("the connection is closed"));
     let answer = [&[0x90][..], &length(2 + FILTERS), &[0, 9], &vec![0x80; FILTERS]].concat();
-    let torn = words.chunks(answer.len()).last().unwrap();
+    let torn = received.chunks(answer.len()).last().unwrap();
     assert!(torn.len() < answer.len(), "the last answer isn't whole");
-    assert!(words.chunks(answer.len()).all(|chunk| answer.starts_with(chunk)), "and nothing stands behind it");
+    assert!(received.chunks(answer.len()).all(|chunk| answer.starts_with(chunk)), "and nothing stands behind it");
 }
 
-/// A client on a thread of its own, so that it reads as soon as anything is there.
+/// The client reads on a thread of its own, so that it sees each write by itself.
 #[tokio::test]
-async fn acknowledgements_that_are_due_together_leave_in_one_write() {
+async fn the_acknowledgements_of_one_commit_leave_in_one_write() {
     const TOGETHER: u8 = 5;
     let queue = Away::new();
-    let (server, _stop) = listen(&queue, 10 * ONE).await;
-    let (stream, _) = ask(server, CONNECT_V3, b'f').await;
+    let (server, _stop) = listen(&queue, 10 * ONE_PACKET).await;
+    let (stream, _) = connect_as(server, CONNECT_V3, b'f').await;
     let mut writer = stream.into_std().unwrap();
     writer.set_nonblocking(false).unwrap();
     let mut reader = writer.try_clone().unwrap();
@@ -250,12 +250,12 @@ async fn acknowledgements_that_are_due_together_leave_in_one_write() {
     });
     for round in 0..100 {
         for id in 1..=TOGETHER {
-            // Each is read, and waits, by itself.
+            // The listener reads each packet by itself.
             writer.write_all(&publish(CONNECT_V3, id, 0)).unwrap();
             queue.until_batches(round * usize::from(TOGETHER) + usize::from(id)).await;
         }
-        queue.is_back();
-        let bytes = timeout(PATIENCE, reads.recv()).await.expect("they are acknowledged").unwrap();
+        queue.restore();
+        let bytes = timeout(MUST_COME_WITHIN, reads.recv()).await.expect("they are acknowledged").unwrap();
         assert_eq!(bytes, 4 * usize::from(TOGETHER), "round {round}");
     }
     writer.shutdown(Shutdown::Both).unwrap();
@@ -263,12 +263,12 @@ async fn acknowledgements_that_are_due_together_leave_in_one_write() {
 }
 
 #[tokio::test]
-async fn beyond_as_many_as_may_be_connected_clients_wait_until_one_leaves() {
-    let (server, _stop) = listen_as(&Away::new(), |options| options.max_connections = 2).await;
-    let (first, _) = ask(server, CONNECT_V3, b'a').await;
-    let (_second, _) = ask(server, CONNECT_V3, b'b').await;
-    let third = tokio::spawn(async move { ask(server, CONNECT_V3, b'c').await.1 });
-    // The system takes its connection; nobody reads what it says.
+async fn beyond_the_connection_limit_a_client_waits_until_another_leaves() {
+    let (server, _stop) = listen_with(&Away::new(), |options| options.max_connections = 2).await;
+    let (first, _) = connect_as(server, CONNECT_V3, b'a').await;
+    let (_second, _) = connect_as(server, CONNECT_V3, b'b').await;
+    let third = tokio::spawn(async move { connect_as(server, CONNECT_V3, b'c').await.1 });
+    // The system accepts its connection; the listener doesn't read it.
     sleep(Duration::from_millis(100)).await;
     assert!(!third.is_finished());
     drop(first);

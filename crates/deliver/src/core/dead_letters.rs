@@ -198,12 +198,7 @@ fn letter(
     wall: Timestamp,
 ) -> DeadLetter {
     let prepared = message.prepared().expect("its body was just put there");
-    let (status, response) = match outcome {
-        Some(Outcome::Accepted { status }) => (Some(status), Vec::new()),
-        Some(Outcome::ErrorResponse { status, response }) => (Some(status), response),
-        Some(Outcome::NoResponse(_)) | None => (None, Vec::new()),
-        Some(Outcome::BlockedAddress { what }) => (None, what.into_bytes()),
-    };
+    let status = outcome.as_ref().and_then(Outcome::status);
     DeadLetter {
         time: wall,
         group: group.key().to_owned(),
@@ -212,7 +207,7 @@ fn letter(
         array: prepared.body.is_array(),
         cause,
         status,
-        response,
+        response: outcome.map_or_else(Vec::new, Outcome::into_response),
         attempts: message.attempts.clone(),
         packets: prepared.body.packets(),
     }

@@ -406,7 +406,7 @@ fn an_unresponsive_webhook_probes_with_one_message_until_it_answers() {
     bench.live(frame(0, at(0), 5));
     assert_eq!(bench.in_flight.len(), 5);
     for _ in 0..5 {
-        bench.end_attempt(Outcome::NoResponse(NoResponse::ConnectionLost));
+        bench.end_attempt(Outcome::NoResponse(NoResponse::ConnectionLost("reset".into())));
     }
     bench.pass(seconds(10));
     bench.catch_up_all();
@@ -532,7 +532,7 @@ fn the_oldest_unsettled_packet_is_known_within_a_second() {
     bench.pass(seconds(2));
     assert_eq!((oldest(&bench), bench.look_at), (Some(at(0)), None), "its body tells");
     // Its body leaves memory: the record is read.
-    bench.end_attempt(Outcome::NoResponse(NoResponse::ConnectionLost));
+    bench.end_attempt(Outcome::NoResponse(NoResponse::ConnectionLost("reset".into())));
     bench.handle().budgets.breaker.close();
     bench.pass(seconds(30));
     bench.accept_all();

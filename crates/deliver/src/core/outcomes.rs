@@ -45,10 +45,12 @@ impl Core {
     fn ended(&mut self, key: MessageKey, prepared: Prepared, handle: &Arc<WebhookHandle>, end: End, now: Now, effects: &mut Effects) {
         let End { outcome, attempt, jitter } = end;
         let message = self.lanes[key.lane].message(key.first).expect("it was just there");
-        message.attempts.push(attempt);
+        if !outcome.is_local() {
+            message.attempts.push(attempt);
+        }
         let attempts = u32::try_from(message.attempts.len()).expect("a webhook has at most 100 retries");
         let next = what_next(&handle.webhook, attempts, &outcome, jitter);
-        let is_answered = matches!(outcome, Outcome::Accepted { .. } | Outcome::ErrorResponse { .. });
+        let is_answered = outcome.answered();
         if is_answered {
             handle.budgets.answered();
         }
@@ -62,15 +64,18 @@ impl Core {
                 effects.dead_letters.push(batch);
             }
             Next::Again { after } => self.again(key, prepared, handle, is_answered, now.monotonic + after),
+            // This machine couldn't make the attempt: the message keeps its body and waits, and nothing else changes.
+            Next::Later { after } => self.again(key, prepared, handle, true, now.monotonic + after),
         }
         if !is_answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
             self.open_breaker(handle, key.lane);
         }
     }
 
-    fn again(&mut self, key: MessageKey, prepared: Prepared, handle: &Arc<WebhookHandle>, is_answered: bool, at: Instant) {
+    /// `keeps_body`: also beside another message of the webhook that waits for its next attempt.
+    fn again(&mut self, key: MessageKey, prepared: Prepared, handle: &Arc<WebhookHandle>, keeps_body: bool, at: Instant) {
         let is_current = self.lanes[key.lane].intake.handle().is_some_and(|current| Arc::ptr_eq(current, handle));
-        if is_current && (is_answered || !handle.budgets.breaker.is_pausing()) {
+        if is_current && (keeps_body || !handle.budgets.breaker.is_pausing()) {
             self.pause(key, prepared, handle, at);
         } else {
             // It goes out again under the new definition; or, after no response, another message of the webhook keeps its body and waits.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pushline_model::{Attempt, Outcome};
+use pushline_model::Attempt;
 use tokio::task::JoinError;
 
 use super::{Task, now, wall};
@@ -38,10 +38,6 @@ async fn attempt(start: StartAttempt) -> AttemptEnded {
     let StartAttempt { key, permit, handle, id, body, .. } = start;
     let (at, began) = (wall(), Instant::now());
     let outcome = handle.endpoint.attempt(id, body).await;
-    let (status, no_response) = match &outcome {
-        Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
-        Outcome::NoResponse(why) => (None, Some(*why)),
-        Outcome::BlockedAddress { .. } => (None, None),
-    };
-    AttemptEnded { key, permit, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response }, jitter: fastrand::f64() }
+    let attempt = Attempt::new(at, began.elapsed(), &outcome);
+    AttemptEnded { key, permit, outcome, attempt, jitter: fastrand::f64() }
 }

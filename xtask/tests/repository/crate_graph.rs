@@ -1,10 +1,8 @@
-//! The crates know each other as the design draws it, and only one place knows each of the libraries that must stay behind a wall.
+//! The crates depend on each other as ARCHITECTURE.md draws it, and each of some libraries is used by one crate only.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+use std::collections::BTreeMap;
 
-use std::{collections::BTreeMap, process::Command};
-
-use serde_json::Value;
+use crate::dependencies::packages;
 
 /// Which of our crates each one may depend on, and which it must.
 const GRAPH: [(&str, &[&str]); 8] = [
@@ -19,7 +17,7 @@ const GRAPH: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that only these crates may use.
-const WALLS: [(&str, &[&str]); 6] = [
+const SINGLE_USERS: [(&str, &[&str]); 6] = [
     ("rmqtt-codec", &["pushline-ingest"]),
     ("tokio-rustls", &["pushline-deliver"]),
     ("clap", &["pushline"]),
@@ -33,20 +31,16 @@ const PURE: [&str; 2] = ["pushline-model", "pushline-batch"];
 
 /// Each crate's dependencies, without those of its tests.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
-    let output = Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).output().unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let names = |package: &Value| {
-        let dependencies = package["dependencies"].as_array().unwrap().iter();
-        let mut names: Vec<String> =
-            dependencies.filter(|one| one["kind"].is_null()).map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+    let names = |dependencies: Vec<crate::dependencies::Dependency>| {
+        let mut names: Vec<String> = dependencies.into_iter().filter(|one| one.kind.is_none()).map(|one| one.name).collect();
         names.sort();
         names
     };
-    metadata["packages"].as_array().unwrap().iter().map(|package| (package["name"].as_str().unwrap().to_owned(), names(package))).collect()
+    packages().into_iter().map(|package| (package.name, names(package.dependencies))).collect()
 }
 
 #[test]
-fn the_crates_know_each_other_as_the_design_draws_it() {
+fn the_crates_depend_on_each_other_as_the_architecture_draws_it() {
     let all = dependencies();
     for (name, expected) in GRAPH {
         let ours: Vec<&str> = all[name].iter().map(String::as_str).filter(|name| name.starts_with("pushline")).collect();
@@ -55,9 +49,9 @@ fn the_crates_know_each_other_as_the_design_draws_it() {
 }
 
 #[test]
-fn libraries_behind_a_wall_stay_there() {
+fn some_libraries_have_one_user_only() {
     let all = dependencies();
-    for (library, allowed) in WALLS {
+    for (library, allowed) in SINGLE_USERS {
         let users: Vec<&str> =
             all.iter().filter(|(_, names)| names.iter().any(|name| name == library)).map(|(name, _)| name.as_str()).collect();
         assert_eq!(users, allowed, "{library}");

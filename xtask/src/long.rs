@@ -1,0 +1,89 @@
+//! `cargo xtask long [part]…`: the long forms of the tests. A test runs its long form when `LONG_TESTS=1` is set.
+
+use std::process::Command;
+
+use crate::{programs, step};
+
+/// A part of the long tests: one command, with the names of its tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// What it proves, and how long it takes on two cores.
+    pub about: &'static str,
+    /// The package with the tests.
+    pub package: &'static str,
+    /// cargo's choice of the test binary.
+    pub target: &'static [&'static str],
+    /// The tests' names.
+    pub tests: &'static [&'static str],
+}
+
+/// All parts, in the order in which they run.
+pub const PARTS: &[Part] = &[
+    Part {
+        name: "backlog",
+        about: "a backlog of two million packets with a kill in its middle; 3 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["a_backlog_for_a_dead_customer_survives_a_kill_in_its_middle_and_the_others_flow_at_once"],
+    },
+    Part {
+        name: "kills",
+        about: "200 kills on one box; 4 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_a_dead_letter"],
+    },
+    Part {
+        name: "kafka-kills",
+        about: "200 kills of ingest, deliver and brokers; 8 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["after_kill_9_of_ingests_deliverers_and_brokers_at_random_nothing_acknowledged_is_lost"],
+    },
+    Part {
+        name: "kafka-outage",
+        about: "Kafka is away for two minutes; 3 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["while_kafka_is_away_nothing_is_acknowledged_and_afterwards_everything_flows"],
+    },
+    Part {
+        name: "kafka-hang",
+        about: "a hanging customer beside a million packets; 4 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["a_hanging_customer_delays_nobody_in_its_partition_and_is_no_lag"],
+    },
+    Part {
+        name: "kafka-hand-over",
+        about: "deliverers come and go under load; 3 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["deliverers_come_and_go_under_load_and_nothing_is_lost_nor_sent_again_that_had_settled"],
+    },
+];
+
+/// Runs the named parts, or all.
+///
+/// # Errors
+/// A part doesn't exist (the text lists all), a program is missing, or a test fails.
+pub fn run(names: &[&str]) -> Result<(), String> {
+    let unknown = names.iter().find(|name| !PARTS.iter().any(|part| part.name == **name));
+    if let Some(unknown) = unknown {
+        let list: String = PARTS.iter().map(|Part { name, about, .. }| format!("\n  {name:16} {about}")).collect();
+        return Err(format!("no part {unknown:?}; the parts are:{list}"));
+    }
+    programs::ensure(&programs::FOR_TESTS)?;
+    let chosen = PARTS.iter().filter(|part| names.is_empty() || names.contains(&part.name));
+    let failed: Vec<String> = chosen.filter_map(|part| step::run(part.about, &mut command(part)).err()).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+}
+
+fn command(part: &Part) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--locked", "--package", part.package]).args(part.target).args(["--", "--nocapture"]).args(part.tests);
+    cargo.env("LONG_TESTS", "1");
+    cargo
+}

@@ -1,0 +1,226 @@
+//! `cargo xtask mutants`: breaks the delivery core's rules one after the other, and shows after how many schedules the model test notices.
+//!
+//! A mutant is a patch in `crates/deliver/mutants`, named like the mutant of `docs/model/lanes.py`. Its first lines begin with `#` and describe what it breaks. The command
+//! copies the project to `target/mutants`, applies one patch at a time there, and runs the model test. A mutant that survives fails the command.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+/// Schedules for each mutant, unless the command line sets another number.
+const SCHEDULES: u32 = 20_000;
+
+/// A run of the model test that takes longer is ended, in seconds. A mutant that can run for ever counts as noticed.
+const DEADLINE_SECONDS: u32 = 900;
+
+/// The exit code of timeout(1) at its deadline.
+const TIMED_OUT: i32 = 124;
+
+/// How a mutant's run ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The model test failed in this schedule, if it printed the number.
+    Caught(Option<u32>),
+    /// The run didn't end within the deadline.
+    Endless,
+    Survived,
+    /// The patch doesn't apply.
+    Stale,
+    /// The patched code doesn't compile.
+    Uncompilable,
+}
+
+/// Runs the named mutants, or all. `--schedules N` sets the number of schedules for each.
+///
+/// # Errors
+/// The options are wrong, the model test fails without a mutant, or a mutant survives, doesn't apply or doesn't compile.
+pub fn run(options: &[&str]) -> Result<(), String> {
+    let (schedules, names) = match options {
+        ["--schedules", number, names @ ..] => (number.parse().map_err(|_| format!("--schedules {number:?}: expected a number"))?, names),
+        names => (SCHEDULES, names),
+    };
+    let root = root()?;
+    let patches = patches(&root, names)?;
+    let tree = root.join("target/mutants");
+    let test = |what: &str| {
+        println!("xtask: {what}");
+        test_model(&root, &tree, schedules)
+    };
+    copy(&root, &tree)?;
+    match test("the model test without a mutant")? {
+        Verdict::Survived => {}
+        other => return Err(format!("the model test must pass without a mutant: {other:?}")),
+    }
+    let mut table = Vec::new();
+    for patch in &patches {
+        copy(&root, &tree)?;
+        let name = patch.file_stem().map(|name| name.display().to_string()).ok_or("a patch has no name")?;
+        let (began, applied) = (Instant::now(), apply(&tree, patch)?);
+        let verdict = if applied { test(&name)? } else { Verdict::Stale };
+        println!("xtask: {name}: {verdict:?}, {:.0} s", began.elapsed().as_secs_f64());
+        table.push((name, verdict, description(patch)?));
+    }
+    print(&table, schedules);
+    let missed: Vec<&str> = table.iter().filter(|(_, verdict, _)| !is_noticed(verdict)).map(|(name, ..)| name.as_str()).collect();
+    if missed.is_empty() { Ok(()) } else { Err(format!("not caught: {}", missed.join(", "))) }
+}
+
+fn is_noticed(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Caught(_) | Verdict::Endless)
+}
+
+fn print(table: &[(String, Verdict, String)], schedules: u32) {
+    println!("\n| mutant | caught after | it breaks |\n|---|---|---|");
+    for (name, verdict, description) in table {
+        let after = match verdict {
+            Verdict::Caught(Some(1)) => "1 schedule".to_owned(),
+            Verdict::Caught(Some(number)) => format!("{number} schedules"),
+            Verdict::Caught(None) => "an example".to_owned(),
+            Verdict::Endless => format!("no end within {DEADLINE_SECONDS} s"),
+            Verdict::Survived => format!("**survives {schedules} schedules**"),
+            Verdict::Stale => "**the patch doesn't apply**".to_owned(),
+            Verdict::Uncompilable => "**doesn't compile**".to_owned(),
+        };
+        println!("| `{name}` | {after} | {description} |");
+    }
+}
+
+// --- Patches
+
+fn patches(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, String> {
+    let folder = root.join("crates/deliver/mutants");
+    let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut all: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "patch")).collect();
+    all.sort();
+    let is_named = |path: &Path, name: &str| path.file_stem().is_some_and(|stem| stem == name);
+    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|path| is_named(path, name))) {
+        return Err(format!("no mutant {unknown:?} in {}", folder.display()));
+    }
+    all.retain(|path| names.is_empty() || names.iter().any(|name| is_named(path, name)));
+    Ok(all)
+}
+
+/// The lines that begin with `#`, as one.
+fn description(patch: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(patch).map_err(|error| format!("{}: {error}", patch.display()))?;
+    let lines = text.lines().map_while(|line| line.strip_prefix('#'));
+    Ok(lines.map(str::trim).collect::<Vec<_>>().join(" "))
+}
+
+/// Returns whether the patch applies.
+fn apply(tree: &Path, patch: &Path) -> Result<bool, String> {
+    let mut git = Command::new("git");
+    // The copy lies inside the repository, and isn't part of it.
+    git.current_dir(tree).args(["apply", "--whitespace=nowarn"]).arg(patch).env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
+    git.status().map(|status| status.success()).map_err(|error| format!("can't start git: {error}"))
+}
+
+// --- The copy
+
+fn root() -> Result<PathBuf, String> {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().map(Path::to_owned).ok_or_else(|| "xtask lies in no workspace".to_owned())
+}
+
+/// Makes the copy equal to the project's files. An equal file keeps its time, so that cargo compiles only what has changed.
+fn copy(root: &Path, tree: &Path) -> Result<(), String> {
+    let told = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let files: BTreeSet<PathBuf> = files(root)?;
+    for file in &files {
+        let (from, to) = (root.join(file), tree.join(file));
+        let wanted = fs::read(&from).map_err(|error| told(&from, error))?;
+        if fs::read(&to).is_ok_and(|present| present == wanted) {
+            continue;
+        }
+        let folder = to.parent().ok_or_else(|| format!("{} has no folder", to.display()))?;
+        fs::create_dir_all(folder).map_err(|error| told(folder, error))?;
+        fs::write(&to, wanted).map_err(|error| told(&to, error))?;
+    }
+    remove_others(tree, tree, &files)
+}
+
+/// The project's files: those that git tracks, and new ones that it doesn't ignore.
+fn files(root: &Path) -> Result<BTreeSet<PathBuf>, String> {
+    let mut git = Command::new("git");
+    git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let output = git.output().map_err(|error| format!("can't start git: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let names = String::from_utf8(output.stdout).map_err(|error| format!("git ls-files: {error}"))?;
+    Ok(names.split('\0').filter(|name| !name.is_empty() && root.join(name).is_file()).map(PathBuf::from).collect())
+}
+
+/// Removes what a patch has added.
+fn remove_others(tree: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> Result<(), String> {
+    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        let file = path.strip_prefix(tree).map_err(|error| error.to_string())?;
+        if path.is_dir() {
+            remove_others(tree, &path, files)?;
+        } else if !files.contains(file) {
+            fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+// --- The model test
+
+/// Runs the model test in the copy. It shares the project's target folder: the dependencies are compiled once.
+fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, String> {
+    let cargo = |deadline: u32, arguments: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.arg(deadline.to_string()).arg("cargo").args(arguments).current_dir(tree);
+        command.env("CARGO_TARGET_DIR", root.join("target")).env("MODEL_SCHEDULES", schedules.to_string());
+        command.output().map_err(|error| format!("can't start timeout: {error}"))
+    };
+    const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-deliver", "--lib"];
+    if !cargo(DEADLINE_SECONDS, &[&TEST[..], &["--no-run"]].concat())?.status.success() {
+        return Ok(Verdict::Uncompilable);
+    }
+    let output = cargo(DEADLINE_SECONDS, &[&TEST[..], &["model_test"]].concat())?;
+    if output.status.success() {
+        return Ok(Verdict::Survived);
+    }
+    if output.status.code() == Some(TIMED_OUT) {
+        return Ok(Verdict::Endless);
+    }
+    Ok(Verdict::Caught(first_schedule(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))))
+}
+
+/// The number behind the first word `schedule`, which the model test prints when it fails.
+fn first_schedule(output: &str) -> Option<u32> {
+    let mut words = output.split_whitespace();
+    while let Some(word) = words.next() {
+        if word == "schedule" {
+            let number = words.next()?.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+            if let Ok(number) = number.parse() {
+                return Some(number);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failing_schedule_is_read_from_the_output() {
+        assert_eq!(first_schedule("thread panicked: a schedule failed\nschedule 17: one record, two ids\nschedule 20"), Some(17));
+        assert_eq!(first_schedule("an example failed"), None);
+    }
+
+    #[test]
+    fn only_a_mutant_that_was_noticed_passes() {
+        assert!(is_noticed(&Verdict::Caught(None)) && is_noticed(&Verdict::Endless));
+        assert!(!is_noticed(&Verdict::Survived) && !is_noticed(&Verdict::Stale) && !is_noticed(&Verdict::Uncompilable));
+    }
+}
