@@ -11,6 +11,7 @@
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | idle connections, and how they give way | `idle_connections.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
+//! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod deliver;
@@ -31,6 +32,7 @@ mod partition;
 mod request;
 mod room;
 mod signature;
+mod webhook_health;
 
 use pushline_queue::QueueError;
 

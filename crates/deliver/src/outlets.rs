@@ -57,6 +57,11 @@ impl Outlets {
         self.by_webhook.get(&webhook.name).cloned()
     }
 
+    /// Whether there is a webhook of this name.
+    pub(crate) fn has(&self, webhook: &str) -> bool {
+        self.by_webhook.contains_key(webhook)
+    }
+
     /// How often any webhook became suspect, since the process began.
     pub(crate) fn suspicions(&self) -> u64 {
         self.room.suspicions()
