@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use pushline_ingest::{Listener, Options};
-use pushline_model::{RegistryBuilder, Webhook};
+use pushline_model::{DescriptorBudget, RegistryBuilder, Webhook};
 use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -263,8 +263,8 @@ async fn acknowledgements_that_are_due_together_leave_in_one_write() {
 }
 
 #[tokio::test]
-async fn beyond_as_many_as_may_be_connected_clients_wait_until_one_leaves() {
-    let (server, _stop) = listen_as(&Away::new(), |options| options.max_connections = 2).await;
+async fn beyond_the_limit_of_descriptors_clients_wait_until_one_leaves() {
+    let (server, _stop) = listen_as(&Away::new(), |options| options.descriptors = DescriptorBudget::of(2, 0)).await;
     let (first, _) = ask(server, CONNECT_V3, b'a').await;
     let (_second, _) = ask(server, CONNECT_V3, b'b').await;
     let third = tokio::spawn(async move { ask(server, CONNECT_V3, b'c').await.1 });
