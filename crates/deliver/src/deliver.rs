@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use pushline_model::Registry;
+use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::{Partition, Partitions, Queue, QueueError};
 use tokio::{
     sync::watch,
@@ -14,10 +14,11 @@ use tokio::{
 };
 
 use crate::{
-    DeliverError, Egress, Losses, Network, RefusedTicks,
+    DeliverError, Egress, LocalFailures, Losses, Network, RefusedTicks,
     budgets::Budgets,
     partition::{Context, Task},
     wakeup::Wakeups,
+    webhook_health::WebhookHealth,
     webhooks::Webhooks,
 };
 
@@ -35,6 +36,10 @@ pub struct Options {
     pub shutdown_grace: Duration,
     /// How long packets may wait before they become dead letters (docs/delivery.md, Expiry).
     pub max_age: Duration,
+    /// The file descriptors of connections.
+    pub descriptors: Arc<DescriptorBudget>,
+    /// Whether webhooks get metrics of their own, 1,000 at the most.
+    pub per_webhook_metrics: bool,
 }
 
 /// The running role. Dropping it aborts what is in flight; nothing acknowledged is lost, it is sent again after the start.
@@ -46,6 +51,8 @@ pub struct Deliver {
     webhooks: watch::Sender<Arc<Webhooks>>,
     losses: Arc<Losses>,
     refused_ticks: Arc<RefusedTicks>,
+    local_failures: Arc<LocalFailures>,
+    health: Arc<WebhookHealth>,
 }
 
 /// The tasks of the partitions that this process serves.
@@ -68,7 +75,14 @@ impl Options {
     /// The defaults: 128 MiB of bodies, 10 s of grace, 72 h of backlog.
     #[must_use]
     pub fn new(egress: Egress) -> Self {
-        Self { egress, memory_budget: 128 << 20, shutdown_grace: Duration::from_secs(10), max_age: Duration::from_hours(72) }
+        Self {
+            egress,
+            memory_budget: 128 << 20,
+            shutdown_grace: Duration::from_secs(10),
+            max_age: Duration::from_hours(72),
+            descriptors: DescriptorBudget::unlimited(),
+            per_webhook_metrics: false,
+        }
     }
 }
 
@@ -80,7 +94,8 @@ impl Deliver {
     /// [`DeliverError`] when a webhook's requests can't be prepared, or what was saved of a partition can't be read.
     pub async fn start(options: Options, queue: &Arc<dyn Queue>, registry: Arc<Registry>) -> Result<Self, DeliverError> {
         let budgets = Budgets::new(options.memory_budget);
-        let network = Network::new(options.egress)?;
+        let network = Network::within(options.egress, options.descriptors)?;
+        let (local_failures, health) = (Arc::clone(network.local_failures()), WebhookHealth::new(options.per_webhook_metrics));
         let (webhooks, known) = watch::channel(Arc::new(Webhooks::new(registry, &budgets, &network)?));
         let (losses, refused_ticks) = (Arc::<Losses>::default(), Arc::<RefusedTicks>::default());
         let context = Context {
@@ -90,13 +105,14 @@ impl Deliver {
             dead_letters: queue.dead_letters(),
             losses: Arc::clone(&losses),
             refused_ticks: Arc::clone(&refused_ticks),
+            health: Arc::clone(&health),
             max_age: options.max_age,
             shutdown_grace: options.shutdown_grace,
         };
         let mut serving = Serving { context, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, webhooks, losses, refused_ticks })
+        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, webhooks, losses, refused_ticks, local_failures, health })
     }
 
     /// Applies a registry that was read again (docs/delivery.md, Reload). What is in flight ends under the old definition; everything else of a webhook
@@ -106,8 +122,15 @@ impl Deliver {
     /// [`DeliverError`] when a webhook's requests can't be prepared; then nothing has changed.
     pub fn reload(&self, registry: Arc<Registry>) -> Result<(), DeliverError> {
         let webhooks = self.webhooks.borrow().reload(registry)?;
+        self.health.retain(|webhook| webhooks.has(webhook));
         self.webhooks.send_replace(Arc::new(webhooks));
         Ok(())
+    }
+
+    /// What this machine lacks for attempts: `/readyz` fails meanwhile.
+    #[must_use]
+    pub fn local_failures(&self) -> Arc<LocalFailures> {
+        Arc::clone(&self.local_failures)
     }
 
     /// Ticks that the log refuses: `/readyz` fails while there are any.

@@ -11,6 +11,7 @@
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | idle connections, and how they give way | `idle_connections.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
+//! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod budgets;
@@ -35,6 +36,7 @@ mod refused_ticks;
 mod request;
 mod signature;
 mod wakeup;
+mod webhook_health;
 mod webhooks;
 
 use pushline_queue::QueueError;

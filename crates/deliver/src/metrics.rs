@@ -41,6 +41,12 @@ pub const TICKS: &str = "pushline_deliver_ticks_total";
 /// Messages that may have been sent before under another id, by reason.
 pub const EXCUSED: &str = "pushline_deliver_excused_cuts_total";
 
+/// Webhooks whose last attempts failed.
+pub const WEBHOOKS_FAILING: &str = "pushline_webhooks_failing";
+/// Attempts of one webhook, by outcome; only with the option.
+pub const WEBHOOK_ATTEMPTS: &str = "pushline_webhook_attempts_total";
+/// Whether a webhook's last attempt failed; only with the option.
+pub const WEBHOOK_FAILING: &str = "pushline_webhook_failing";
 /// Attempts that this machine couldn't make, by reason.
 pub const LOCAL_FAILURES: &str = "pushline_deliver_local_failures_total";
 
@@ -52,10 +58,10 @@ pub fn describe() {
     describe_counter!(EXCUSED, "Messages that may have been sent before under another id, by reason");
     describe_histogram!(MESSAGE_PACKETS, "Packets in a message");
     describe_counter!(ATTEMPTS, "Attempts, by outcome");
-    describe_counter!(
-        LOCAL_FAILURES,
-        "Attempts that this machine couldn't make, by reason: no endpoint is to blame, and the message waits"
-    );
+    describe_gauge!(WEBHOOKS_FAILING, "Webhooks that began to fail and haven't recovered");
+    describe_counter!(WEBHOOK_ATTEMPTS, "Attempts by webhook and outcome, with [metrics] per_webhook");
+    describe_gauge!(WEBHOOK_FAILING, "1 if a webhook's last attempt failed, with [metrics] per_webhook");
+    describe_counter!(LOCAL_FAILURES, "Attempts that this machine couldn't make, by reason; the message waits");
     LocalFailureKind::ALL.into_iter().for_each(|kind| counter!(LOCAL_FAILURES, "reason" => kind.name()).increment(0));
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");
     describe_counter!(RESPONSES, "Responses, by status");

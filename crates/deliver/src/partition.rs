@@ -31,6 +31,7 @@ use crate::{
     budgets::Budgets,
     core::{AttemptEnded, Core, Effects, Event, Leave, LogState, Now, OldestRead, Save, SaveEnded, TickRefused},
     wakeup::{Wakeup, Wakeups},
+    webhook_health::WebhookHealth,
     webhooks::Webhooks,
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) losses: Arc<Losses>,
     pub(crate) refused_ticks: Arc<RefusedTicks>,
+    pub(crate) health: Arc<WebhookHealth>,
     /// How long packets may wait: `backlog.max_age`.
     pub(crate) max_age: Duration,
     pub(crate) shutdown_grace: Duration,

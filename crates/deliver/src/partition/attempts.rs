@@ -1,18 +1,21 @@
 //! Attempts: each in a task of its own. All that have ended are one event: under load nothing else would get its turn.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use pushline_model::Attempt;
 use tokio::task::JoinError;
 
 use super::{Task, now, wall};
-use crate::core::{AttemptEnded, Event, StartAttempt};
+use crate::{
+    core::{AttemptEnded, Event, StartAttempt},
+    webhook_health::WebhookHealth,
+};
 
 impl Task {
     pub(super) fn start_attempts(&mut self) {
         for start in self.effects.attempts.drain(..) {
             self.metrics.starts(&start);
-            self.attempts.spawn(attempt(start));
+            self.attempts.spawn(attempt(start, Arc::clone(&self.context.health)));
         }
     }
 
@@ -34,10 +37,11 @@ impl Task {
     }
 }
 
-async fn attempt(start: StartAttempt) -> AttemptEnded {
+async fn attempt(start: StartAttempt, health: Arc<WebhookHealth>) -> AttemptEnded {
     let StartAttempt { key, permit, handle, id, body, .. } = start;
     let (at, began) = (wall(), Instant::now());
     let outcome = handle.endpoint.attempt(id, body).await;
+    health.attempt_ended(&handle.webhook.name, &outcome);
     let attempt = Attempt::new(at, began.elapsed(), &outcome);
     AttemptEnded { key, permit, outcome, attempt, jitter: fastrand::f64() }
 }

@@ -171,6 +171,7 @@ mod tests {
             dead_letters: queue.dead_letters(),
             losses: Arc::new(Losses::default()),
             refused_ticks: Arc::new(RefusedTicks::default()),
+            health: crate::webhook_health::WebhookHealth::new(false),
             max_age: Duration::from_hours(72),
             shutdown_grace: Duration::ZERO,
         };
