@@ -46,8 +46,8 @@ pub enum QueueError {
         /// The lock file.
         path: PathBuf,
     },
-    /// Written by a version that this one doesn't know.
-    #[error("{} has format version {found}, this Pushline reads version {known}: start it with the Pushline that wrote it", path.display())]
+    /// Another version of Pushline wrote the file.
+    #[error("{} has format version {found}, this Pushline reads version {known}: {}", path.display(), other_version(*found, *known, path))]
     Version {
         /// The file.
         path: PathBuf,
@@ -96,6 +96,13 @@ pub enum QueueError {
     /// The queue was closed while something was waiting for it.
     #[error("the queue was closed")]
     Closed,
+}
+
+fn other_version(found: u32, known: u32, file: &Path) -> String {
+    if found > known {
+        return "start the Pushline that wrote it, or a later one".to_owned();
+    }
+    format!("let the Pushline that wrote it deliver what is in there, then move {} away", what_to_move(file).display())
 }
 
 /// Without which a start goes on: a log of dead letters, else the whole queue, for checkpoint speaks of the packets.
