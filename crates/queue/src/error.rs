@@ -74,6 +74,18 @@ pub enum QueueError {
         /// Its offset.
         offset: Offset,
     },
+    /// Another version of Pushline wrote a record on Kafka. The partition isn't served by this process: it can't know what the record means.
+    #[error(
+        "{place}: the record has format version {found}, this Pushline reads version {known}; this process doesn't serve the partition, and nothing of it is lost: run the Pushline that wrote it, or a later one"
+    )]
+    OtherFormat {
+        /// The topic, partition and offset.
+        place: String,
+        /// What the record says.
+        found: u32,
+        /// What would be right.
+        known: u32,
+    },
     /// The brokers don't answer, or not as they should.
     #[error("can't {doing}: {what}")]
     Unavailable {
@@ -122,7 +134,8 @@ impl QueueError {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
                     || too_many_files.contains(&source.raw_os_error())
             }
-            Self::Unavailable { .. } => true,
+            // Another process serves the partition once this one is replaced.
+            Self::Unavailable { .. } | Self::OtherFormat { .. } => true,
             _ => false,
         }
     }
