@@ -87,7 +87,7 @@ fn refusal(why: AppendError) -> Result<String, AppendError> {
 /// Writes dead letters until they are kept: what refuses them (a limit of the topic, rights on it) can be mended. Their message stays unsettled
 /// until then. Each is written by itself: those that were kept aren't written again with those that weren't.
 fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
-    let mut written: Vec<Appended> = letters.iter().map(|letter| dead_letters.bury(letter)).collect();
+    let mut written: Vec<Appended> = letters.iter().map(|letter| dead_letters.append(letter)).collect();
     async move {
         let mut told = false;
         loop {
@@ -103,7 +103,7 @@ fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future
             }
             letters = refused.into_iter().map(|(letter, _)| letter).collect();
             sleep(BURY_AGAIN).await;
-            written = letters.iter().map(|letter| dead_letters.bury(letter)).collect();
+            written = letters.iter().map(|letter| dead_letters.append(letter)).collect();
         }
     }
 }

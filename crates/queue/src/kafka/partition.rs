@@ -175,13 +175,13 @@ impl Shared {
         let checkpoint = match named {
             Some(Some(None)) => SavedCheckpoint::None,
             Some(Some(Some(offset))) => match self.checkpoints.value_at(offset).await? {
-                Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Named),
+                Some(value) => self.read(&value).await?.map_or_else(missing, SavedCheckpoint::Named),
                 None => self.last_checkpoint(&format!("the commit names the checkpoint at offset {offset}, which is gone")).await?,
             },
             Some(None) => self.last_checkpoint("the committed offset names no checkpoint: another program has set it").await?,
             None => match self.checkpoints.last_value().await? {
                 None => SavedCheckpoint::None,
-                Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
+                Some(value) => self.read(&value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
             },
         };
         Ok(Saved { watermark, checkpoint })
@@ -190,12 +190,12 @@ impl Shared {
     async fn last_checkpoint(self: &Arc<Self>, why: &str) -> Result<SavedCheckpoint, QueueError> {
         Ok(match self.checkpoints.last_value().await? {
             None => missing(format!("{why}, and {} holds none", self.checkpoints.place.topic)),
-            Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
+            Some(value) => self.read(&value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
         })
     }
 
     /// The checkpoint in a record, or why there is none. Waits for ever where a later version wrote it: this process doesn't serve the partition.
-    async fn read(self: &Arc<Self>, value: Vec<u8>) -> Result<Result<Bytes, String>, QueueError> {
+    async fn read(self: &Arc<Self>, value: &[u8]) -> Result<Result<Bytes, String>, QueueError> {
         match checkpoints::decode(value) {
             Decoded::Checkpoint(bytes) => Ok(Ok(bytes)),
             Decoded::Unreadable => Ok(Err(format!("the checkpoint in {} can't be read", self.checkpoints.place.topic))),
