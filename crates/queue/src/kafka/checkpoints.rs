@@ -16,12 +16,12 @@ const METADATA: &str = "checkpoint=";
 const NONE: &str = "none";
 
 /// What a commit says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Commit {
     /// Every packet below it is settled.
     pub(super) watermark: Offset,
-    /// The offset of the record with the checkpoint that belongs to it.
-    pub(super) checkpoint: Option<Offset>,
+    /// Names the record with the checkpoint that belongs to it ([`metadata`]), unless another program wrote it.
+    pub(super) metadata: String,
 }
 
 /// What a record's value holds.

@@ -334,6 +334,24 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
 }
 
 #[tokio::test]
+async fn deleted_checkpoint_files_are_noticed_where_packets_were_deleted_too() {
+    for (watermark, is_missing) in [(0, false), (9, true)] {
+        let dir = TempDir::new().unwrap();
+        let queue = open(dir.path());
+        for _ in 0..11 {
+            queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
+        }
+        partition(&queue).save(checkpoint(11), watermark).await.unwrap();
+        queue.close().await;
+        drop(queue);
+        ["checkpoint.a", "checkpoint.b"].map(|name| std::fs::remove_file(dir.path().join(name)).unwrap());
+        let saved = partition(&open(dir.path())).load().await.unwrap();
+        assert_eq!(saved.watermark, None);
+        assert_eq!(matches!(saved.checkpoint, SavedCheckpoint::Missing { .. }), is_missing, "{saved:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_version_is_refused_with_advice_and_is_no_corruption() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path()).await;
