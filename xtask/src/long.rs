@@ -20,7 +20,7 @@ pub struct Part {
 }
 
 /// Schedules of the model test in each mode.
-const MODEL_SCHEDULES: &str = "1000000";
+const MODEL_SCHEDULES: &str = "200000";
 
 /// All parts, in the order in which they run.
 pub const PARTS: &[Part] = &[
@@ -47,7 +47,7 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         name: "model",
-        about: "the delivery core's model test with a million schedules in each mode",
+        about: "the delivery core's model test with 200,000 schedules in each mode",
         package: "pushline-deliver",
         target: &["--lib", "--release"],
         tests: &[
