@@ -1,11 +1,11 @@
-//! The delivering role: a task for each partition that this process serves, as they come and go, around one room and one set of destinations.
+//! The delivering role: a task for each partition that this process serves, as they come and go, around one room and one set of endpoints.
 
 use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use pushline_model::Registry;
+use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::{Partition, Partitions, Queue, QueueError};
 use tokio::{
     sync::watch,
@@ -14,10 +14,11 @@ use tokio::{
 };
 
 use crate::{
-    DeliverError, Egress, Losses, Network,
+    DeliverError, Egress, LocalFailures, Losses, Network,
     outlets::Outlets,
     partition::{Surroundings, Task},
     room::Room,
+    webhook_health::WebhookHealth,
 };
 
 /// How often connections are looked for that nobody will use again: whoever has nothing to send doesn't look at its own.
@@ -34,6 +35,10 @@ pub struct Options {
     pub shutdown_grace: Duration,
     /// How long packets may wait before they become dead letters (LANES.md L12).
     pub max_age: Duration,
+    /// The file descriptors of connections.
+    pub descriptors: Arc<DescriptorBudget>,
+    /// Whether webhooks get metrics of their own, 1,000 at the most.
+    pub per_webhook_metrics: bool,
 }
 
 /// The running role. Dropping it aborts what is in flight; nothing acknowledged is lost, it is sent again after the start.
@@ -44,6 +49,8 @@ pub struct Deliver {
     stop: watch::Sender<bool>,
     outlets: watch::Sender<Arc<Outlets>>,
     losses: Arc<Losses>,
+    local_failures: Arc<LocalFailures>,
+    health: Arc<WebhookHealth>,
 }
 
 /// The tasks of the partitions that this process serves.
@@ -66,7 +73,14 @@ impl Options {
     /// The defaults of DESIGN.md.
     #[must_use]
     pub fn new(egress: Egress) -> Self {
-        Self { egress, room: 128 << 20, shutdown_grace: Duration::from_secs(10), max_age: Duration::from_hours(72) }
+        Self {
+            egress,
+            room: 128 << 20,
+            shutdown_grace: Duration::from_secs(10),
+            max_age: Duration::from_hours(72),
+            descriptors: DescriptorBudget::unlimited(),
+            per_webhook_metrics: false,
+        }
     }
 }
 
@@ -78,7 +92,8 @@ impl Deliver {
     /// [`DeliverError`] when a webhook can't be made ready to send to, or saved checkpoint can't be read.
     pub async fn start(options: Options, queue: &Arc<dyn Queue>, registry: Arc<Registry>) -> Result<Self, DeliverError> {
         let room = Room::new(options.room);
-        let network = Network::new(options.egress)?;
+        let network = Network::within(options.egress, options.descriptors)?;
+        let (local_failures, health) = (Arc::clone(network.local_failures()), WebhookHealth::new(options.per_webhook_metrics));
         let (outlets, known) = watch::channel(Arc::new(Outlets::new(registry, &room, &network)?));
         let losses = Arc::new(Losses::default());
         let around = Surroundings {
@@ -86,13 +101,14 @@ impl Deliver {
             room,
             dead_letters: queue.dead_letters(),
             losses: Arc::clone(&losses),
+            health: Arc::clone(&health),
             max_age: options.max_age,
             shutdown_grace: options.shutdown_grace,
         };
         let mut serving = Serving { around, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, outlets, losses })
+        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, outlets, losses, local_failures, health })
     }
 
     /// The registry was read again (LANES.md L13). What is in flight ends under the old definition; everything else of a webhook or group that changed
@@ -102,6 +118,7 @@ impl Deliver {
     /// [`DeliverError`] when a webhook can't be made ready to send to; then nothing has changed.
     pub fn reload(&self, registry: Arc<Registry>) -> Result<(), DeliverError> {
         let outlets = self.outlets.borrow().read_again(registry)?;
+        self.health.retain(|webhook| outlets.has(webhook));
         self.outlets.send_replace(Arc::new(outlets));
         Ok(())
     }
@@ -110,6 +127,12 @@ impl Deliver {
     #[must_use]
     pub fn losses(&self) -> Arc<Losses> {
         Arc::clone(&self.losses)
+    }
+
+    /// What this machine lacks for attempts, for `/readyz`.
+    #[must_use]
+    pub fn local_failures(&self) -> Arc<LocalFailures> {
+        Arc::clone(&self.local_failures)
     }
 
     /// Resolves when a task ends that nobody told to: the role can't go on.

@@ -8,29 +8,38 @@
 //! | the only `select!` of a partition | `partition.rs`, and in `partition/` what it drives: turns, attempts, dead letters, expiry, saving, start, hand-over |
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
-//! | one attempt on one server | `destination.rs` |
+//! | one attempt on one endpoint | `endpoint.rs` |
+//! | idle connections, and how they give way | `idle_connections.rs` |
+//! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
+//! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
+//! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod deliver;
-mod destination;
 mod egress;
+mod endpoint;
+mod idle_connections;
 mod lane;
 mod lanes;
+mod local_failures;
 mod lookups;
 mod losses;
 pub mod metrics;
 mod network;
+mod no_response;
 mod outcome;
 mod outlets;
 mod partition;
 mod request;
 mod room;
 mod signature;
+mod webhook_health;
 
 use pushline_queue::QueueError;
 
 pub use crate::{
     deliver::{Deliver, Options},
     egress::Egress,
+    local_failures::LocalFailures,
     losses::Losses,
     network::Network,
 };

@@ -1,42 +1,60 @@
-//! Names are looked up once for all who ask meanwhile: a name that no server answers for costs one thread, however many messages wait for it; and
-//! all such names together leave threads to the others.
+//! Lookups of names: one at a time for each name, however many attempts wait for it.
+//!
+//! A name that no server answers for costs one thread, and all such names together leave threads to the others.
 
 use std::{
-    fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    fmt, io,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use dns_lookup::{LookupErrorKind, lookup_host};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use hashbrown::{HashMap, HashSet};
+use pushline_model::{LocalFailureKind, NoResponse};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
     time::timeout,
 };
 
-/// How many names are looked up at once. Each takes a thread until the system gives up, whoever still waits for it; of the 512 that may block
-/// the others are left to those who read logs and save checkpoint.
+use crate::local_failures::{Blame, can_open_a_socket};
+
+/// How many names are looked up at once at the most. Each takes a thread until the system gives up, even if no attempt waits for it any more; of the
+/// 512 threads that may block, the others are left to those that read logs and save checkpoints.
 const AT_ONCE: usize = 384;
 
-/// How many of them may be names that had no address last time.
-const DOUBTFUL_AT_ONCE: usize = 256;
+/// Which part of them may be names that had no address last time: two thirds.
+const DOUBTFUL: (usize, usize) = (2, 3);
 
-/// Nobody waits longer for an address (DESIGN.md, *Outcome*): who has no thread by then needs none.
+/// The longest wait for a thread (docs/document.md, Outcome): an attempt that has none by then is over.
 const IN_LINE: Duration = Duration::from_secs(10);
 
-/// A lookup that takes longer may never end, and who asks next begins another. What the system gives a name, with three servers that are silent.
+/// A lookup that takes longer may never end, and the next attempt begins another. The system gives a name this long with three silent servers.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// Looks up a name, blocking.
-type LookUp = dyn Fn(&str) -> Option<Vec<SocketAddr>> + Send + Sync;
+type LookUp = dyn Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync;
 
-/// A lookup that others may wait for too. `None`: there is no address.
-type UnderWay = Shared<BoxFuture<'static, Option<Vec<SocketAddr>>>>;
+/// A lookup that several attempts may wait for.
+type Active = Shared<BoxFuture<'static, Result<Vec<SocketAddr>, LookupFailure>>>;
+
+/// Why a name has no address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LookupFailure {
+    /// The name doesn't exist, or has no address.
+    NoSuchName,
+    /// No name server answered, or one answered that it failed.
+    ServerFailure,
+    /// The lookup didn't end in time.
+    TimedOut,
+    /// This machine couldn't look it up.
+    Local(LocalFailureKind, String),
+}
 
 /// What is being looked up. Cheap to clone.
 #[derive(Clone)]
@@ -50,72 +68,111 @@ pub(crate) struct Lookups {
 
 #[derive(Default)]
 struct Names {
-    under_way: HashMap<String, UnderWay>,
+    active: HashMap<String, Active>,
     without_address: HashSet<String>,
 }
 
 /// The right to a thread.
 type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
-impl Lookups {
-    /// By the system's resolver.
-    pub(crate) fn of_the_system() -> Self {
-        Self::by(|host| (host, 0).to_socket_addrs().map(Vec::from_iter).ok())
+impl LookupFailure {
+    /// As an attempt's end.
+    pub(crate) fn no_response(&self, host: &str) -> NoResponse {
+        NoResponse::Dns(match self {
+            Self::NoSuchName => format!("no such name: {host} doesn't exist or has no address").into(),
+            Self::ServerFailure => format!("name server failure: no name server could tell the address of {host}").into(),
+            Self::TimedOut => format!("the lookup of {host} didn't end in time").into(),
+            Self::Local(kind, detail) => format!("{kind}: {detail}").into(),
+        })
     }
 
-    fn by(look_up: impl Fn(&str) -> Option<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
-        let [threads, doubtful] = [AT_ONCE, DOUBTFUL_AT_ONCE].map(|permits| Arc::new(Semaphore::new(permits)));
+    /// By the error codes of `getaddrinfo`. It hides some failures of this machine in "try again" and "no name": without a descriptor it can read
+    /// neither its configuration nor an answer.
+    fn of(error: dns_lookup::LookupError) -> Self {
+        use LookupErrorKind as K;
+        let kind = error.kind();
+        if let Err(error) = can_open_a_socket()
+            && let Blame::ThisMachine(kind) = Blame::of_any(&error)
+        {
+            return Self::Local(kind, format!("the resolver can't open a socket: {error}"));
+        }
+        match kind {
+            K::NoName | K::NoData => Self::NoSuchName,
+            K::Memory => Self::Local(LocalFailureKind::Memory, "the resolver has no memory".to_owned()),
+            K::System | K::IO | K::Unknown => match io::Error::from(error) {
+                error if let Blame::ThisMachine(kind) = Blame::of_any(&error) => Self::Local(kind, format!("the resolver failed: {error}")),
+                _ => Self::ServerFailure,
+            },
+            K::Again | K::Fail | K::Badflags | K::Family | K::Socktype | K::Service => Self::ServerFailure,
+        }
+    }
+}
+
+impl Lookups {
+    /// By the system's resolver, `at_once` names at once: each may take two descriptors.
+    pub(crate) fn of_the_system(at_once: usize) -> Self {
+        let look_up = |host: &str| match lookup_host(host) {
+            Ok(addresses) => Ok(addresses.map(|address| SocketAddr::new(address, 0)).collect()),
+            Err(error) => Err(LookupFailure::of(error)),
+        };
+        Self::by(look_up, at_once.min(AT_ONCE))
+    }
+
+    fn by(look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync + 'static, at_once: usize) -> Self {
+        let [threads, doubtful] = [at_once, at_once * DOUBTFUL.0 / DOUBTFUL.1].map(|permits| Arc::new(Semaphore::new(permits)));
         Self { look_up: Arc::new(look_up), threads, doubtful, names: Arc::default() }
     }
 
-    /// A name's addresses. `None`: there is none.
-    pub(crate) async fn addresses(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    /// A name's addresses: one at least.
+    pub(crate) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, LookupFailure> {
         let mut addresses = self.join(host).await?;
         addresses.iter_mut().for_each(|address| address.set_port(port));
-        Some(addresses).filter(|addresses| !addresses.is_empty())
+        if addresses.is_empty() { Err(LookupFailure::NoSuchName) } else { Ok(addresses) }
     }
 
-    /// The lookup that is under way, or a new one, which goes on without those who asked for it.
-    fn join(&self, host: &str) -> UnderWay {
+    /// The active lookup of a name, or a new one, which goes on when no attempt waits for it any more.
+    fn join(&self, host: &str) -> Active {
         let begin = || {
             let task = tokio::spawn(self.clone().run(host.to_owned()));
-            async { task.await.ok().flatten() }.boxed().shared()
+            async { task.await.unwrap_or_else(|ended| Err(panicked(&ended))) }.boxed().shared()
         };
-        self.lock().under_way.entry_ref(host).or_insert_with(begin).clone()
+        self.lock().active.entry_ref(host).or_insert_with(begin).clone()
     }
 
-    async fn run(self, host: String) -> Option<Vec<SocketAddr>> {
-        let permits = timeout(IN_LINE, self.permits(&host)).await.ok().flatten();
-        let looked_up = permits.is_some();
+    async fn run(self, host: String) -> Result<Vec<SocketAddr>, LookupFailure> {
+        let permits = timeout(IN_LINE, self.permits(&host)).await;
+        let looked_up = permits.is_ok();
         let found = match permits {
-            Some(permits) => timeout(GIVEN_UP, self.on_a_thread(host.clone(), permits)).await.ok().flatten(),
-            None => None,
+            Ok(permits) => timeout(GIVEN_UP, self.on_a_thread(host.clone(), permits)).await.unwrap_or(Err(LookupFailure::TimedOut)),
+            Err(_) => Err(LookupFailure::TimedOut),
         };
         let mut names = self.lock();
-        names.under_way.remove(&host);
-        if found.is_some() {
-            names.without_address.remove(&host);
-        } else if looked_up {
-            names.without_address.insert(host);
+        names.active.remove(&host);
+        match &found {
+            Ok(_) => _ = names.without_address.remove(&host),
+            Err(LookupFailure::Local(..)) => {}
+            Err(_) if looked_up => _ = names.without_address.insert(host),
+            Err(_) => {}
         }
         found
     }
 
-    async fn permits(&self, host: &str) -> Option<Permits> {
+    async fn permits(&self, host: &str) -> Permits {
+        const OPEN: &str = "the semaphores are never closed";
         let is_doubtful = self.lock().without_address.contains(host);
-        let doubtful = if is_doubtful { Some(Arc::clone(&self.doubtful).acquire_owned().await.ok()?) } else { None };
-        Some((Arc::clone(&self.threads).acquire_owned().await.ok()?, doubtful))
+        let doubtful = if is_doubtful { Some(Arc::clone(&self.doubtful).acquire_owned().await.expect(OPEN)) } else { None };
+        (Arc::clone(&self.threads).acquire_owned().await.expect(OPEN), doubtful)
     }
 
-    /// The thread keeps its permits until it ends, whoever still waits for it.
-    async fn on_a_thread(&self, host: String, permits: Permits) -> Option<Vec<SocketAddr>> {
+    /// The thread keeps its permits until it ends, even if no attempt waits for it any more.
+    async fn on_a_thread(&self, host: String, permits: Permits) -> Result<Vec<SocketAddr>, LookupFailure> {
         let look_up = Arc::clone(&self.look_up);
         let looking = move || {
             let found = look_up(&host);
             drop(permits);
             found
         };
-        spawn_blocking(looking).await.ok().flatten()
+        spawn_blocking(looking).await.unwrap_or_else(|ended| Err(panicked(&ended)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Names> {
@@ -123,9 +180,14 @@ impl Lookups {
     }
 }
 
+/// A lookup that panicked, or that the shutdown cut off, tells nothing about the name.
+fn panicked(ended: &tokio::task::JoinError) -> LookupFailure {
+    LookupFailure::Local(LocalFailureKind::Panic, ended.to_string())
+}
+
 impl fmt::Debug for Lookups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookups").field("under_way", &self.lock().under_way.len()).finish_non_exhaustive()
+        f.debug_struct("Lookups").field("active", &self.lock().active.len()).finish_non_exhaustive()
     }
 }
 
@@ -140,18 +202,25 @@ mod tests {
 
     use super::*;
 
+    const fn doubtful_at_once() -> usize {
+        AT_ONCE * DOUBTFUL.0 / DOUBTFUL.1
+    }
+
     #[tokio::test]
-    async fn a_name_that_nobody_answers_for_is_looked_up_once_whoever_gives_up_on_it() {
+    async fn a_name_that_no_server_answers_for_is_looked_up_once_however_many_attempts_give_up_on_it() {
         let (answer, answers) = mpsc::channel::<()>();
         let (answers, begun) = (Mutex::new(answers), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&begun);
-        let lookups = Lookups::by(move |host| {
-            if host == "dead.example" {
-                count.fetch_add(1, Ordering::Relaxed);
-                drop(answers.lock().map(|answers| answers.recv()));
-            }
-            Some(vec![([192, 0, 2, 1], 0).into()])
-        });
+        let lookups = Lookups::by(
+            move |host| {
+                if host == "dead.example" {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    drop(answers.lock().map(|answers| answers.recv()));
+                }
+                Ok(vec![([192, 0, 2, 1], 0).into()])
+            },
+            AT_ONCE,
+        );
         let patience = Duration::from_millis(50);
         for _ in 0..3 {
             let attempts: JoinSet<bool> = (0..AT_ONCE)
@@ -162,59 +231,62 @@ mod tests {
                 .collect();
             assert!(attempts.join_all().await.into_iter().all(|gave_up| gave_up));
             let other = timeout(Duration::from_secs(10), lookups.addresses("other.example", 81)).await;
-            assert_eq!(other, Ok(Some(vec![([192, 0, 2, 1], 81).into()])));
+            assert_eq!(other, Ok(Ok(vec![([192, 0, 2, 1], 81).into()])));
         }
         assert_eq!(begun.load(Ordering::Relaxed), 1);
-        // What is over is forgotten: the next who ask hear what is so then.
+        // A lookup that has ended is forgotten: the next attempts begin another.
         for _ in 0..2 {
             let answered = async { answer.send(()).unwrap() };
             let (found, ()) = tokio::join!(lookups.addresses("dead.example", 80), answered);
-            assert_eq!(found, Some(vec![([192, 0, 2, 1], 80).into()]));
+            assert_eq!(found, Ok(vec![([192, 0, 2, 1], 80).into()]));
         }
         assert_eq!(begun.load(Ordering::Relaxed), 2);
-        assert!(lookups.lock().under_way.is_empty());
+        assert!(lookups.lock().active.is_empty());
     }
 
-    /// Names that hang until the sender is dropped, and how many lookups of them are under way.
+    /// Names that hang until the sender is dropped, and how many lookups of them have begun.
     fn hanging() -> (Lookups, mpsc::Sender<()>, Arc<AtomicUsize>) {
         let (hangs, until) = mpsc::channel::<()>();
         let (until, count) = (Mutex::new(until), Arc::new(AtomicUsize::new(0)));
         let begun = Arc::clone(&count);
-        let lookups = Lookups::by(move |host| {
-            if host.starts_with("dead") {
-                begun.fetch_add(1, Ordering::Relaxed);
-                // One waits for the sender to go, the others for that one.
-                drop(until.lock().map(|until| until.recv()));
-                return None;
-            }
-            Some(vec![([192, 0, 2, 1], 0).into()])
-        });
+        let lookups = Lookups::by(
+            move |host| {
+                if host.starts_with("dead") {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    // One waits for the sender to go, the others for that one.
+                    drop(until.lock().map(|until| until.recv()));
+                    return Err(LookupFailure::ServerFailure);
+                }
+                Ok(vec![([192, 0, 2, 1], 0).into()])
+            },
+            AT_ONCE,
+        );
         (lookups, hangs, count)
     }
 
     #[tokio::test]
-    async fn however_many_names_nobody_answers_for_they_leave_threads_to_the_others() {
+    async fn names_that_no_server_answers_for_leave_threads_to_the_others() {
         let (lookups, hangs, begun) = hanging();
         let dead: Vec<String> = (0..2 * AT_ONCE).map(|number| format!("dead-{number}.example")).collect();
         lookups.lock().without_address.extend(dead.iter().cloned());
         let waiting: Vec<_> = dead.iter().map(|name| tokio::spawn(lookups.join(name))).collect();
-        while begun.load(Ordering::Relaxed) < DOUBTFUL_AT_ONCE {
+        while begun.load(Ordering::Relaxed) < doubtful_at_once() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(lookups.addresses("other.example", 80).await.is_some());
-        assert_eq!(begun.load(Ordering::Relaxed), DOUBTFUL_AT_ONCE);
+        assert!(lookups.addresses("other.example", 80).await.is_ok());
+        assert_eq!(begun.load(Ordering::Relaxed), doubtful_at_once());
         drop(hangs);
         for lookup in waiting {
-            assert_eq!(lookup.await.unwrap(), None);
+            assert_eq!(lookup.await.unwrap(), Err(LookupFailure::ServerFailure));
         }
         // One that has an address again is like others.
         lookups.lock().without_address.insert("other.example".to_owned());
-        assert!(lookups.addresses("other.example", 80).await.is_some());
+        assert!(lookups.addresses("other.example", 80).await.is_ok());
         assert!(!lookups.lock().without_address.contains("other.example"));
     }
 
     #[tokio::test]
-    async fn a_lookup_that_never_ends_is_given_up_and_the_next_who_asks_begins_another() {
+    async fn a_lookup_that_never_ends_is_given_up_and_the_next_attempt_begins_another() {
         let (lookups, hangs, begun) = hanging();
         for lookup in 1..=2 {
             let asked = tokio::spawn(lookups.join("dead.example"));
@@ -224,8 +296,24 @@ mod tests {
             tokio::time::pause();
             tokio::time::advance(GIVEN_UP).await;
             tokio::time::resume();
-            assert_eq!(asked.await.unwrap(), None);
+            assert_eq!(asked.await.unwrap(), Err(LookupFailure::TimedOut));
         }
         drop(hangs);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_fails_on_this_machine_makes_no_name_doubtful() {
+        let local = LookupFailure::Local(LocalFailureKind::FileDescriptors, "EMFILE".to_owned());
+        let answer = local.clone();
+        let lookups = Lookups::by(move |_| Err(answer.clone()), 1);
+        assert_eq!(lookups.addresses("a.example", 80).await, Err(local));
+        assert!(lookups.lock().without_address.is_empty());
+    }
+
+    #[test]
+    fn the_system_tells_a_name_that_does_not_exist() {
+        let found = Lookups::of_the_system(1).look_up.as_ref()("no-such-name.invalid");
+        // Without a name server it can't be told from a failure of the server.
+        assert!(matches!(found, Err(LookupFailure::NoSuchName | LookupFailure::ServerFailure)), "{found:?}");
     }
 }

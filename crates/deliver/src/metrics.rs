@@ -1,6 +1,7 @@
 //! The names of this crate's metrics, each with its help text and unit.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use pushline_model::LocalFailureKind;
 
 /// Packets in a message.
 pub const MESSAGE_PACKETS: &str = "pushline_batch_message_packets";
@@ -37,12 +38,26 @@ pub const CHECKPOINT_SAVES: &str = "pushline_checkpoint_saves_total";
 /// Offsets that were gone from the log before they had settled.
 pub const LOST: &str = "pushline_queue_lost_offsets_total";
 
+/// Webhooks whose last attempts failed.
+pub const WEBHOOKS_FAILING: &str = "pushline_webhooks_failing";
+/// Attempts of one webhook, by outcome; only with the option.
+pub const WEBHOOK_ATTEMPTS: &str = "pushline_webhook_attempts_total";
+/// Whether a webhook's last attempt failed; only with the option.
+pub const WEBHOOK_FAILING: &str = "pushline_webhook_failing";
+/// Attempts that this machine couldn't make, by reason.
+pub const LOCAL_FAILURES: &str = "pushline_deliver_local_failures_total";
+
 /// Tells the recorder what they are.
 pub fn describe() {
     describe_counter!(LOST, "Offsets that were gone from the log before they had settled");
     counter!(LOST).increment(0);
     describe_histogram!(MESSAGE_PACKETS, "Packets in a message");
     describe_counter!(ATTEMPTS, "Attempts, by outcome");
+    describe_gauge!(WEBHOOKS_FAILING, "Webhooks that began to fail and haven't recovered");
+    describe_counter!(WEBHOOK_ATTEMPTS, "Attempts by webhook and outcome, with [metrics] per_webhook");
+    describe_gauge!(WEBHOOK_FAILING, "1 if a webhook's last attempt failed, with [metrics] per_webhook");
+    describe_counter!(LOCAL_FAILURES, "Attempts that this machine couldn't make, by reason; the message waits");
+    LocalFailureKind::ALL.into_iter().for_each(|kind| counter!(LOCAL_FAILURES, "reason" => kind.name()).increment(0));
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");
     describe_counter!(RESPONSES, "Responses, by status");
     describe_gauge!(IN_FLIGHT, "Messages in flight");

@@ -7,8 +7,8 @@ use pushline_model::{GroupId, Registry, Webhook};
 
 use crate::{
     DeliverError, Network,
-    destination::Destination,
-    request::Cases,
+    endpoint::Endpoint,
+    request::HeaderCaseCache,
     room::{Room, Share},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Outlet {
     pub(crate) webhook: Arc<Webhook>,
     pub(crate) share: Arc<Share>,
-    pub(crate) destination: Destination,
+    pub(crate) endpoint: Endpoint,
 }
 
 /// A registry snapshot with an outlet for each webhook.
@@ -37,15 +37,15 @@ impl Outlets {
 
     /// For a registry that was read again: a webhook that is the same keeps its outlet, one that changed keeps its share of the room.
     pub(crate) fn read_again(&self, registry: Arc<Registry>) -> Result<Self, DeliverError> {
-        let mut cases = Cases::default();
+        let mut header_cases = HeaderCaseCache::default();
         let outlet = |webhook: &Arc<Webhook>| {
             let before = self.by_webhook.get(webhook.name.as_str());
             if let Some(same) = before.filter(|before| before.webhook == *webhook) {
                 return Ok((webhook.name.clone(), Arc::clone(same)));
             }
             let share = before.map_or_else(|| self.room.share(), |before| Arc::clone(&before.share));
-            let destination = Destination::new(Arc::clone(webhook), Arc::clone(&self.network), &mut cases)?;
-            Ok((webhook.name.clone(), Arc::new(Outlet { webhook: Arc::clone(webhook), share, destination })))
+            let endpoint = Endpoint::new(Arc::clone(webhook), Arc::clone(&self.network), &mut header_cases)?;
+            Ok((webhook.name.clone(), Arc::new(Outlet { webhook: Arc::clone(webhook), share, endpoint })))
         };
         let by_webhook = registry.webhooks().iter().map(outlet).collect::<Result<_, DeliverError>>()?;
         Ok(Self { registry, by_webhook, room: Arc::clone(&self.room), network: Arc::clone(&self.network) })
@@ -55,6 +55,11 @@ impl Outlets {
     pub(crate) fn of(&self, group: &GroupId) -> Option<Arc<Outlet>> {
         let webhook = self.registry.group(group.key())?.webhook.as_ref()?;
         self.by_webhook.get(&webhook.name).cloned()
+    }
+
+    /// Whether there is a webhook of this name.
+    pub(crate) fn has(&self, webhook: &str) -> bool {
+        self.by_webhook.contains_key(webhook)
     }
 
     /// How often any webhook became suspect, since the process began.
@@ -73,7 +78,7 @@ impl Outlets {
 
     /// Closes the connections that nobody will use again.
     pub(crate) fn close_idle(&self) {
-        self.by_webhook.values().for_each(|outlet| outlet.destination.close_idle());
+        self.by_webhook.values().for_each(|outlet| outlet.endpoint.close_idle());
     }
 
     /// How many webhooks are suspect.

@@ -33,6 +33,7 @@ use crate::{
     lanes::Lanes,
     outlets::Outlets,
     room::{Bell, Room},
+    webhook_health::WebhookHealth,
 };
 
 /// What a partition task needs besides its partition.
@@ -43,6 +44,7 @@ pub(crate) struct Surroundings {
     pub(crate) room: Arc<Room>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) losses: Arc<Losses>,
+    pub(crate) health: Arc<WebhookHealth>,
     /// How long packets may wait (LANES.md L12).
     pub(crate) max_age: Duration,
     pub(crate) shutdown_grace: Duration,

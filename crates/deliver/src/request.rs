@@ -34,9 +34,9 @@ pub(crate) struct Template {
 
 /// How header names are written, for all webhooks that have the same ones: hyper's note holds on to the 8 KiB that it was read from.
 #[derive(Debug, Default)]
-pub(crate) struct Cases(HashMap<Vec<String>, Extensions>);
+pub(crate) struct HeaderCaseCache(HashMap<Vec<String>, Extensions>);
 
-impl Cases {
+impl HeaderCaseCache {
     fn of(&mut self, headers: &[(String, String)]) -> Option<Extensions> {
         let names: Vec<String> = headers.iter().map(|(name, _)| name.clone()).collect();
         if let Some(case) = self.0.get(&names) {
@@ -49,9 +49,9 @@ impl Cases {
 }
 
 impl Template {
-    pub(crate) fn new(webhook: &Webhook, cases: &mut Cases) -> Result<Self, DeliverError> {
+    pub(crate) fn new(webhook: &Webhook, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
         let headers = headers(webhook);
-        let case = cases.of(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
+        let case = header_cases.of(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
         let invalid = || DeliverError::Headers { webhook: webhook.name.clone() };
         let path = webhook.url.path_and_query().parse().map_err(|_| invalid())?;
         let mut map = HeaderMap::new();
@@ -149,7 +149,11 @@ mod tests {
     }
 
     fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
-        Template::new(webhook, &mut Cases::default()).unwrap().request(MessageId([1; 16]), 1_614_265_330, Bytes::from_static(b"{}"))
+        Template::new(webhook, &mut HeaderCaseCache::default()).unwrap().request(
+            MessageId([1; 16]),
+            1_614_265_330,
+            Bytes::from_static(b"{}"),
+        )
     }
 
     fn header<'a>(request: &'a Request<Full<Bytes>>, name: &str) -> Option<&'a str> {

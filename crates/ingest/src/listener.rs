@@ -1,10 +1,18 @@
 //! The listener that devices connect to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use metrics::gauge;
-use pushline_model::{Registry, TopicPattern};
+use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, Registry, TopicPattern};
 use pushline_queue::Queue;
 use rustix::net::sockopt;
 use tokio::{
@@ -34,14 +42,14 @@ pub struct Options {
     pub max_payload_bytes: usize,
     /// How many bytes may be read and not yet durable. Beyond it the listener reads no socket.
     pub unacknowledged_bytes: usize,
-    /// How many clients may be connected: others wait until one leaves.
-    pub max_connections: usize,
+    /// The file descriptors of connections. New clients wait while devices have as many as they may.
+    pub descriptors: Arc<DescriptorBudget>,
 }
 
 /// A bound listener. [`Listener::run`] serves it.
 pub struct Listener {
     socket: TcpListener,
-    max_connections: usize,
+    descriptors: Arc<DescriptorBudget>,
     shared: Arc<Shared>,
 }
 
@@ -58,7 +66,7 @@ impl Options {
     /// The default options for an address and topics.
     #[must_use]
     pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
-        Self { address, topics, max_payload_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, max_connections: usize::MAX }
+        Self { address, topics, max_payload_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, descriptors: DescriptorBudget::unlimited() }
     }
 }
 
@@ -78,7 +86,7 @@ impl Listener {
         let budget = Budget::new(options.unacknowledged_bytes);
         let (topics, max_payload) = (options.topics, options.max_payload_bytes);
         let shared = Shared { queue, unrouted, registry, topics, max_payload, budget, client_ids: Arc::new(ClientIds::default()), stop };
-        Ok(Self { socket, max_connections: options.max_connections, shared: Arc::new(shared) })
+        Ok(Self { socket, descriptors: options.descriptors, shared: Arc::new(shared) })
     }
 
     /// The bound address; for port 0, with the port that the system chose.
@@ -93,25 +101,29 @@ impl Listener {
     pub async fn run(self) {
         let mut stop = self.shared.stop.clone();
         let mut connections = JoinSet::new();
-        let (mut fails, mut is_full) = (false, false);
+        let (mut fails, is_full) = (false, AtomicBool::new(false));
+        // It keeps its place in line for a descriptor while connections end.
+        let mut accepting = Box::pin(accept(&self.socket, &self.descriptors, &is_full));
         loop {
-            let has_room = connections.len() < self.max_connections;
-            is_full = tell_of_room(is_full, connections.len(), self.max_connections);
             let accepted = tokio::select! {
-                accepted = self.socket.accept(), if has_room => accepted,
+                accepted = &mut accepting => accepted,
                 Some(ended) = connections.join_next() => {
                     resume_panic(ended);
+                    log_capacity(connections.len(), &self.descriptors, &is_full);
                     continue;
                 }
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match accepted.and_then(|(stream, _)| set_up(stream)) {
-                Ok(stream) => {
+            accepting.set(accept(&self.socket, &self.descriptors, &is_full));
+            match accepted {
+                Ok((stream, permit)) => {
                     if std::mem::take(&mut fails) {
                         info!("accepting connections works again");
                     }
                     let shared = Arc::clone(&self.shared);
                     connections.spawn(async move {
+                        // Dropped last: the descriptor is given back when the socket is closed.
+                        let _permit = permit;
                         let open = gauge!(names::CONNECTIONS);
                         open.increment(1.0);
                         Connection::new(stream, shared).run().await;
@@ -126,6 +138,7 @@ impl Listener {
                 }
             }
         }
+        drop(accepting);
         drop(self.socket);
         let all = async {
             while let Some(ended) = connections.join_next().await {
@@ -138,6 +151,26 @@ impl Listener {
     }
 }
 
+/// Accepts a connection once a descriptor is free. Logs when none is.
+async fn accept(
+    socket: &TcpListener,
+    descriptors: &Arc<DescriptorBudget>,
+    is_full: &AtomicBool,
+) -> io::Result<(TcpStream, DescriptorPermit)> {
+    let permit = match descriptors.try_acquire(DescriptorUse::Device) {
+        Some(permit) => permit,
+        None => {
+            if !is_full.swap(true, Ordering::Relaxed) {
+                let max = descriptors.limit(DescriptorUse::Device);
+                warn!(max, "connection limit reached (limited by RLIMIT_NOFILE); new clients wait; raise the limit");
+            }
+            descriptors.acquire(DescriptorUse::Device).await
+        }
+    };
+    let (stream, _) = socket.accept().await?;
+    Ok((set_up(stream)?, permit))
+}
+
 /// Sets the options of an accepted socket: acknowledgements leave at once, and TCP probes notice a client that vanished, also without MQTT's keep-alive.
 fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
@@ -146,16 +179,13 @@ fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Told once when there is no room, and once when there is plenty: between them one comes for each that leaves. Returns whether it is full.
-fn tell_of_room(was_full: bool, connected: usize, max: usize) -> bool {
-    if !was_full && connected >= max {
-        warn!(max, "connection limit reached (limited by RLIMIT_NOFILE); new clients wait; raise the limit");
-    } else if was_full && connected < max - max / 8 {
-        info!("below the connection limit again; new clients are accepted");
-    } else {
-        return was_full;
+/// Logs that the limit is over once an eighth is free: until then one client comes for each that leaves.
+fn log_capacity(connected: usize, descriptors: &DescriptorBudget, is_full: &AtomicBool) {
+    let max = descriptors.limit(DescriptorUse::Device);
+    let has_capacity = connected < max - max / 8 && !descriptors.is_full(DescriptorUse::Device);
+    if has_capacity && is_full.swap(false, Ordering::Relaxed) {
+        info!(connected, max, "below the connection limit again; new clients are accepted");
     }
-    !was_full
 }
 
 fn resume_panic(ended: Result<(), tokio::task::JoinError>) {

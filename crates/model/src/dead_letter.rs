@@ -1,4 +1,4 @@
-//! What could not be delivered, with the reason, for as long as the operator keeps it (LANES.md L14).
+//! What could not be delivered, with the reason, for as long as the operator keeps it (docs/delivery.md, Dead letters).
 
 use std::{fmt, str::FromStr};
 
@@ -15,11 +15,11 @@ pub const RESPONSE_KEPT: usize = 2048;
 pub enum Cause {
     /// The customer's server answered, and not with a 2xx.
     ErrorResponse,
-    /// It didn't answer, three times.
+    /// It didn't answer any of the attempts.
     NoResponse,
-    /// Every address of the host is one that Pushline doesn't dial.
+    /// The egress guard permits no address of the host.
     BlockedAddress,
-    /// No topic pattern matched, or no group wants the device.
+    /// No topic pattern matched, or the device is in no group.
     Unrouted,
     /// The group has no webhook.
     NoWebhook,
@@ -68,7 +68,7 @@ impl FromStr for Cause {
 pub struct DeadLetter {
     /// When it was written.
     pub time: Timestamp,
-    /// `organisation/name`; only `organisation/` or nothing for a packet that no group wanted.
+    /// `organisation/name`; only `organisation/` or nothing for a packet that belongs to no group.
     pub group: String,
     /// The webhook's name, where there was one.
     pub webhook: Option<String>,
@@ -80,16 +80,16 @@ pub struct DeadLetter {
     pub cause: Cause,
     /// The status of the last response.
     pub status: Option<u16>,
-    /// The first [`RESPONSE_KEPT`] bytes of its body.
+    /// The first [`RESPONSE_KEPT`] bytes of its body, or the addresses that were blocked.
     pub response: Vec<u8>,
-    /// Every attempt.
+    /// Every attempt, oldest first. A local failure is none.
     pub attempts: Vec<Attempt>,
     /// The packets as they came.
     pub packets: Vec<DeadPacket>,
 }
 
 impl DeadLetter {
-    /// One of packets that nobody has tried to send, and that were in no message.
+    /// A dead letter of packets that were in no message, so no attempt was made.
     #[must_use]
     pub fn unsent(time: Timestamp, group: String, cause: Cause, packets: Vec<DeadPacket>) -> Self {
         Self {

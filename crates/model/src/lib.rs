@@ -4,6 +4,7 @@
 //! No I/O, no clock, no tokio.
 
 mod dead_letter;
+mod descriptors;
 mod group;
 mod header;
 mod iccid;
@@ -18,10 +19,11 @@ mod url;
 mod webhook;
 
 pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT};
+pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, DescriptorUse};
 pub use group::{GroupId, Organisation};
 pub use header::{CustomHeader, HeaderName};
 pub use iccid::Iccid;
-pub use outcome::{Attempt, NoResponse, Outcome};
+pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome};
 pub use packet::{MessageId, Offset, Packet};
 pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};

@@ -1,4 +1,6 @@
-//! How an attempt ended: in one of the three ways that the document knows.
+//! How an attempt ended: in one of the three ways that the document knows, or without having been made (docs/document.md, Outcome).
+//!
+//! An outcome is asked by its methods. Only the retry policy and the sender, which makes it, look at its variants.
 
 use std::{fmt, time::Duration};
 
@@ -6,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// One attempt's end (DESIGN.md, *Outcome*).
+/// One attempt's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// A 2xx status arrived. The message is settled.
@@ -23,48 +25,189 @@ pub enum Outcome {
     },
     /// Nothing final arrived. Retried.
     NoResponse(NoResponse),
-    /// No address of the host may be dialled. Not retried.
+    /// The egress guard permits no address of the host. Not retried.
     BlockedAddress {
-        /// What was blocked, for the operator.
+        /// The addresses and the option that permits them, for the operator.
         what: String,
     },
+    /// This machine couldn't make the attempt, so the endpoint isn't to blame. It counts as no attempt: the message keeps its body and waits.
+    LocalFailure(LocalFailure),
 }
 
-/// Why nothing final arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Why nothing final arrived: a class for metrics and decisions, and a cause for people.
+///
+/// Causes are one line without credentials, such as "the certificate is for a.example, not for b.example".
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NoResponse {
-    /// The time ran out. The next attempt follows at once.
+    /// The time ran out after the request began. The next attempt follows at once.
     Timeout,
-    /// The host's name has no address.
-    Dns,
-    /// Nobody listens there, or the network says no.
-    Connect,
+    /// The host's name has no address, or no name server told it.
+    Dns(Box<str>),
+    /// No address of the host took a connection.
+    Connect(Box<str>),
     /// The TLS handshake failed.
-    Tls,
+    Tls(Box<str>),
     /// The connection broke before a status arrived.
-    ConnectionLost,
+    ConnectionLost(Box<str>),
     /// What arrived isn't HTTP, or a 101.
-    Malformed,
+    Malformed(Box<str>),
 }
 
-impl NoResponse {
-    /// As metrics and dead letters name it.
+/// Why this machine couldn't make an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalFailure {
+    /// What is missing.
+    pub kind: LocalFailureKind,
+    /// How long the process waits before it tries again. It grows while failures of this kind go on.
+    pub retry_after: Duration,
+}
+
+/// What this machine lacks for an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalFailureKind {
+    /// No file descriptor is free in the process or in the system.
+    FileDescriptors,
+    /// No local port is free for a connection to the endpoint's address.
+    Ports,
+    /// No memory, or no buffer of the network stack.
+    Memory,
+    /// This machine has no route to the endpoint's address.
+    Route,
+    /// The system forbids the connection: a local firewall or a security policy.
+    Forbidden,
+    /// The attempt panicked, which is a bug of Pushline.
+    Panic,
+}
+
+impl Outcome {
+    /// The status that arrived, if one did.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Timeout => "timeout",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::ConnectionLost => "connection_lost",
-            Self::Malformed => "malformed",
+            Self::Accepted { status } | Self::ErrorResponse { status, .. } => Some(*status),
+            Self::NoResponse(_) | Self::BlockedAddress { .. } | Self::LocalFailure(_) => None,
+        }
+    }
+
+    /// The label in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::ErrorResponse { .. } => "error_response",
+            Self::NoResponse(_) => "no_response",
+            Self::BlockedAddress { .. } => "blocked_address",
+            Self::LocalFailure(_) => "local_failure",
+        }
+    }
+
+    /// Whether a 2xx status arrived.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted { .. })
+    }
+
+    /// Whether the server answered: with acceptance or with an error response.
+    #[must_use]
+    pub fn answered(&self) -> bool {
+        self.status().is_some()
+    }
+
+    /// Whether this machine couldn't make the attempt. Then it counts as none.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::LocalFailure(_))
+    }
+
+    /// Why nothing final arrived, where that is the outcome.
+    #[must_use]
+    pub fn no_response(&self) -> Option<&NoResponse> {
+        if let Self::NoResponse(why) = self { Some(why) } else { None }
+    }
+
+    /// What a dead letter keeps as the response: the beginning of the body, or which addresses were blocked.
+    #[must_use]
+    pub fn into_response(self) -> Vec<u8> {
+        match self {
+            Self::ErrorResponse { response, .. } => response,
+            Self::BlockedAddress { what } => what.into_bytes(),
+            Self::Accepted { .. } | Self::NoResponse(_) | Self::LocalFailure(_) => Vec::new(),
         }
     }
 }
 
+/// For a log line: "HTTP status 401", "tls: the certificate has expired".
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted { status } | Self::ErrorResponse { status, .. } => write!(f, "HTTP status {status}"),
+            Self::NoResponse(why) => why.fmt(f),
+            Self::BlockedAddress { what } => write!(f, "blocked address: {what}"),
+            Self::LocalFailure(failure) => failure.kind.fmt(f),
+        }
+    }
+}
+
+impl NoResponse {
+    /// The class, as metrics and dead letters name it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Dns(_) => "dns",
+            Self::Connect(_) => "connect",
+            Self::Tls(_) => "tls",
+            Self::ConnectionLost(_) => "connection_lost",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+
+    /// The cause, for people.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        match self {
+            Self::Timeout => "no status arrived within the webhook's timeout",
+            Self::Dns(cause) | Self::Connect(cause) | Self::Tls(cause) | Self::ConnectionLost(cause) | Self::Malformed(cause) => cause,
+        }
+    }
+}
+
+/// Class and cause.
 impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        write!(f, "{}: {}", self.name(), self.cause())
+    }
+}
+
+impl LocalFailureKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::Forbidden, Self::Panic];
+
+    /// The label in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FileDescriptors => "file_descriptors",
+            Self::Ports => "ports",
+            Self::Memory => "memory",
+            Self::Route => "route",
+            Self::Forbidden => "forbidden",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// What is missing, and what to do about it.
+impl fmt::Display for LocalFailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FileDescriptors => "no file descriptors: raise the limit of open files (RLIMIT_NOFILE)",
+            Self::Ports => "no local ports: widen net.ipv4.ip_local_port_range, or send over fewer new connections",
+            Self::Memory => "no memory for a connection: give the machine more, or connect fewer devices",
+            Self::Route => "no route: check this machine's network",
+            Self::Forbidden => "this machine forbids the connection: check its firewall and security policy",
+            Self::Panic => "an attempt panicked: please report this bug with its log lines",
+        })
     }
 }
 
@@ -79,4 +222,29 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// Why there was none.
     pub no_response: Option<NoResponse>,
+}
+
+impl Attempt {
+    /// What an outcome leaves in a dead letter's history.
+    #[must_use]
+    pub fn new(at: Timestamp, took: Duration, outcome: &Outcome) -> Self {
+        Self { at, took, status: outcome.status(), no_response: outcome.no_response().cloned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_tells_whether_the_server_answered_and_with_what() {
+        let local = Outcome::LocalFailure(LocalFailure { kind: LocalFailureKind::Ports, retry_after: Duration::ZERO });
+        let lost = Outcome::NoResponse(NoResponse::ConnectionLost("reset by the server".into()));
+        let error = Outcome::ErrorResponse { status: 401, response: b"who?".to_vec() };
+        let answers = [&Outcome::Accepted { status: 204 }, &error, &lost, &local].map(|outcome| (outcome.answered(), outcome.status()));
+        assert_eq!(answers, [(true, Some(204)), (true, Some(401)), (false, None), (false, None)]);
+        assert!(local.is_local() && !lost.is_local());
+        assert_eq!((error.to_string(), lost.to_string()), ("HTTP status 401".into(), "connection_lost: reset by the server".into()));
+        assert_eq!(error.into_response(), b"who?");
+    }
 }

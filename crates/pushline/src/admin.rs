@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use pushline_deliver::Losses;
+use pushline_deliver::{LocalFailures, Losses};
 use pushline_queue::{Queue, Stalled};
 use tokio::{
     net::TcpListener,
@@ -50,6 +50,8 @@ struct Answers {
     queue: Arc<dyn Queue>,
     /// What the log has lost, where this process delivers.
     losses: Option<Arc<Losses>>,
+    /// What this machine lacks for attempts, where this process delivers.
+    local_failures: Option<Arc<LocalFailures>>,
     replays: Replays,
 }
 
@@ -77,6 +79,7 @@ impl Admin {
         queue: Arc<dyn Queue>,
         routing: Routing,
         losses: Option<Arc<Losses>>,
+        local_failures: Option<Arc<LocalFailures>>,
     ) -> anyhow::Result<Self> {
         let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
         let address = socket.local_addr()?;
@@ -89,7 +92,7 @@ impl Admin {
             }
         });
         let replays = Replays::new(Arc::clone(&queue), routing);
-        let answers = Answers { metrics, queue, losses, replays };
+        let answers = Answers { metrics, queue, losses, local_failures, replays };
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -149,6 +152,9 @@ impl Answers {
 
     fn readiness(&self) -> Response<Full<Bytes>> {
         if let Some(Stalled(why)) = self.queue.stalled() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+        }
+        if let Some(why) = self.local_failures.as_ref().and_then(|failures| failures.reason()) {
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
         }
         match self.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {

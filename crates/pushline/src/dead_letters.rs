@@ -87,7 +87,10 @@ struct AttemptLine {
     time: String,
     seconds: f64,
     status: Option<u16>,
+    /// The class, such as `tls`.
     no_response: Option<String>,
+    /// What exactly went wrong, for people.
+    cause: Option<String>,
 }
 
 fn timestamp(text: &str) -> Result<Timestamp, String> {
@@ -197,7 +200,8 @@ fn attempt(attempt: &pushline_model::Attempt) -> AttemptLine {
         time: attempt.at.to_string(),
         seconds: attempt.took.as_secs_f64(),
         status: attempt.status,
-        no_response: attempt.no_response.map(|why| why.to_string()),
+        no_response: attempt.no_response.as_ref().map(|why| why.name().to_owned()),
+        cause: attempt.no_response.as_ref().map(|why| why.cause().to_owned()),
     }
 }
 
@@ -278,8 +282,11 @@ fn print_line(line: &Line) -> anyhow::Result<()> {
         1 => " after 1 attempt".to_owned(),
         many => format!(" after {many} attempts"),
     };
+    // It may quote what a server sent.
+    let why =
+        line.attempts.last().and_then(|attempt| attempt.cause.as_deref()).map_or(String::new(), |cause| format!(" ({})", visible(cause)));
     print(format_args!(
-        "{}  {group}  {}{status}{tries}  {} received {}  {:?}\n",
+        "{}  {group}  {}{status}{tries}{why}  {} received {}  {:?}\n",
         line.time,
         line.cause,
         line.iccid,

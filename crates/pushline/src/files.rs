@@ -1,9 +1,9 @@
-//! How many files the process may have open: each device, each push under way and each segment of the queue takes one.
+//! The limit of open files: each device, each connection to an endpoint and each segment of the queue takes one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is left for pushes, the queue and the admin address.
-const RESERVE: u64 = 1024;
+/// Where the system sets no limit.
+const UNLIMITED: usize = 1 << 30;
 
 /// Raises the limit to what the system allows at the most.
 pub(crate) fn raise_limit() {
@@ -13,8 +13,8 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// How many devices may be connected, so that the others still have theirs.
-pub(crate) fn for_devices() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit.saturating_sub(RESERVE).max(limit / 2)).unwrap_or(usize::MAX)
+/// How many files the process may have open.
+pub(crate) fn limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    limit.unwrap_or(UNLIMITED)
 }

@@ -1,5 +1,7 @@
 //! The roles of a process.
 
+use pushline_model::DescriptorUse;
+
 /// What a process does of a packet's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -18,5 +20,14 @@ impl Role {
 
     pub(crate) fn delivers(self) -> bool {
         self != Self::Ingest
+    }
+
+    /// What its connections are for.
+    pub(crate) fn descriptor_uses(self) -> &'static [DescriptorUse] {
+        match self {
+            Self::Run => &[DescriptorUse::Device, DescriptorUse::Push],
+            Self::Ingest => &[DescriptorUse::Device],
+            Self::Deliver => &[DescriptorUse::Push],
+        }
     }
 }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
 use pushline_ingest::Listener;
-use pushline_model::Registry;
+use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::Queue;
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{error, info, warn};
@@ -90,19 +90,22 @@ impl Running {
         let registry = Arc::new(ArcSwap::from_pointee(registry));
         let topics = Arc::new(ArcSwap::from_pointee(settings.listener.topics.clone()));
         let routing = Routing { registry: Arc::clone(&registry), topics };
+        let descriptors = DescriptorBudget::new(files::limit(), role.descriptor_uses());
         let deliver = if role.delivers() {
             let options = pushline_deliver::Options {
                 shutdown_grace: settings.shutdown_grace,
                 max_age: settings.backlog_max_age,
+                descriptors: Arc::clone(&descriptors),
                 ..pushline_deliver::Options::new(egress)
             };
             Some(Deliver::start(options, &queue, registry.load_full()).await?)
         } else {
             None
         };
-        let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry).await?) } else { None };
+        let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry, descriptors).await?) } else { None };
         let losses = deliver.as_ref().map(Deliver::losses);
-        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), routing.clone(), losses).await?;
+        let local_failures = deliver.as_ref().map(Deliver::local_failures);
+        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), routing.clone(), losses, local_failures).await?;
         let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
         info!(mqtt, admin = %admin.address(), "ready");
         Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
@@ -184,11 +187,16 @@ impl Running {
 }
 
 impl Intake {
-    async fn start(settings: &Settings, queue: &Arc<dyn Queue>, registry: &Arc<ArcSwap<Registry>>) -> anyhow::Result<Self> {
+    async fn start(
+        settings: &Settings,
+        queue: &Arc<dyn Queue>,
+        registry: &Arc<ArcSwap<Registry>>,
+        descriptors: Arc<DescriptorBudget>,
+    ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let options = pushline_ingest::Options {
             max_payload_bytes: usize::try_from(settings.listener.max_payload_bytes)?,
-            max_connections: files::for_devices(),
+            descriptors,
             ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
         };
         let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;

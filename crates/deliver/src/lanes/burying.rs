@@ -166,12 +166,7 @@ fn unsent_letter(group: String, webhook: Option<String>, unsent: Unsent, cause: 
 /// The dead letter of a message with a body; `outcome`: of its last attempt, where that decided.
 fn dead_letter(group: &GroupId, webhook: Option<String>, message: &Message, cause: Cause, outcome: Option<Outcome>) -> Option<DeadLetter> {
     let parcel = message.parcel()?;
-    let (status, response) = match outcome {
-        Some(Outcome::Accepted { status }) => (Some(status), Vec::new()),
-        Some(Outcome::ErrorResponse { status, response }) => (Some(status), response),
-        Some(Outcome::NoResponse(_)) | None => (None, Vec::new()),
-        Some(Outcome::BlockedAddress { what }) => (None, what.into_bytes()),
-    };
+    let status = outcome.as_ref().and_then(Outcome::status);
     Some(DeadLetter {
         time: message.attempts.last().map_or(Timestamp::default(), |attempt| attempt.at.plus(attempt.took)),
         group: group.key().to_owned(),
@@ -180,7 +175,7 @@ fn dead_letter(group: &GroupId, webhook: Option<String>, message: &Message, caus
         array: parcel.body.is_array(),
         cause,
         status,
-        response,
+        response: outcome.map(Outcome::into_response).unwrap_or_default(),
         attempts: message.attempts.clone(),
         packets: parcel.body.packets(),
     })

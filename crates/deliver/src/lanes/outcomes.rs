@@ -45,7 +45,9 @@ impl Lanes {
         let State::InFlight { parcel, outlet } = std::mem::replace(&mut message.state, State::Gone) else {
             return (Consequence::Discarded, false);
         };
-        message.attempts.push(attempt);
+        if !outcome.is_local() {
+            message.attempts.push(attempt);
+        }
         let consequence = self.ended(key, parcel, &outlet, outcome, jitter, now);
         (consequence, outlet.share.is_suspect())
     }
@@ -55,7 +57,7 @@ impl Lanes {
         let Some(message) = self.lanes[key.lane].message(key.first) else { return Consequence::Discarded };
         let tries = u32::try_from(message.attempts.len()).unwrap_or(u32::MAX);
         let next = what_next(&outlet.webhook, tries, &outcome, jitter);
-        let answered = matches!(outcome, Outcome::Accepted { .. } | Outcome::ErrorResponse { .. });
+        let answered = outcome.answered();
         if answered {
             outlet.share.answered();
         }
@@ -71,6 +73,10 @@ impl Lanes {
                 self.again(key, parcel, outlet, answered, now + after);
                 Consequence::Again
             }
+            Next::Later { after } => {
+                self.later(key, parcel, outlet, now + after);
+                Consequence::Again
+            }
         };
         if !answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
             self.suspect(outlet, key.lane);
@@ -78,9 +84,21 @@ impl Lanes {
         consequence
     }
 
+    /// This machine couldn't make the attempt: the message keeps its body and waits, and nothing else changes.
+    fn later(&mut self, key: MessageKey, parcel: Parcel, outlet: &Arc<Outlet>, at: Instant) {
+        if self.is_current(key.lane, outlet) {
+            self.pause(key, parcel, outlet, at);
+        } else {
+            self.let_go(key.lane); // it goes out again under the new definition
+        }
+    }
+
+    fn is_current(&self, key: LaneKey, outlet: &Arc<Outlet>) -> bool {
+        self.lanes[key].outlet.as_ref().is_some_and(|current| Arc::ptr_eq(current, outlet))
+    }
+
     fn again(&mut self, key: MessageKey, parcel: Parcel, outlet: &Arc<Outlet>, answered: bool, at: Instant) {
-        let is_current = self.lanes[key.lane].outlet.as_ref().is_some_and(|current| Arc::ptr_eq(current, outlet));
-        if !is_current {
+        if !self.is_current(key.lane, outlet) {
             self.let_go(key.lane); // it goes out again under the new definition
         } else if answered || !outlet.share.is_pausing() {
             // After a no response only one message of the webhook keeps its body and waits; the others are let go (L3).

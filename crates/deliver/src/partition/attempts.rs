@@ -2,7 +2,7 @@
 //!
 //! All that have ended are taken in at once: under load nothing else would get its turn.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use pushline_model::{Attempt, Outcome};
 use tokio::task::JoinError;
@@ -11,6 +11,7 @@ use super::{Task, wall};
 use crate::{
     lanes::{Consequence, MessageKey, Sending},
     room::Slot,
+    webhook_health::WebhookHealth,
 };
 
 /// An attempt that ended.
@@ -23,10 +24,10 @@ pub(super) struct Ended {
 
 impl Task {
     pub(super) fn dispatch(&mut self) {
-        let (attempts, metrics) = (&mut self.attempts, &self.metrics);
+        let (attempts, metrics, health) = (&mut self.attempts, &self.metrics, &self.around.health);
         self.lanes.dispatch(|sending| {
             metrics.sending(&sending);
-            attempts.spawn(attempt(sending));
+            attempts.spawn(attempt(sending, Arc::clone(health)));
         });
     }
 
@@ -59,13 +60,10 @@ impl Task {
     }
 }
 
-async fn attempt(sending: Sending) -> Ended {
+async fn attempt(sending: Sending, health: Arc<WebhookHealth>) -> Ended {
     let (at, began) = (wall(), Instant::now());
-    let outcome = sending.outlet.destination.attempt(sending.id, sending.body).await;
-    let (status, no_response) = match &outcome {
-        Outcome::Accepted { status } | Outcome::ErrorResponse { status, .. } => (Some(*status), None),
-        Outcome::NoResponse(why) => (None, Some(*why)),
-        Outcome::BlockedAddress { .. } => (None, None),
-    };
-    Ended { key: sending.key, slot: sending.slot, outcome, attempt: Attempt { at, took: began.elapsed(), status, no_response } }
+    let outcome = sending.outlet.endpoint.attempt(sending.id, sending.body).await;
+    health.attempt_ended(&sending.outlet.webhook.name, &outcome);
+    let attempt = Attempt::new(at, began.elapsed(), &outcome);
+    Ended { key: sending.key, slot: sending.slot, outcome, attempt }
 }

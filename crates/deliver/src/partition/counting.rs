@@ -87,17 +87,14 @@ impl PartitionMetrics {
     }
 
     pub(super) fn ended(&mut self, outcome: &Outcome, took: Duration) {
-        let (place, status) = match outcome {
-            Outcome::Accepted { status } => (0, Some(*status)),
-            Outcome::ErrorResponse { status, .. } => (1, Some(*status)),
-            Outcome::NoResponse(_) => (2, None),
-            Outcome::BlockedAddress { .. } => (3, None),
-        };
         self.in_flight.decrement(1.0);
-        let (attempts, seconds) = &self.attempts[place];
-        attempts.increment(1);
-        seconds.record(took);
-        if let Some(status) = status {
+        // A local failure is no attempt.
+        if let Some(place) = OUTCOMES.iter().position(|name| *name == outcome.name()) {
+            let (attempts, seconds) = &self.attempts[place];
+            attempts.increment(1);
+            seconds.record(took);
+        }
+        if let Some(status) = outcome.status() {
             self.responses.entry(status).or_insert_with(|| counter!(RESPONSES, "status" => status.to_string())).increment(1);
         }
     }

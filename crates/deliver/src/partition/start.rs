@@ -137,6 +137,7 @@ mod tests {
             room,
             dead_letters: queue.dead_letters(),
             losses: Arc::new(Losses::default()),
+            health: crate::webhook_health::WebhookHealth::new(false),
             max_age: Duration::from_hours(72),
             shutdown_grace: Duration::ZERO,
         };

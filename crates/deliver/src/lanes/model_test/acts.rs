@@ -77,7 +77,7 @@ impl World {
             How::Accepted => Outcome::Accepted { status: 200 },
             How::Error => Outcome::ErrorResponse { status: 500, response: vec![] },
             How::Timeout => Outcome::NoResponse(NoResponse::Timeout),
-            How::Reset => Outcome::NoResponse(NoResponse::ConnectionLost),
+            How::Reset => Outcome::NoResponse(NoResponse::ConnectionLost("reset".into())),
         };
         let attempt = Attempt { at: self.wall(), took: Duration::ZERO, status: None, no_response: None };
         let (consequence, suspect) = self.task.lanes.outcome(key, outcome, attempt, 0.5, self.instant());

@@ -1,0 +1,183 @@
+//! Why an endpoint gave no response, for people: made from the typed errors of the libraries. Pure.
+
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use pushline_model::{NoResponse, Timestamp};
+use rustls::{AlertDescription, CertificateError, PeerIncompatible, pki_types::UnixTime};
+
+/// How much of an odd line is quoted, in bytes.
+const QUOTED: usize = 60;
+
+/// Of a TLS handshake that failed.
+pub(crate) fn of_handshake(error: &io::Error) -> NoResponse {
+    NoResponse::Tls(match (rustls_error(error), error.kind()) {
+        (Some(error), _) => tls(error).into(),
+        (None, ErrorKind::UnexpectedEof) => "the server closed the connection during the handshake".into(),
+        (None, ErrorKind::ConnectionReset) => "the server reset the connection during the handshake".into(),
+        (None, _) => format!("the handshake failed: {error}").into(),
+    })
+}
+
+/// Of a request that failed. `unread`: what the server sent and hyper didn't take, where that is known.
+pub(crate) fn of_request(error: &hyper::Error, unread: &[u8]) -> NoResponse {
+    if error.is_parse_too_large() {
+        return NoResponse::Malformed("the answer's header section is too large: more than 128 KiB or 256 headers".into());
+    }
+    if error.is_parse() || error.is_parse_status() {
+        return NoResponse::Malformed(malformed_head(unread).unwrap_or_else(|| format!("the answer isn't HTTP/1.1: {error}")).into());
+    }
+    let Some(source) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) else {
+        return NoResponse::ConnectionLost(match error.is_incomplete_message() {
+            true => "the server closed the connection before a status arrived".into(),
+            false => error.to_string().into(),
+        });
+    };
+    // With TLS 1.3 a server refuses a client only once the handshake is over.
+    if let Some(error) = rustls_error(source) {
+        return NoResponse::Tls(tls(error).into());
+    }
+    NoResponse::ConnectionLost(match source.kind() {
+        ErrorKind::ConnectionReset => "the server reset the connection before a status arrived".into(),
+        ErrorKind::BrokenPipe => "the server closed the connection while the request was sent".into(),
+        _ => format!("the connection broke before a status arrived: {source}").into(),
+    })
+}
+
+/// A response whose status is 101.
+pub(crate) fn of_switching_protocols() -> NoResponse {
+    NoResponse::Malformed("the server answered 101 (Switching Protocols), which no request asked for".into())
+}
+
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn tls(error: &rustls::Error) -> String {
+    use rustls::Error as E;
+    match error {
+        E::InvalidCertificate(why) => certificate(why),
+        E::AlertReceived(AlertDescription::ProtocolVersion)
+        | E::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => "protocol version: the server speaks neither TLS 1.2 nor TLS 1.3".into(),
+        E::AlertReceived(AlertDescription::NoApplicationProtocol) => "the server doesn't speak HTTP/1.1 (ALPN)".into(),
+        E::AlertReceived(AlertDescription::UnrecognisedName) => "the server doesn't know the host name (alert unrecognized_name)".into(),
+        E::AlertReceived(AlertDescription::CertificateRequired) => "the server requires a client certificate".into(),
+        E::AlertReceived(alert) => format!("the server refused the handshake with the alert {alert:?}"),
+        E::PeerIncompatible(why) => format!("no common TLS parameters: {why:?}"),
+        E::InvalidMessage(_) => "what the server sent isn't TLS: the port may speak plain HTTP".into(),
+        E::NoCertificatesPresented => "the server sent no certificate".into(),
+        other => format!("the handshake failed: {other}"),
+    }
+}
+
+fn certificate(error: &CertificateError) -> String {
+    use CertificateError as C;
+    match error {
+        C::UnknownIssuer => {
+            "certificate of an unknown issuer: it isn't signed by a public authority, or the server omits the intermediate certificate"
+                .into()
+        }
+        C::Expired => "the certificate has expired".into(),
+        C::ExpiredContext { not_after, .. } => format!("the certificate expired at {}", at(*not_after)),
+        C::NotValidYet => "the certificate isn't valid yet".into(),
+        C::NotValidYetContext { not_before, .. } => format!("the certificate isn't valid before {}", at(*not_before)),
+        C::NotValidForName => "the certificate is for another name".into(),
+        C::NotValidForNameContext { expected, presented } => {
+            let presented: Vec<&str> = presented.iter().take(3).map(|name| plain(name)).collect();
+            let names = if presented.is_empty() { "no name at all".to_owned() } else { presented.join(", ") };
+            format!("the certificate is for {names}, not for {}", expected.to_str())
+        }
+        C::Revoked => "the certificate is revoked".into(),
+        C::BadSignature => "the certificate's signature is wrong".into(),
+        C::BadEncoding => "the certificate can't be read".into(),
+        C::InvalidPurpose | C::InvalidPurposeContext { .. } => "the certificate isn't one for servers".into(),
+        C::Other(other) => match other.0.downcast_ref() {
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                "certificate of an unknown issuer: it is self-signed, or an authority's own certificate".into()
+            }
+            Some(webpki::Error::UnsupportedCertVersion) => "the certificate's format is too old: X.509 version 3 is needed".into(),
+            _ => format!("the certificate is invalid: {other}"),
+        },
+        other => format!("the certificate is invalid: {other}"),
+    }
+}
+
+fn at(time: UnixTime) -> Timestamp {
+    Timestamp::of(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+}
+
+/// `DnsName("a.example")` without its wrapping.
+fn plain(name: &str) -> &str {
+    name.split('"').nth(1).unwrap_or(name)
+}
+
+/// Which line of a response's head isn't HTTP (RFC 9112 §4, §5), with its beginning quoted. `None`: each is.
+fn malformed_head(head: &[u8]) -> Option<String> {
+    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let status_line = lines.find(|line| !line.is_empty())?;
+    if !is_status_line(status_line) {
+        return Some(format!("the answer begins with {} instead of an HTTP/1.1 status line", quoted(status_line)));
+    }
+    lines.take_while(|line| !line.is_empty()).find_map(malformed_header)
+}
+
+fn is_status_line(line: &[u8]) -> bool {
+    let Some((version, rest)) = line.strip_prefix(b"HTTP/1.").and_then(|rest| rest.split_first()) else { return false };
+    let Some(status) = rest.strip_prefix(b" ").and_then(|rest| rest.get(..3)) else { return false };
+    matches!(version, b'0' | b'1') && status.iter().all(u8::is_ascii_digit) && matches!(rest.get(4), None | Some(b' '))
+}
+
+fn malformed_header(line: &[u8]) -> Option<String> {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        return Some(format!("a header line has no colon: {}", quoted(line)));
+    };
+    let (name, value) = line.split_at(colon);
+    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        return Some(format!("the header name {} holds a character that HTTP doesn't allow", quoted(name)));
+    }
+    // The value isn't quoted: it may be a secret.
+    let is_malformed = value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
+    is_malformed.then(|| format!("the value of the header {} holds a control character", quoted(name)))
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    format!("\"{}\"{}", bytes[..bytes.len().min(QUOTED)].escape_ascii(), if bytes.len() > QUOTED { "…" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malformed_answer_is_quoted_where_it_is_malformed() {
+        let said = |head: &str| malformed_head(head.as_bytes()).unwrap_or_default();
+        assert_eq!(said("SSH-2.0-OpenSSH_9.6\r\n"), "the answer begins with \"SSH-2.0-OpenSSH_9.6\" instead of an HTTP/1.1 status line");
+        assert_eq!(said("HTTP/2 200 OK\r\n\r\n"), "the answer begins with \"HTTP/2 200 OK\" instead of an HTTP/1.1 status line");
+        assert_eq!(said("HTTP/1.1 20 OK\r\n\r\n"), "the answer begins with \"HTTP/1.1 20 OK\" instead of an HTTP/1.1 status line");
+        let header = |line: &str| said(&format!("HTTP/1.1 200 OK\r\nDate: today\r\n{line}\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(header("PHP Warning in line 0"), "a header line has no colon: \"PHP Warning in line 0\"");
+        assert_eq!(header("Server : IIS"), "the header name \"Server \" holds a character that HTTP doesn't allow");
+        assert_eq!(header("X-Größe: 1"), "the header name \"X-Gr\\xc3\\xb6\\xc3\\x9fe\" holds a character that HTTP doesn't allow");
+        assert_eq!(header("Set-Cookie: secret\u{1}"), "the value of the header \"Set-Cookie\" holds a control character");
+        assert_eq!(header("X-Fine: ü"), "");
+    }
+
+    #[test]
+    fn what_a_server_sent_moves_no_cursor_and_is_quoted_in_part() {
+        let said = malformed_head(&[b"\x1b[2J\"".as_slice(), &[b'x'; 1000]].concat()).unwrap();
+        assert!(said.contains(r#""\x1b[2J\"xxx"#) && said.len() < 200, "{said}");
+    }
+}
