@@ -12,6 +12,7 @@ mod packet;
 mod registry;
 mod routing;
 mod secret;
+mod text;
 mod time;
 mod topics;
 mod url;
