@@ -15,6 +15,7 @@ mod secret;
 mod text;
 mod time;
 mod topics;
+pub mod units;
 mod url;
 mod webhook;
 
@@ -30,7 +31,7 @@ pub use secret::Secret;
 pub use time::Timestamp;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
-pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, Order, PayloadForm, Webhook};
+pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
 
 /// Why a word was refused. The text names what was given and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,19 +79,12 @@ pub enum Invalid {
     /// Credentials that can't stand in a header. They aren't shown.
     #[error("a {0} can't be empty or hold control characters")]
     Credential(&'static str),
-    /// An option of a webhook is out of its range.
-    #[error("{field} can't be {given}: {expected}")]
-    Option {
-        /// The field, as in the configuration.
-        field: &'static str,
-        /// As it was given.
-        given: String,
-        /// What would be right.
-        expected: &'static str,
-    },
+    /// A webhook's name is a text, so that a log line can show it.
+    #[error("{0:?} is not a webhook's name: at least one character, and no control characters")]
+    WebhookName(String),
     /// Two things of one name.
-    #[error("{what} {name:?} is there twice")]
-    Twice {
+    #[error("duplicate {what} {name:?}")]
+    Duplicate {
         /// The kind of thing.
         what: &'static str,
         /// Its name.

@@ -21,7 +21,8 @@ pub struct Url {
 }
 
 /// ASCII characters that RFC 3986 allows in no path and no query. `url` leaves them as they are, and strict servers refuse them.
-const UNWISE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'[').add(b'\\').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+const UNWISE: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'[').add(b'\\').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
 
 impl Url {
     /// Whether the connection is TLS.
@@ -77,7 +78,7 @@ impl FromStr for Url {
         if !scheme.is_some_and(|scheme| scheme == "http" || scheme == "https") {
             return Err(refuse("it begins with http:// or https://, such as https://host/path"));
         }
-        check_authority(text).map_err(|reason| refuse(reason))?;
+        check_authority(text).map_err(&refuse)?;
         let violation = std::cell::Cell::new(None);
         let note = |found| violation.set(violation.take().or(Some(found)));
         let url = url::Url::options()
