@@ -16,17 +16,17 @@ use crate::{
 
 /// Opens it.
 pub(crate) async fn open(settings: &Settings, role: Role, largest_record: usize) -> anyhow::Result<Arc<dyn Queue>> {
-    match &settings.queue {
+    match settings.queue.chosen() {
         config::Queue::Embedded { .. } if role != Role::Run => {
             bail!("an embedded queue belongs to one process, which does everything: use pushline run, or [queue] kind = \"kafka\"")
         }
         config::Queue::Embedded { dir, max_bytes, min_free } => {
             let options = embedded::Options {
-                max_bytes: *max_bytes,
-                min_free: *min_free,
+                max_bytes,
+                min_free,
                 keep_dead_letters: settings.dead_letters.keep,
                 dead_letters_max_bytes: settings.dead_letters.max_bytes,
-                ..embedded::Options::new(dir.clone())
+                ..embedded::Options::new(dir.to_owned())
             };
             info!(dir = %options.dir.display(), "opening the queue");
             // Every frame is checked: that may take seconds.
@@ -44,10 +44,10 @@ async fn open_kafka(kafka: &config::Kafka, settings: &Settings, role: Role, larg
     let options = Options {
         topic_prefix: kafka.topic_prefix.clone(),
         partitions: kafka.partitions,
-        properties: kafka.properties.clone(),
+        properties: kafka.properties.0.clone(),
         serves_partitions: role != Role::Ingest,
         largest_record,
-        max_age: settings.backlog_max_age,
+        max_age: settings.backlog.max_age,
         keep_dead_letters: settings.dead_letters.keep,
         dead_letters_max_bytes: settings.dead_letters.max_bytes,
         ..Options::new(&kafka.brokers)

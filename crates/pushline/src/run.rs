@@ -88,13 +88,13 @@ impl Running {
         let Config { settings, registry, .. } = config;
         let queue = queue::open(&settings, role, largest_record).await?;
         let registry = Arc::new(ArcSwap::from_pointee(registry));
-        let topics = Arc::new(ArcSwap::from_pointee(settings.listener.topics.clone()));
+        let topics = Arc::new(ArcSwap::from_pointee(settings.mqtt.listener.topics.clone()));
         let routing = Routing { registry: Arc::clone(&registry), topics };
         let descriptors = DescriptorBudget::new(files::limit(), role.descriptor_uses());
         let deliver = if role.delivers() {
             let options = pushline_deliver::Options {
                 shutdown_grace: settings.shutdown_grace,
-                max_age: settings.backlog_max_age,
+                max_age: settings.backlog.max_age,
                 descriptors: Arc::clone(&descriptors),
                 ..pushline_deliver::Options::new(egress)
             };
@@ -105,7 +105,7 @@ impl Running {
         let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry, descriptors).await?) } else { None };
         let losses = deliver.as_ref().map(Deliver::losses);
         let local_failures = deliver.as_ref().map(Deliver::local_failures);
-        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), routing.clone(), losses, local_failures).await?;
+        let admin = Admin::start(settings.admin.address, metrics, Arc::clone(&queue), routing.clone(), losses, local_failures).await?;
         let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
         info!(mqtt, admin = %admin.address(), "ready");
         Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
@@ -142,7 +142,7 @@ impl Running {
             bail!("{changed} has changed, and only webhooks and groups can be read again: change it back, or restart");
         }
         // Only Kafka has been told how large a record may be.
-        let has_limit = matches!(config.settings.queue, config::Queue::Kafka(_));
+        let has_limit = matches!(config.settings.queue.chosen(), config::Queue::Kafka(_));
         if has_limit && config.largest_message() > self.largest_record {
             bail!("a webhook's max_body_bytes or max_packets is larger than what the queue was opened for: restart");
         }
@@ -150,7 +150,7 @@ impl Running {
         self.deliver.as_ref().map_or(Ok(()), |deliver| deliver.reload(Arc::clone(&registry)))?;
         self.routing.registry.store(registry);
         // Where this process ingests they are the same: another [mqtt.listener] is refused.
-        self.routing.topics.store(Arc::new(config.settings.listener.topics));
+        self.routing.topics.store(Arc::new(config.settings.mqtt.listener.topics));
         Ok(())
     }
 
@@ -195,9 +195,9 @@ impl Intake {
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let options = pushline_ingest::Options {
-            max_payload_bytes: usize::try_from(settings.listener.max_payload_bytes)?,
+            max_payload_bytes: settings.mqtt.listener.max_payload_bytes,
             descriptors,
-            ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
+            ..pushline_ingest::Options::new(settings.mqtt.listener.address, settings.mqtt.listener.topics.clone())
         };
         let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
         Ok(Self { address: listener.local_addr()?, listening: tokio::spawn(listener.run()), stop })
