@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     install::Installation,
-    leash::Leashed,
+    owned_child::OwnedChild,
     security,
     wire::{self, KafkaMetadata},
 };
@@ -79,7 +79,7 @@ pub(crate) struct Plan<'a> {
 /// A broker, running or not. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Broker {
-    process: Option<Leashed>,
+    process: Option<OwnedChild>,
     installation: Installation,
     folder: PathBuf,
     disposable: Option<PathBuf>,
@@ -174,7 +174,7 @@ impl Broker {
         Ok(())
     }
 
-    fn java(&self, options: &[String], arguments: &[&str]) -> Result<Leashed, String> {
+    fn java(&self, options: &[String], arguments: &[&str]) -> Result<OwnedChild, String> {
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(|error| format!("can't write {}: {error}", self.log_file().display()))?;
         let mut command = vec!["java".to_owned(), "-XX:+UseSerialGC".into(), "-Dlog4j2.disableJmx=true".into()];
@@ -185,7 +185,7 @@ impl Broker {
         command.extend_from_slice(options);
         command.extend(["-cp".into(), self.installation.class_path()]);
         command.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        Leashed::start(&command, log, self.disposable.as_deref()).map_err(|error| format!("can't start sh and java: {error}"))
+        OwnedChild::start(&command, log, self.disposable.as_deref()).map_err(|error| format!("can't start sh and java: {error}"))
     }
 
     /// Waits until it answers that so many brokers are up.

@@ -4,7 +4,7 @@
 mod broker;
 mod cluster;
 mod install;
-mod leash;
+mod owned_child;
 mod security;
 mod wire;
 
