@@ -3,6 +3,7 @@
 
 mod broker;
 mod cluster;
+mod commit_proxy;
 mod install;
 mod owned_child;
 mod security;
@@ -28,6 +29,7 @@ use self::{
 };
 pub use self::{
     cluster::KafkaCluster,
+    commit_proxy::{CommitProxy, HeldCommit},
     install::KAFKA_VERSION,
     security::KafkaSecurity,
     wire::{KafkaMetadata, KafkaPartition},
