@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test that panics has failed, as it should")]
 
 mod backlog;
+mod chaos;
 mod commands;
 mod connections;
 mod conservation;
@@ -10,6 +11,7 @@ mod crashes;
 mod deploy;
 mod disk;
 mod document;
+mod failure_causes;
 mod hostile;
 mod isolation;
 mod kafka;
@@ -18,6 +20,7 @@ mod kafka_operator;
 mod kafka_refusals;
 mod limits;
 mod listener;
+mod local_failures;
 mod metrics;
 mod order;
 mod receive;
