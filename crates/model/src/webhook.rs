@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The longest `window`. The queue relies on it: after a start, log time begins this much after the last record, so that every window that was open
-/// is over (docs/delivery.md, Windows).
+/// is over (docs/delivery.md, Log time).
 pub const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// A customer's endpoint and everything the customer may choose about it. Read by serde or made by [`Webhook::new`] and changed field by field, then
