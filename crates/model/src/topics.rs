@@ -1,4 +1,4 @@
-//! Topic patterns (docs/delivery.md, Groups): which levels of a topic name the organisation, the device and, if wanted, the group. Pure.
+//! Topic patterns (docs/document.md, Group): which levels of a topic name the organisation, the device and, if wanted, the group. Pure.
 
 use std::{fmt, str::FromStr};
 

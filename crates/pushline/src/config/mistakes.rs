@@ -40,7 +40,7 @@ impl Collector {
         }
     }
 
-    /// So many are known that reading on is no use.
+    /// Whether the list is full: reading on is no use.
     pub(super) fn is_full(&self) -> bool {
         self.0.len() > LISTED
     }

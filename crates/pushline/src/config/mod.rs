@@ -1,11 +1,12 @@
-//! The configuration: one TOML file, with overrides from the environment. A configuration with mistakes is refused before anything starts; each mistake
-//! is told with its file, line and field, and what would be right.
+//! The configuration: one TOML file, with overrides from the environment. Pushline refuses a configuration with mistakes before anything starts, and
+//! reports each mistake with its file, line and field, and what would be right.
 
 mod deserialize;
 mod files;
 mod mistakes;
 mod print;
 mod read;
+mod refusal;
 mod registry;
 mod settings;
 mod source;
@@ -41,11 +42,11 @@ pub(crate) struct Config {
     pub(crate) passed_over: Vec<String>,
 }
 
-/// A dead letter's response, attempts and names.
-const AROUND: usize = 16 << 10;
+/// Bytes of a dead letter beside its packets: the response, the attempts, the names.
+const DEAD_LETTER_OVERHEAD: usize = 16 << 10;
 
-/// MQTT 5 §1.5.4. That a message's packets have many topics of this length is not to be expected; a dead letter that doesn't fit isn't lost, it waits.
-const TOPIC: usize = 64 << 10;
+/// Bytes of the longest topic (MQTT 5 §1.5.4). [`Config::largest_message`] counts at most 16 of them; a dead letter that doesn't fit waits.
+const LONGEST_TOPIC: usize = 64 << 10;
 
 impl Config {
     /// Reads a file, everything that it names, and the environment of this process.
@@ -79,12 +80,12 @@ impl Config {
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        self.largest_message().max(self.settings.mqtt.listener.max_payload_bytes + TOPIC + AROUND)
+        self.largest_message().max(self.settings.mqtt.listener.max_payload_bytes + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
     }
 
     /// The same of dead letters and replays alone: what webhooks that are read again may change. 0 without webhooks.
     pub(crate) fn largest_message(&self) -> usize {
-        let message = |webhook: &Arc<Webhook>| webhook.max_body_bytes + webhook.max_packets.min(16) * TOPIC + AROUND;
+        let message = |webhook: &Arc<Webhook>| webhook.max_body_bytes + webhook.max_packets.min(16) * LONGEST_TOPIC + DEAD_LETTER_OVERHEAD;
         self.registry.webhooks().iter().map(message).max().unwrap_or(0)
     }
 

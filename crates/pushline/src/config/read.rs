@@ -10,8 +10,9 @@ use toml::{
 };
 
 use super::{
-    deserialize::{Node, Problem, Refusal, Step, find},
+    deserialize::{Node, find},
     mistakes::Collector,
+    refusal::{Problem, Refusal, Step},
     source::Source,
 };
 
@@ -40,8 +41,8 @@ impl<'i> Table<'_, 'i> {
     /// Reads the table. Where there are mistakes, the value is what the rest of it says, and is good for nothing but finding more of them.
     /// `is_foreign`: an unknown field that is no mistake, by its offset.
     pub(super) fn read<T: DeserializeOwned>(&mut self, mistakes: &mut Collector, mut is_foreign: impl FnMut(usize) -> bool) -> Option<T> {
-        // Fields that are told already: taken out, or put in.
-        let mut told: HashSet<Vec<Step>> = HashSet::new();
+        // Fields that were reported: taken out, or put in.
+        let mut reported: HashSet<Vec<Step>> = HashSet::new();
         loop {
             let refusal = match T::deserialize(Node::new(&self.value, self.source)) {
                 Ok(value) => return Some(value),
@@ -52,12 +53,12 @@ impl<'i> Table<'_, 'i> {
             if let Problem::Missing(name) = refusal.problem {
                 path.push(Step::Field(name.to_owned()));
             }
-            let is_known = told.contains(&path);
+            let is_known = reported.contains(&path);
             let is_unknown_to_us = matches!(refusal.problem, Problem::Unknown { .. }) && path.len() == 1 && is_foreign(offset);
             if !is_known && !is_unknown_to_us {
                 mistakes.push(self.source.mistake(offset, self.field(&path), self.problem(&refusal)));
             }
-            if mistakes.is_full() || !self.mend(&refusal, offset, &path, &mut told) {
+            if mistakes.is_full() || !self.mend(&refusal, offset, &path, &mut reported) {
                 return None;
             }
         }
@@ -95,7 +96,7 @@ impl<'i> Table<'_, 'i> {
     }
 
     /// Takes the value at fault out of the table, or puts a missing one in. `false` where neither can help.
-    fn mend(&mut self, refusal: &Refusal, offset: usize, path: &[Step], told: &mut HashSet<Vec<Step>>) -> bool {
+    fn mend(&mut self, refusal: &Refusal, offset: usize, path: &[Step], reported: &mut HashSet<Vec<Step>>) -> bool {
         let Some((last, parents)) = path.split_last() else { return false };
         let stand_in = |name: &String| REQUIRED.iter().find(|(required, ..)| required == name).and_then(|(_, stand_in, _)| *stand_in);
         if let (Problem::Missing(_), Step::Field(name), false) = (&refusal.problem, last, parents.is_empty())
@@ -107,15 +108,15 @@ impl<'i> Table<'_, 'i> {
         match (parent, last) {
             (Some(DeValue::Table(table)), Step::Field(name)) if matches!(refusal.problem, Problem::Missing(_)) => {
                 let Some(stand_in) = stand_in(name) else { return false };
-                told.insert(path.to_vec());
+                reported.insert(path.to_vec());
                 let value = Spanned::new(offset..offset, DeValue::String(DeString::Borrowed(stand_in)));
                 table.insert(Spanned::new(offset..offset, DeString::Owned(name.clone())), value).is_none()
             }
             (Some(_), Step::Field(name)) => {
-                // What a file was to give is missing then, and that is told already.
+                // What a file was to give is missing then, and that was reported.
                 let field = name.strip_suffix("_file").unwrap_or(name).to_owned();
-                told.insert([parents, &[Step::Field(field)]].concat());
-                told.insert(path.to_vec());
+                reported.insert([parents, &[Step::Field(field)]].concat());
+                reported.insert(path.to_vec());
                 self.take_out(path)
             }
             _ => self.take_out(path),

@@ -39,11 +39,11 @@ impl Source {
             variables: Vec::new(),
         };
         let (root, errors) = DeTable::parse_recoverable(text);
-        let mut told = None;
+        let mut reported = None;
         for error in &errors {
             let offset = error.span().map_or(0, |span| span.start);
             // What follows in the same line follows from the first.
-            if told.replace(source.line(offset)) != Some(source.line(offset)) {
+            if reported.replace(source.line(offset)) != Some(source.line(offset)) {
                 mistakes.push(source.mistake(offset, String::new(), error.message()));
             }
         }

@@ -1,4 +1,4 @@
-//! Each mistake is told with its place, its field and the remedy.
+//! Each mistake is reported with its place, its field and the remedy.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ fn the_value_of_a_custom_header_is_not_shown() {
 }
 
 #[test]
-fn a_mistake_is_told_with_file_line_field_and_remedy() {
+fn a_mistake_is_reported_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
         ("[queue]\nmax_bytes = \"10GB\"", "/etc/p.toml:2: queue.max_bytes: \"10GB\": a size is"),
@@ -131,7 +131,7 @@ fn a_mistake_is_told_with_file_line_field_and_remedy() {
 }
 
 #[test]
-fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
+fn a_mistake_in_a_webhook_or_group_is_reported_at_its_field() {
     for (more, expected) in [
         ("timeout = \"0s\"", ":4: webhooks[0].timeout: 0ms is out of range, expected 100ms to 1h"),
         ("auth = { kind = \"digest\" }", ":4: webhooks[0].auth.kind: \"digest\""),
@@ -169,7 +169,7 @@ fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
 
 #[cfg(feature = "kafka")]
 #[test]
-fn a_mistake_about_kafka_is_told_at_its_field() {
+fn a_mistake_about_kafka_is_reported_at_its_field() {
     const KAFKA: &str = "[queue]\nkind = \"kafka\"\n";
     for (more, expected) in [
         ("", ":1: queue.kafka: it is missing: [queue.kafka] with brokers"),
@@ -303,7 +303,7 @@ fn a_file_of_devices_has_one_a_line() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let text = r#"
 shutdown_grace = 10
 [queue]
@@ -373,12 +373,12 @@ devices = [
 35: groups[1].devices: "2-3" is not an ICCID: 1 to 20 letters or digits
 39: groups[2].default: organisation "mti" has a default group already: "mti/a" (line 34)
 41: groups[2].devices: duplicate device "mti/1": group "mti/a" lists it already (line 35)"#;
-    let told = mistake(text).replace("/etc/p.toml:", "");
-    assert_eq!(told.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+    let reported = mistake(text).replace("/etc/p.toml:", "");
+    assert_eq!(reported.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
 }
 
 #[test]
-fn every_mistake_of_syntax_is_told() {
+fn every_mistake_of_syntax_is_reported() {
     let error = mistake("[queue]\ndir = = 1\nkind = \"embedded\"\nmin_free = \n[admin\n");
     let lines: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
     assert_eq!(lines, ["/etc/p.toml:2", "/etc/p.toml:4", "/etc/p.toml:5"], "{error}");
@@ -394,7 +394,7 @@ fn mistakes_of_variables_come_after_those_of_the_file() {
 }
 
 #[test]
-fn of_very_many_mistakes_the_first_hundred_are_told() {
+fn of_very_many_mistakes_the_first_hundred_are_reported() {
     let error = mistake(&"[[webhooks]]\n".repeat(1000));
     assert_eq!(error.lines().count(), 101);
     assert!(error.ends_with("\nonly the first 100 mistakes are listed"), "{error}");

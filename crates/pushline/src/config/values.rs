@@ -102,7 +102,7 @@ impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Text<F> {
     }
 }
 
-/// `queue.kafka.properties`: each is shown to librdkafka as it is read, so that a mistake is told here.
+/// `queue.kafka.properties`: librdkafka checks each as it is read, so that a mistake has its line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Properties(pub(crate) BTreeMap<String, String>);
 
