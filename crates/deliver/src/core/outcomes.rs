@@ -113,8 +113,10 @@ impl Core {
         }
     }
 
-    fn evict_of(&mut self, handle: &Arc<WebhookHandle>) {
-        let its = |lane: &super::lane::Lane| lane.intake.handle().is_some_and(|other| Arc::ptr_eq(other, handle));
+    /// The attempt may have begun under an earlier definition: a webhook is told by its breaker, which it keeps.
+    fn evict_of(&mut self, handle: &WebhookHandle) {
+        let is_its = |other: &Arc<WebhookHandle>| Arc::ptr_eq(&other.budgets.breaker, &handle.budgets.breaker);
+        let its = |lane: &super::lane::Lane| lane.intake.handle().is_some_and(is_its);
         let keys: Vec<LaneKey> = self.lanes.iter().filter(|(_, lane)| its(lane)).map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.evict(key));
     }
