@@ -64,8 +64,8 @@ impl Core {
                 effects.dead_letters.push(batch);
             }
             Next::Again { after } => self.again(key, prepared, handle, is_answered, now.monotonic + after),
-            // This machine couldn't make the attempt: the message keeps its body and waits, and nothing else changes.
-            Next::Later { after } => self.again(key, prepared, handle, true, now.monotonic + after),
+            // This machine couldn't make the attempt: the message waits and keeps its body, like the one probe of an unresponsive webhook.
+            Next::Later { after } => self.again(key, prepared, handle, !handle.is_unresponsive(), now.monotonic + after),
         }
         if !is_answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
             self.open_breaker(handle, key.lane);
