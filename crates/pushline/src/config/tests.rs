@@ -25,7 +25,7 @@ fn an_empty_file_is_the_defaults() {
 }
 
 #[test]
-fn the_example_of_the_design_is_read() {
+fn a_whole_configuration_is_read_and_printed_and_read_again() {
     let config = parse(
         r#"
         [queue]
