@@ -95,7 +95,7 @@ async fn dead_letters_are_listed_for_people_and_for_programs() {
     let value: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
     assert_eq!(
         (value["cause"].as_str(), value["payload"].as_str(), value["iccid"].as_str()),
-        (Some("unrouted"), Some("c3RyYXk="), Some("1"))
+        (Some("unrouted"), Some("bm9ib2R5J3M="), Some("1"))
     );
     assert_eq!(text(&pushline(&["dead-letters", "list", "--cause", "expired", "--admin", &admin]).await.stdout), "");
     let wrong = pushline(&["dead-letters", "list", "--cause", "boredom"]).await;
