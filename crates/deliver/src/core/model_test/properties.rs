@@ -90,7 +90,8 @@ pub(super) fn play(schedule: &Schedule, story: Option<&mut Vec<String>>) -> Resu
     });
     let Some(world) = world else { return Err(played.expect_err("else there is a world")) };
     if let Some(story) = story {
-        story.extend(world.common.story.into_iter().flatten());
+        let end = world.describe();
+        story.extend(world.common.story.into_iter().flatten().chain([end]));
     }
     played.map(|()| world.common.stats)
 }
