@@ -74,7 +74,8 @@ impl World {
         self.append(&Append { partition, group, after: 0, size: 1, what, late: 0, is_gap_before: false, is_visible: false });
     }
 
-    /// What customers that answer are owed. A message stuck in flight to the dead one holds up its group's later ones, perhaps.
+    /// What customers that answer are owed. A message stuck in flight to the dead one holds up its group's later ones, perhaps. In strict order those hold
+    /// memory of the group's webhook of now, whose other groups may wait for it.
     fn owed(&self, place: usize, dead: Dead) -> Vec<Offset> {
         let (task, log, config) = (&self.main.tasks[place], &self.common.logs[place], self.common.config());
         let route = |group: &str| {
@@ -85,9 +86,16 @@ impl World {
             let mut stuck = task.in_flight.iter().filter(|attempt| attempt.handle.webhook.name == dead.webhook);
             stuck.any(|attempt| task.core.lanes.get(attempt.key.lane).is_some_and(|lane| lane.group.key() == group))
         };
+        let strict = self.main.tasks.iter().filter(|_| self.common.setup.is_strict);
+        let in_flight = strict.flat_map(|task| task.in_flight.iter().map(move |attempt| (task, attempt)));
+        let stuck: Vec<&str> = in_flight
+            .filter(|(_, attempt)| attempt.handle.webhook.name == dead.webhook)
+            .filter_map(|(task, attempt)| route(task.core.lanes.get(attempt.key.lane)?.group.key()))
+            .collect();
         let is_owed = |offset: &Offset| {
             let group = log.ever[offset].key();
-            group.is_empty() || route(group).is_some_and(|webhook| webhook != dead.webhook) && !is_stuck(group)
+            let answers = |webhook: &str| webhook != dead.webhook && !stuck.contains(&webhook);
+            group.is_empty() || route(group).is_some_and(answers) && !is_stuck(group)
         };
         log.unsettled.iter().copied().filter(is_owed).collect()
     }

@@ -67,7 +67,7 @@ fn run(is_kafka: bool) {
 
 fn runner() -> TestRunner {
     let cases = number("MODEL_SCHEDULES").map_or(SCHEDULES, |cases| u32::try_from(cases).expect("that many take years"));
-    let config = ProptestConfig { cases, source_file: Some(file!()), max_shrink_iters: 20_000, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, source_file: Some(file!()), ..ProptestConfig::default() };
     let Some(seed) = number("MODEL_SEED") else { return TestRunner::new(config) };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -90,7 +90,8 @@ pub(super) fn play(schedule: &Schedule, story: Option<&mut Vec<String>>) -> Resu
     });
     let Some(world) = world else { return Err(played.expect_err("else there is a world")) };
     if let Some(story) = story {
-        story.extend(world.common.story.into_iter().flatten());
+        let end = world.describe();
+        story.extend(world.common.story.into_iter().flatten().chain([end]));
     }
     played.map(|()| world.common.stats)
 }

@@ -6,7 +6,7 @@ use pushline_model::Offset;
 
 use super::{
     driver::Process,
-    log::{Log, Saved},
+    log::{GROUPS, Log, Saved},
     schedule::{Append, Crash},
     world::{Common, World},
 };
@@ -50,6 +50,15 @@ impl Common {
         passed.filter(|offset| !log.unsettled.contains(offset) && !is_open(*offset)).collect()
     }
 
+    /// Whether a group has no webhook now that had one, and its lane isn't in the checkpoint: then its last cut rules are forgotten.
+    fn forgets_rules(&self, partition: usize, found: Option<&Saved>, since: usize) -> bool {
+        let checkpoint = found.filter(|found| found.epoch == self.logs[partition].epoch);
+        let lanes = checkpoint.map(|found| Checkpoint::decode(&found.checkpoint).expect("it was encoded by this version").lanes);
+        let is_listed = |group: usize| lanes.iter().flatten().any(|lane| lane.group == GROUPS[group] && lane.rules_hash.is_some());
+        let had_one = |group: usize| self.configs[since..].iter().any(|config| config.route[group].is_some());
+        (0..GROUPS.len()).any(|group| self.config().route[group].is_none() && had_one(group) && !is_listed(group))
+    }
+
     /// Whether a restart from a checkpoint excuses a second id.
     fn excuse_restart(&mut self, partition: usize, found: Option<&Rc<Saved>>) {
         let log = &self.logs[partition];
@@ -62,7 +71,8 @@ impl Common {
         let is_of_this = |found: &&Rc<Saved>| found.epoch == log.epoch && found.track == self.truths[partition].track;
         let is_harmless = is_latest || log.latest.is_some() && found.is_some_and(|found| is_of_this(&found));
         let is_behind = found.is_some_and(|found| found.epoch == log.epoch && Some(found.watermark) < log.committed);
-        let are_rules_others = self.differ_since(found.map_or(0, |found| found.config));
+        let since = found.map_or(0, |found| found.config);
+        let are_rules_others = self.differ_since(since) || self.forgets_rules(partition, found.map(|found| &**found), since);
         if is_behind || !is_harmless || are_rules_others {
             self.excuse(partition, if are_rules_others { "excuses: cut rules" } else { "excuses: checkpoint" });
             self.logs[partition].latest = found.cloned();

@@ -212,7 +212,7 @@ pub(super) struct Crash {
 }
 
 pub(super) fn schedule(is_kafka: bool) -> impl Strategy<Value = Schedule> {
-    setup(is_kafka).prop_flat_map(|setup| {
+    setup(is_kafka).prop_ind_flat_map(|setup| {
         let steps = vec(step(&setup), 20..120);
         (Just(setup), steps, ending()).prop_map(|(setup, steps, ending)| Schedule { setup, steps, ending })
     })
