@@ -1,5 +1,7 @@
 //! The admin address: metrics, health, dead letters.
 
+pub(crate) mod response;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -21,8 +23,8 @@ use tokio::{
     time::{interval, sleep},
 };
 
+use self::response::text;
 use crate::{
-    answer::text,
     dead_letters,
     replay::{Replays, Routing},
 };

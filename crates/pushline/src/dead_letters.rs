@@ -18,7 +18,7 @@ use pushline_queue::{DeadLetters, Filter, Found, Page};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-use crate::{answer::text, print};
+use crate::{admin::response::text, print};
 
 /// Messages in a page, if not told otherwise.
 const PAGE: usize = 100;

@@ -1,17 +1,17 @@
 //! The command line.
 
 mod admin;
-mod answer;
 mod config;
+mod config_watcher;
 mod dead_letters;
 mod demo;
-mod files;
+mod fd_limit;
 mod queue;
 mod receive;
 mod replay;
 mod role;
 mod run;
-mod wishes;
+mod signals;
 
 use std::{
     fmt::Display,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::{
-    answer::text,
+    admin::response::text,
     dead_letters::{LOGS, Place, Which, page_of, read_query},
     print,
 };

@@ -15,10 +15,11 @@ use tracing::{error, info, warn};
 use crate::{
     admin::{self, Admin},
     config::{self, Config, Settings},
-    files, queue,
+    config_watcher::ConfigWatcher,
+    fd_limit, queue,
     replay::Routing,
     role::Role,
-    wishes::{Signals, Watched, Wish},
+    signals::{Request, Signals},
 };
 
 /// A process that is up.
@@ -45,21 +46,21 @@ struct Intake {
 /// Runs until a signal, or until something fails for good.
 pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut file = Watched::new(path);
+    let mut file = ConfigWatcher::new(path);
     let config = Config::load(path)?;
-    files::raise_limit();
+    fd_limit::raise();
     if !config.passed_over.is_empty() {
         warn!(variables = config.passed_over.join(", "), "environment variables that name no field are passed over");
     }
     let mut running = tokio::select! {
         running = Running::start(config, role) => running?,
-        () = signals.end() => return Err(anyhow!("ended by a signal before it was ready")),
+        () = signals.stop() => return Err(anyhow!("ended by a signal before it was ready")),
     };
     let failure = loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Wish::End => break None,
-                Wish::Reload => running.reload(path),
+                Request::Stop => break None,
+                Request::Reload => running.reload(path),
             },
             failure = running.failed() => {
                 error!(error = format!("{failure:#}"), "it can't go on");
@@ -71,7 +72,7 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     info!("shutting down; a second signal ends the process at once");
     let shut_down = tokio::select! {
         result = running.shutdown() => result,
-        () = signals.end() => Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
+        () = signals.stop() => Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
     };
     match failure {
         // Whatever else fails in its wake, it is the cause.
@@ -188,7 +189,7 @@ impl Intake {
         let (stop, stopped) = watch::channel(false);
         let options = pushline_ingest::Options {
             max_payload_bytes: usize::try_from(settings.listener.max_payload_bytes)?,
-            max_connections: files::for_devices(),
+            max_connections: fd_limit::for_devices(),
             ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
         };
         let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
