@@ -1,63 +1,35 @@
-//! `pushline dead-letters replay`, and the admin address's side of it (LANES.md L15): dead letters go through the log once more, behind what came
-//! before them, with the same ids and to the current webhook. Each is marked when its replay is durable, so running it twice repeats nothing.
+//! `POST /dead-letters/replay` and `POST /unrouted/replay` (docs/delivery.md, Replay): dead letters go through the log once more, behind what came
+//! before them, with the same ids and to the current webhook. Each is marked when its replay is durable, so replaying twice has no effect.
 
 use std::{sync::Arc, time::SystemTime};
 
-use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use clap::Args;
-use http_body_util::Full;
-use hyper::{Method, Response, StatusCode};
+use axum::{http::StatusCode, response::Response};
 use metrics::counter;
 use pushline_ingest::metrics::PACKETS;
 use pushline_model::{DeadLetter, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::{AppendError, DeadLetters, Found, Kind, Queue, QueueError, Record, Replay};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::{
-    admin::response::text,
-    dead_letters::{LOGS, Place, Which, page_of, read_query},
-    print,
+use super::{
+    dead_letters::{page_of, read_query},
+    response::text,
 };
+use crate::replay::Replayed;
 
-/// Which ones: a filter, or all.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    which: Which,
-    /// All of them
-    #[arg(long)]
-    all: bool,
-}
-
-/// How packets are routed now: what ingest goes by, as far as it can be read again.
+/// How packets are routed now: as ingest routes them, as far as a reload can change it.
 #[derive(Clone)]
 pub(crate) struct Routing {
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) topics: Arc<ArcSwap<Vec<TopicPattern>>>,
 }
 
-/// Replays of a process, one at a time: two that looked at the same dead letter would both send it.
+/// The replays of a process. They run one at a time: two that found the same dead letter would both send it.
 #[derive(Clone)]
 pub(crate) struct Replays {
     queue: Arc<dyn Queue>,
     routing: Routing,
     alone: Arc<Mutex<()>>,
-}
-
-/// What became of a page.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Replayed {
-    /// Dead letters that are on their way again.
-    messages: usize,
-    /// The packets in them.
-    packets: usize,
-    /// Dead letters that had been replayed before.
-    already: usize,
-    /// Dead letters that still nobody wants.
-    unwanted: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,22 +45,21 @@ impl Replays {
         Self { queue, routing, alone: Arc::default() }
     }
 
-    /// Answers `POST /dead-letters/replay?…` with what it did; the same filters as for a list. Whoever asks may go away in the middle: what was appended
-    /// is marked all the same.
-    pub(crate) async fn answer(&self, log: DeadLetters, query: &str) -> Response<Full<Bytes>> {
+    /// Replays the page that a query selects. A client that goes away changes nothing: what was appended is marked all the same.
+    pub(crate) async fn replay(&self, log: DeadLetters, query: &str) -> Response {
         let alone = Arc::clone(&self.alone).lock_owned().await;
         let (this, query) = (self.clone(), query.to_owned());
         let page = tokio::spawn(async move {
             let _alone = alone;
-            answer(&*this.queue, &log, &this.routing, &query).await
+            replay_page(&*this.queue, &log, &this.routing, &query).await
         });
         page.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
     }
 }
 
-async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: &str) -> Response<Full<Bytes>> {
+async fn replay_page(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: &str) -> Response {
     let (filter, from, limit) = match read_query(query) {
-        Ok(asked) => asked,
+        Ok(read) => read,
         Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
     };
     let page = async {
@@ -103,19 +74,19 @@ async fn answer(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: 
     }
 }
 
-/// Appends the replays, and marks their dead letters when they are durable.
+/// Appends replays of dead letters. Marks the dead letters when the replays are durable.
 async fn replay(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, found: Vec<Found>) -> Result<Replayed, ReplayError> {
     let at = Timestamp::of(SystemTime::now());
     let mut replayed = Replayed::default();
     let (mut offsets, mut messages) = (Vec::new(), Vec::new());
     let (registry, topics) = (routing.registry.load_full(), routing.topics.load_full());
-    for Found { offset, letter, replayed: already } in found {
+    for Found { offset, letter: dead_letter, replayed: already } in found {
         if already {
             replayed.already += 1;
             continue;
         }
-        match to_group(letter, &topics, &registry) {
-            None => replayed.unwanted += 1,
+        match to_group(dead_letter, &topics, &registry) {
+            None => replayed.unrouted += 1,
             Some((group, replay)) => {
                 replayed.messages += 1;
                 replayed.packets += replay.packets.len();
@@ -133,44 +104,17 @@ async fn replay(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, found: 
     Ok(replayed)
 }
 
-/// A message goes to its group; what was in none is routed anew, as if its packet came in now.
-fn to_group(mut letter: DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<(String, Replay)> {
-    if letter.message_id.is_some() || registry.group(&letter.group).is_some_and(|group| group.webhook.is_some()) {
-        return Some((std::mem::take(&mut letter.group), letter.into()));
+/// A message goes to its group. A packet that had none is routed anew, as if it arrived now.
+fn to_group(mut dead_letter: DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<(String, Replay)> {
+    if dead_letter.message_id.is_some() || registry.group(&dead_letter.group).is_some_and(|group| group.webhook.is_some()) {
+        return Some((std::mem::take(&mut dead_letter.group), dead_letter.into()));
     }
-    let mut replay = Replay::from(letter);
+    let mut replay = Replay::from(dead_letter);
     let topic = replay.packets.first()?.topic.clone();
     let Routed::Group(group, iccid) = route(&topic, topics, registry) else { return None };
-    // Patterns that didn't match named no device, or another one.
+    // The patterns of that time named no device, or another one.
     replay.packets.iter_mut().for_each(|packet| packet.iccid = iccid.to_string());
     Some((group.id.key().to_owned(), replay))
-}
-
-/// Replays page by page, and says how far it is.
-pub(crate) async fn command(options: &Options) -> anyhow::Result<()> {
-    if options.which.is_all() != options.all {
-        bail!("say which: --all, or any of --group, --cause, --since, --until, --message-id");
-    }
-    let mut sum = Replayed::default();
-    for log in LOGS {
-        let mut place = Some(Place::default());
-        while let Some(here) = place {
-            let (page, next) = options.which.ask(Method::POST, &format!("{log}/replay"), here).await?;
-            let page: Replayed = serde_json::from_str(&page).context("the process answered something else")?;
-            sum.messages += page.messages;
-            sum.packets += page.packets;
-            sum.already += page.already;
-            sum.unwanted += page.unwanted;
-            if next.is_some() {
-                eprintln!("{} messages so far", sum.messages);
-            }
-            place = next;
-        }
-    }
-    let Replayed { messages, packets, already, unwanted } = sum;
-    print(format_args!(
-        "{messages} messages with {packets} packets are on their way again; {already} had been replayed before, {unwanted} are still wanted by nobody\n"
-    ))
 }
 
 #[cfg(test)]
@@ -184,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A queue that takes packets in when it is told to.
+    /// A queue that makes packets durable when it is told to.
     struct Slow {
         kept: Arc<Memory>,
         waiting: Mutex<Vec<Resolver>>,
@@ -224,28 +168,28 @@ mod tests {
         }
     }
 
-    fn letter() -> DeadLetter {
+    fn dead_letter() -> DeadLetter {
         let message_id = Some("msg_AAAAAAAAAAAAAAAAAAAAAA".to_owned());
         DeadLetter { message_id, ..DeadLetter::unsent(Timestamp(1), "o/g".to_owned(), Cause::Expired, Vec::new()) }
     }
 
     #[tokio::test]
-    async fn what_was_appended_is_marked_though_whoever_asked_went_away() {
+    async fn what_was_appended_is_marked_though_the_client_went_away() {
         let queue = Arc::new(Slow { kept: Memory::new(), waiting: Mutex::default() });
         let log = queue.dead_letters();
-        log.bury(&letter()).await.unwrap();
+        log.bury(&dead_letter()).await.unwrap();
         let routing = Routing { registry: Arc::default(), topics: Arc::default() };
         let replays = Replays::new(Arc::clone(&queue) as Arc<dyn Queue>, routing);
 
-        let mut asked = Box::pin(replays.answer(log.clone(), ""));
+        let mut first = Box::pin(replays.replay(log.clone(), ""));
         while queue.waiting.lock().unwrap().is_empty() {
-            assert!((&mut asked).now_or_never().is_none(), "it waits for the queue");
+            assert!((&mut first).now_or_never().is_none(), "the replay waits for the queue");
             tokio::task::yield_now().await;
         }
-        drop(asked);
+        drop(first);
         queue.waiting.lock().unwrap().drain(..).for_each(|resolver| resolver.resolve(Ok(())));
 
-        let again = timeout(Duration::from_secs(30), replays.answer(log.clone(), "")).await.expect("nothing is appended once more");
+        let again = timeout(Duration::from_secs(30), replays.replay(log.clone(), "")).await.expect("nothing is appended a second time");
         assert_eq!(again.status(), StatusCode::OK);
         assert!(log.list(&Filter::default(), 0, 10).await.unwrap().found[0].replayed);
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test that panics has failed, as it should")]
 
+mod admin;
 mod backlog;
 mod commands;
 mod connections;
@@ -18,13 +19,16 @@ mod kafka_operator;
 mod kafka_refusals;
 mod limits;
 mod listener;
+mod log;
 mod metrics;
 mod order;
+mod readme;
 mod receive;
 mod reload;
 mod replay;
 mod shutdown;
 mod space;
+mod start;
 mod windows;
 
 use std::path::Path;
