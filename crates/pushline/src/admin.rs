@@ -31,7 +31,7 @@ use axum::{
     extract::{DefaultBodyLimit, RawQuery, Request, State},
     http::StatusCode,
     middleware::{Next, from_fn},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::FutureExt;
@@ -65,6 +65,9 @@ struct Shared {
     /// Set once the process has started.
     services: OnceLock<Services>,
 }
+
+/// A request came before the process had started: 503 with what the start is waiting for.
+struct Starting(String);
 
 /// The parts of a started process that requests are about.
 pub(crate) struct Services {
@@ -136,12 +139,12 @@ async fn keep_up(metrics: PrometheusHandle) {
 }
 
 impl Shared {
-    /// The parts of the process, or 503 with what the start is waiting for.
-    fn services(&self) -> Result<&Services, Response> {
+    /// # Errors
+    /// What the start is waiting for.
+    fn services(&self) -> Result<&Services, Starting> {
         self.services.get().ok_or_else(|| {
             let stage = self.stage.load();
-            let why = stage.as_ref().map_or("starting", |stage| stage.as_str());
-            text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+            Starting(stage.as_ref().map_or_else(|| "starting".to_owned(), |stage| stage.as_str().to_owned()))
         })
     }
 
@@ -153,12 +156,18 @@ impl Shared {
         }
         let services = self.services.get().expect("a process without its parts is starting");
         if let Some(Stalled(why)) = services.queue.stalled() {
-            return Err(why.to_string());
+            return Err(why);
         }
         match services.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {
             0 => Ok(()),
             lost => Err(format!("the log lost {lost} offsets that weren't settled; acknowledge the loss: POST /losses/acknowledge")),
         }
+    }
+}
+
+impl IntoResponse for Starting {
+    fn into_response(self) -> Response {
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0))
     }
 }
 
@@ -206,25 +215,25 @@ async fn readiness(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn list_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Response> {
+async fn list_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     Ok(dead_letters::list(&shared.services()?.queue.dead_letters(), &query.unwrap_or_default()).await)
 }
 
-async fn list_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Response> {
+async fn list_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     Ok(dead_letters::list(&shared.services()?.queue.unrouted(), &query.unwrap_or_default()).await)
 }
 
-async fn replay_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Response> {
+async fn replay_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     let services = shared.services()?;
     Ok(services.replays.replay(services.queue.dead_letters(), &query.unwrap_or_default()).await)
 }
 
-async fn replay_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Response> {
+async fn replay_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     let services = shared.services()?;
     Ok(services.replays.replay(services.queue.unrouted(), &query.unwrap_or_default()).await)
 }
 
-async fn acknowledge_losses(State(shared): State<Arc<Shared>>) -> Result<Response, Response> {
+async fn acknowledge_losses(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {
     let offsets = shared.services()?.losses.as_ref().map_or(0, |losses| losses.acknowledge());
     Ok(text(StatusCode::OK, format!("acknowledged the loss of {offsets} offsets\n")))
 }
