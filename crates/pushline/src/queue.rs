@@ -1,4 +1,4 @@
-//! Which queue a process keeps its packets in: the only place of the binary that knows the backends.
+//! Opens the queue that the configuration names. The only place of the binary that knows the backends.
 
 use std::sync::Arc;
 
@@ -14,11 +14,22 @@ use crate::{
     role::Role,
 };
 
-/// Opens it.
+/// What the start waits for while the queue is being opened.
+pub(crate) fn opening(settings: &Settings) -> String {
+    match settings.queue.chosen() {
+        config::Queue::Embedded { dir, .. } => format!("opening the queue in {}", dir.display()),
+        config::Queue::Kafka(kafka) => format!("waiting for Kafka at {}", kafka.brokers),
+    }
+}
+
+/// Opens the queue. Kafka may be away: then this takes until it is back.
+///
+/// # Errors
+/// The queue can't be opened, or not in this role.
 pub(crate) async fn open(settings: &Settings, role: Role, largest_record: usize) -> anyhow::Result<Arc<dyn Queue>> {
     match settings.queue.chosen() {
         config::Queue::Embedded { .. } if role != Role::Run => {
-            bail!("an embedded queue belongs to one process, which does everything: use pushline run, or [queue] kind = \"kafka\"")
+            bail!("an embedded queue serves a single process that does everything: use pushline run, or set [queue] kind = \"kafka\"")
         }
         config::Queue::Embedded { dir, max_bytes, min_free } => {
             let options = embedded::Options {
@@ -29,7 +40,7 @@ pub(crate) async fn open(settings: &Settings, role: Role, largest_record: usize)
                 ..embedded::Options::new(dir.to_owned())
             };
             info!(dir = %options.dir.display(), "opening the queue");
-            // Every frame is checked: that may take seconds.
+            // Opening checks every frame, which may take seconds.
             let queue = tokio::task::spawn_blocking(move || Embedded::open(&options)).await??;
             Ok(Arc::new(queue))
         }
@@ -58,5 +69,5 @@ async fn open_kafka(kafka: &config::Kafka, settings: &Settings, role: Role, larg
 
 #[cfg(not(feature = "kafka"))]
 async fn open_kafka(_: &config::Kafka, _: &Settings, _: Role, _: usize) -> anyhow::Result<Arc<dyn Queue>> {
-    bail!("this Pushline was built without Kafka: build it with the cargo feature kafka")
+    bail!("[queue] kind = \"kafka\": this binary was built without Kafka; build it with cargo build --release --features kafka")
 }

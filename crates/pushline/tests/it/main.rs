@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test that panics has failed, as it should")]
 
+mod admin;
 mod backlog;
 mod chaos;
 mod commands;
@@ -11,7 +12,6 @@ mod crashes;
 mod deploy;
 mod disk;
 mod document;
-mod failure_causes;
 mod hostile;
 mod isolation;
 mod kafka;
@@ -20,14 +20,18 @@ mod kafka_operator;
 mod kafka_refusals;
 mod limits;
 mod listener;
+mod failure_causes;
 mod local_failures;
+mod log;
 mod metrics;
 mod order;
+mod readme;
 mod receive;
 mod reload;
 mod replay;
 mod shutdown;
 mod space;
+mod start;
 mod windows;
 
 use std::path::Path;

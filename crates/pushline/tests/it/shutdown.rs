@@ -52,14 +52,14 @@ async fn a_second_signal_ends_it_at_once_and_nothing_is_lost() {
     let first = next(&mut arrivals).await;
     pushline.signal(Signal::TERM);
     let begun = async {
-        while !pushline.log().contains("nothing is taken in any more") {
+        while !pushline.log().contains("no more packets are accepted") {
             sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, begun).await.expect("it begins to shut down");
     pushline.signal(Signal::TERM);
     let (ended_well, log) = pushline.ended().await;
-    assert!(!ended_well && log.contains("ended at once by a second signal") && !log.contains("nothing is in flight any more"), "{log}");
+    assert!(!ended_well && log.contains("stopped at once by a second signal") && !log.contains("no more messages are in flight"), "{log}");
     let pushline = Pushline::start_again(BINARY, dir.path()).await;
     let again = next(&mut arrivals).await;
     assert_eq!((again.id, again.payloads), (first.id, first.payloads));
