@@ -118,7 +118,6 @@ impl Frame {
     }
 
     /// The same records with another log time: the one before was taken back.
-    #[expect(dead_code, reason = "the committer calls it once it takes stamps back")]
     pub(crate) fn with_log_time(&self, log_time: Timestamp) -> Self {
         let mut header = Header::parse(&self.bytes).expect("a frame begins with a header");
         header.log_time = log_time;
@@ -219,14 +218,14 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
 // === impl FrameBuilder ===
 
 impl FrameBuilder {
-    /// Room for so many bytes of records at once.
+    /// A builder with space for this many bytes of records.
     #[must_use]
     #[cfg(feature = "kafka")]
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(HEADER + bytes), count: 0 }
     }
 
-    /// Lets go of room that is more than it needs.
+    /// Frees space that the records don't need.
     #[cfg(feature = "kafka")]
     pub(crate) fn trim(&mut self) {
         if self.bytes.capacity() > self.bytes.len() * 5 / 4 {
@@ -244,6 +243,11 @@ impl FrameBuilder {
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Bytes of the frame that [`FrameBuilder::seal`] makes.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether a record would make it longer than [`FRAME_MAX`].

@@ -2,7 +2,7 @@
 //! files).
 //!
 //! ```text
-//! PUSHCKPT | version u32 | crc32c u32 over the rest | sequence u64 | length u32 of what follows
+//! PUSHCKPT | version u32 | crc32c u32 over the version and the rest | sequence u64 | length u32 of what follows
 //! watermark, end of each log, checkpoint (postcard) | extensions, which an older reader skips
 //! ```
 
@@ -145,9 +145,14 @@ fn encode(sequence: u64, envelope: &Envelope) -> Vec<u8> {
     bytes.extend_from_slice(&sequence.to_le_bytes());
     bytes.extend_from_slice(&u32::try_from(body.len()).expect("a checkpoint is far below 4 GiB").to_le_bytes());
     bytes.extend_from_slice(&body);
-    let crc = crc32c::crc32c(&bytes[16..]);
+    let crc = check_sum(&bytes);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     bytes
+}
+
+/// Of everything but the magic word and the check sum itself.
+fn check_sum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[8..12]), &bytes[16..])
 }
 
 /// The version, the sequence, and the envelope where the version is known. `None`: the file isn't whole.
@@ -157,7 +162,7 @@ fn decode(bytes: &[u8]) -> Option<(u32, u64, Option<Envelope>)> {
     let (version, crc, length) = (number(8)?, number(12)?, number(24)?);
     let sequence = u64::from(number(16)?) | u64::from(number(20)?) << 32;
     let whole = bytes.get(..HEADER + length as usize)?;
-    if !whole.starts_with(MAGIC) || crc32c::crc32c(&whole[16..]) != crc {
+    if !whole.starts_with(MAGIC) || check_sum(whole) != crc {
         return None;
     }
     let envelope = postcard::take_from_bytes(&whole[HEADER..]).ok().map(|(envelope, _extensions)| envelope);

@@ -1,4 +1,5 @@
-//! Appending: one idempotent producer, a token a record instead of a future a record. A batch is durable when the last of its tokens has come back.
+//! Appending: one idempotent producer, with a token for each record instead of a future for each record. A batch is durable when the last of its tokens has
+//! come back.
 
 use std::{
     fmt,
@@ -104,6 +105,14 @@ impl Appender {
         self.send_one((topic, 0), record)
     }
 
+    /// Appends a record with any header.
+    #[cfg(test)]
+    pub(super) fn put_with_header(&self, topic: &str, partition: i32, header: &[u8]) -> Put {
+        let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: header::NAME, value: Some(header) });
+        let record = move |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).headers(headers);
+        self.send_one((topic, 0), record)
+    }
+
     fn send_one<'a>(&self, place: (&str, usize), record: impl FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>) -> Put {
         let batch = Arc::new(Batch::new(place, 1));
         let appended = self.send(&batch, std::iter::once(record));
@@ -135,26 +144,26 @@ impl Appender {
 
     /// Messages that aren't durable yet.
     pub(super) fn in_flight(&self) -> usize {
-        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+        usize::try_from(self.producer.in_flight_count()).expect("a count isn't negative")
     }
 
-    /// Why nothing can be appended any more until the process starts again: an idempotent producer that has lost its place says so for ever.
+    /// Why no record can be appended until the process starts again: an idempotent producer that has lost its place stays in that error.
     pub(super) fn failed(&self) -> Option<QueueError> {
         let (_, what) = self.producer.client().fatal_error()?;
         Some(QueueError::Fatal { doing: "go on appending".into(), what })
     }
 
-    /// Takes no more, and waits until what was taken is durable.
+    /// Refuses further records, and waits until those that were appended are durable.
     pub(super) fn close(&self) {
-        /// Whoever closes the queue has a shorter deadline; this one ends a thread that nobody waits for.
+        /// The caller that closes the queue has a shorter deadline; this one ends a thread that no caller waits for any more.
         const AT_MOST: Duration = Duration::from_secs(60);
         self.closed.store(true, Ordering::Release);
         if let Err(error) = self.producer.flush(AT_MOST) {
-            tracing::warn!(%error, "some records aren't durable at the end: they were never acknowledged");
+            tracing::warn!(%error, "some records aren't durable: they were not acknowledged");
         }
     }
 
-    /// For what any client can be asked.
+    /// The client, for questions that any client can ask.
     pub(super) fn client(&self) -> &rdkafka::client::Client<Deliveries> {
         self.producer.client()
     }
@@ -192,7 +201,7 @@ impl Batch {
         }
     }
 
-    /// A token is back. The last one says what became of the batch.
+    /// A token has come back. The last one resolves the batch.
     fn token(&self, result: Result<(), &KafkaError>, health: &Health) {
         result.err().into_iter().for_each(|error| _ = self.failed.set(unkept(&self.topic, error)));
         if self.waits.fetch_sub(1, Ordering::AcqRel) > 1 {
@@ -217,7 +226,7 @@ fn unkept(topic: &str, error: &KafkaError) -> Unkept {
     let code = error.rdkafka_error_code();
     let why = code.map_or_else(|| error.to_string(), |code| code.to_string());
     let error = match code {
-        // Taken back while the queue was closed.
+        // The record was taken back while the queue was closed.
         Some(Code::PurgeQueue | Code::PurgeInflight) => AppendError::Closed,
         _ => AppendError::Refused(format!("{topic}: {why}")),
     };

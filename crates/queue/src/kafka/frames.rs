@@ -1,5 +1,5 @@
-//! Kafka's messages become frames: the form in which every reader of the queue takes records. The message is done with at once; what is fetched
-//! ahead lies in librdkafka's buffers, what is handed over in frames, and nothing lies in both.
+//! Kafka's messages become frames, the form in which every reader of the queue gets records. A message is copied once and dropped: records that were
+//! fetched ahead lie in librdkafka's buffers, records that were handed over lie in frames, and none lies in both.
 
 use std::mem;
 
@@ -9,7 +9,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
 };
 
-use super::header;
+use super::{QueueError, header};
 use crate::{Frame, FrameBuilder, Record};
 
 /// Records of one partition on their way into frames. The offsets of a frame follow each other and its
@@ -23,14 +23,18 @@ pub(super) struct Frames {
     log_time: Timestamp,
     full: Vec<Frame>,
     bytes: usize,
-    /// Bytes of the frame before, and some more: the next is often like it, and needn't grow step by step.
+    /// Bytes of the frame before, and some more: the next one is often like it, and needn't grow step by step.
     usual: usize,
 }
 
 impl Frames {
-    pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) {
+    /// Adds a message.
+    ///
+    /// # Errors
+    /// [`QueueError::OtherFormat`]: another version of Pushline wrote it. It isn't added.
+    pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<(), QueueError> {
         let (offset, log_time) = (offset_of(message), log_time_of(message));
-        let record = record_of(message, log_time);
+        let record = record_of(message, log_time)?;
         if offset != self.next || log_time != self.log_time || self.builder.is_full_for(&record) {
             self.seal();
         }
@@ -41,6 +45,7 @@ impl Frames {
         self.builder.push(&record);
         self.bytes += record.payload.len() + record.group.len();
         self.next = offset + 1;
+        Ok(())
     }
 
     /// Bytes of keys and values that it holds.
@@ -74,6 +79,11 @@ pub(super) fn offset_of(message: &BorrowedMessage<'_>) -> Offset {
     Offset::try_from(message.offset()).expect("a message that was read has an offset")
 }
 
+/// An offset as librdkafka takes it.
+pub(super) fn to_kafka(offset: Offset) -> i64 {
+    i64::try_from(offset).expect("an offset of a log on Kafka fits its own type")
+}
+
 /// The time that Kafka gave it (LogAppendTime): the same for every consumer. A message of a format that has no time counts as 1970.
 fn log_time_of(message: &BorrowedMessage<'_>) -> Timestamp {
     /// Timestamps are in units of 100 ns, Kafka's in milliseconds.
@@ -82,8 +92,12 @@ fn log_time_of(message: &BorrowedMessage<'_>) -> Timestamp {
     millis.map_or(Timestamp(0), |millis| Timestamp(millis.saturating_mul(UNITS)))
 }
 
-fn record_of<'a>(message: &'a BorrowedMessage<'_>, log_time: Timestamp) -> Record<'a> {
-    let header =
-        message.headers().and_then(|headers| headers.iter().find(|header| header.key == header::NAME)).and_then(|header| header.value);
-    header::record(message.key(), header, message.payload(), log_time)
+fn record_of<'a>(message: &'a BorrowedMessage<'_>, written_at: Timestamp) -> Result<Record<'a>, QueueError> {
+    let header = message.headers().and_then(|headers| headers.iter().find(|header| header.key == header::NAME));
+    let raw = header::Raw { key: message.key(), header: header.and_then(|header| header.value), payload: message.payload(), written_at };
+    header::record(raw).map_err(|header::OtherVersion(found)| QueueError::OtherFormat {
+        place: format!("{}, partition {}, offset {}", message.topic(), message.partition(), message.offset()),
+        found: u32::from(found),
+        known: u32::from(header::VERSION),
+    })
 }

@@ -1,4 +1,4 @@
-//! One partition of one topic as a log: for the packets, for checkpoint, and for dead letters, which have one partition.
+//! One partition of one topic as a log: for packets, for checkpoints, and for dead letters, which have one partition.
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
@@ -50,12 +50,11 @@ impl KafkaLog {
             let (appender, place) = (Arc::clone(&self.appender), self.place.clone());
             let ask = move || appender.client().fetch_watermarks(&place.topic, place.partition, ANSWER);
             match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
-                Ok((start, end)) => return Ok(offset(start)..offset(end)),
-                Err(error) => {
-                    wait.because(&error.to_string());
-                    sleep(ANSWER / 10).await;
-                }
+                Ok((start, end)) if start >= 0 && end >= start => return Ok(start.unsigned_abs()..end.unsigned_abs()),
+                Ok(_) => wait.because("it doesn't know the bounds of a log"),
+                Err(error) => wait.because(&error.to_string()),
             }
+            sleep(ANSWER / 10).await;
         }
     }
 
@@ -72,7 +71,7 @@ impl KafkaLog {
     /// The value of its last record.
     pub(super) async fn last_value(&self) -> Result<Option<Vec<u8>>, QueueError> {
         let bounds = self.ask_bounds().await?;
-        // The last record is never compacted away. What may lie behind it without being one is skipped backwards.
+        // The last record is never compacted away. Offsets without a record may lie behind it: it is looked for further back each time.
         for back in [1, 16, Offset::MAX] {
             let from = bounds.end.saturating_sub(back).max(bounds.start);
             if from >= bounds.end {
@@ -95,10 +94,6 @@ impl KafkaLog {
         }
         Ok(None)
     }
-}
-
-fn offset(kafka: i64) -> Offset {
-    Offset::try_from(kafka).unwrap_or_default()
 }
 
 impl Append for KafkaLog {

@@ -21,6 +21,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
     checkpoints::{self, Commit, Decoded},
+    frames::to_kafka,
     live::Live,
     log::KafkaLog,
     rebalances::{Rebalances, set_paused},
@@ -131,7 +132,7 @@ impl Shared {
         let commit = move || {
             let _one_at_a_time = lock(&shared.committing);
             let Commit { watermark, checkpoint } = lock(&shared.durable).expect("it was read before");
-            let offset = KafkaOffset::Offset(i64::try_from(watermark).expect("a watermark is an offset of Kafka's"));
+            let offset = KafkaOffset::Offset(to_kafka(watermark));
             shared.consumer.commit(&shared.list(offset, &checkpoints::metadata(checkpoint))?, CommitMode::Sync)
         };
         spawn_blocking(commit).await.map_err(|_| QueueError::Closed)
