@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pushline_batch::{Body, escape};
+use pushline_batch::{Body, CutRules, escape};
 use pushline_model::{Packet, Timestamp, Webhook};
 
 fn payloads() -> [(&'static str, String); 3] {
@@ -45,7 +45,7 @@ fn escapes(c: &mut Criterion) {
 }
 
 fn messages(c: &mut Criterion) {
-    let webhook = Webhook::new("w", "http://a.example/".parse().unwrap());
+    let rules = CutRules::of(&Webhook::new("w", "http://a.example/".parse().unwrap()));
     let payload = "a".repeat(200);
     let iccid = "897612653856781234".parse().unwrap();
     let packet =
@@ -55,7 +55,7 @@ fn messages(c: &mut Criterion) {
     group.bench_function("Body", |bencher| {
         bencher.iter(|| {
             let mut body = Body::default();
-            (0..10).for_each(|_| body.push(&webhook, black_box(&packet)));
+            (0..10).for_each(|_| body.push(&rules, black_box(&packet)));
             body.seal(true).bytes().len()
         });
     });

@@ -1,14 +1,17 @@
-//! The body of a message (DESIGN.md, *Body*): a packet is escaped straight into it when it is taken, and can be taken out again for a
-//! dead letter (LANES.md L14).
+//! The body of a message (docs/document.md, Body): a packet is escaped straight into it when it is read, and can be taken out again for a
+//! dead letter (docs/delivery.md, Dead letters).
 //!
 //! The bytes begin with `[`; an object is the same bytes without the brackets. Compact JSON, fields in the document's order:
 //! `{"ICCID":897612653856781234,"Timestamp":"2023-10-16T09:17:32.1233516Z","Payload":"ABC"}`.
 
 use base64_simd::{Out, STANDARD};
 use bytes::Bytes;
-use pushline_model::{DeadPacket, Iccid, IccidForm, Identify, Packet, PayloadForm, Timestamp, Webhook};
+use pushline_model::{DeadPacket, Iccid, IccidForm, Identify, Packet, PayloadForm, Timestamp};
 
-use crate::escape::{escape, unescape};
+use crate::{
+    CutRules,
+    escape::{escape, unescape},
+};
 
 /// What stands around a payload, mostly, in bytes.
 const AROUND_A_PAYLOAD: usize = 96;
@@ -77,26 +80,26 @@ impl Body {
     }
 
     /// Adds a packet.
-    pub fn push(&mut self, webhook: &Webhook, packet: &Packet<'_>) {
+    pub fn push(&mut self, rules: &CutRules, packet: &Packet<'_>) {
         // Once for all of it, mostly: of JSON a byte in eight is a quote that takes one more, at most; base64 makes room for itself.
         self.text.reserve(AROUND_A_PAYLOAD + packet.payload.len() + packet.payload.len() / 8);
         self.text.push(if self.text.is_empty() { b'[' } else { b',' });
-        write_identity(webhook, packet, &mut self.text);
+        write_identity(rules, packet, &mut self.text);
         self.text.extend_from_slice(b",\"Timestamp\":\"");
         self.text.extend_from_slice(&packet.received_at.text());
         self.text.extend_from_slice(b"\",\"Payload\":");
-        let (payload_at, payload_end, form) = write_payload(webhook.payload, packet.payload, &mut self.text);
+        let (payload_at, payload_end, form) = write_payload(rules.payload, packet.payload, &mut self.text);
         self.text.push(b'}');
         self.index.topics.push_str(packet.topic);
         let topic_end = self.index.topics.len();
         self.index.entries.push(Entry { iccid: packet.iccid, received_at: packet.received_at, payload_at, payload_end, topic_end, form });
     }
 
-    /// Adds a packet, unless the body would pass the webhook's `max_body_bytes` with it.
-    pub fn push_if_fits(&mut self, webhook: &Webhook, packet: &Packet<'_>) -> bool {
+    /// Adds a packet, unless the body would pass `max_body_bytes` with it. Returns whether it was added.
+    pub fn push_if_fits(&mut self, rules: &CutRules, packet: &Packet<'_>) -> bool {
         let (text, topics) = (self.text.len(), self.index.topics.len());
-        self.push(webhook, packet);
-        let fits = self.text.len() < webhook.max_body_bytes; // the bracket that closes it counts
+        self.push(rules, packet);
+        let fits = self.text.len() < rules.max_body_bytes; // the bracket that closes it counts
         if !fits {
             self.text.truncate(text);
             self.index.topics.truncate(topics);
@@ -105,10 +108,16 @@ impl Body {
         fits
     }
 
-    /// Completes it. An object holds one packet.
+    /// The `received_at` of its first packet; `None` while it is empty.
+    #[must_use]
+    pub fn first_received_at(&self) -> Option<Timestamp> {
+        self.index.entries.first().map(|entry| entry.received_at)
+    }
+
+    /// Completes it. It holds at least one packet, and an object holds one.
     #[must_use]
     pub fn seal(mut self, array: bool) -> Sealed {
-        debug_assert!(array || self.count() == 1, "an object of {} packets", self.count());
+        debug_assert!(self.count() == 1 || array && self.count() > 1, "{} packets, array: {array}", self.count());
         self.text.push(b']');
         let held = self.held();
         let all = Bytes::from(self.text);
@@ -147,7 +156,7 @@ impl Sealed {
     /// The `received_at` of its first packet.
     #[must_use]
     pub fn first_received_at(&self) -> Timestamp {
-        self.index.entries.first().map_or(Timestamp::default(), |entry| entry.received_at)
+        self.index.entries.first().expect("a sealed body holds a packet").received_at
     }
 
     /// The packets as they came.
@@ -182,8 +191,8 @@ impl Form {
     }
 }
 
-fn write_identity(webhook: &Webhook, packet: &Packet<'_>, into: &mut Vec<u8>) {
-    match webhook.send {
+fn write_identity(rules: &CutRules, packet: &Packet<'_>, into: &mut Vec<u8>) {
+    match rules.send {
         Identify::Topic => {
             into.extend_from_slice(b"{\"Topic\":\"");
             escape(packet.topic, into);
@@ -191,7 +200,7 @@ fn write_identity(webhook: &Webhook, packet: &Packet<'_>, into: &mut Vec<u8>) {
         }
         Identify::Iccid => {
             let iccid = packet.iccid.text();
-            let quote: &[u8] = if webhook.iccid == IccidForm::Number && is_number(iccid.as_str()) { b"" } else { b"\"" };
+            let quote: &[u8] = if rules.iccid == IccidForm::Number && is_number(iccid.as_str()) { b"" } else { b"\"" };
             into.extend_from_slice(b"{\"ICCID\":");
             into.extend_from_slice(quote);
             into.extend_from_slice(iccid.as_str().as_bytes());
@@ -246,12 +255,13 @@ fn is_json(payload: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use pushline_model::Webhook;
     use serde_json::Value;
 
     use super::*;
 
-    fn webhook() -> Webhook {
-        Webhook::new("w", "http://a.example/".parse().unwrap())
+    fn rules() -> CutRules {
+        CutRules::of(&Webhook::new("w", "http://a.example/".parse().unwrap()))
     }
 
     fn packet<'a>(iccid: &str, payload: &'a [u8]) -> Packet<'a> {
@@ -259,9 +269,9 @@ mod tests {
         Packet { iccid: iccid.parse().unwrap(), topic: "mti/\"897612653856781234\"", received_at, payload }
     }
 
-    fn object(webhook: &Webhook, packet: &Packet<'_>) -> String {
+    fn object(rules: &CutRules, packet: &Packet<'_>) -> String {
         let mut body = Body::default();
-        body.push(webhook, packet);
+        body.push(rules, packet);
         String::from_utf8(body.seal(false).bytes().to_vec()).unwrap()
     }
 
@@ -269,12 +279,12 @@ mod tests {
 
     #[test]
     fn the_documents_examples_field_by_field() {
-        assert_eq!(object(&webhook(), &packet("897612653856781234", b"ABC")), EXAMPLE);
+        assert_eq!(object(&rules(), &packet("897612653856781234", b"ABC")), EXAMPLE);
         let mut body = Body::default();
-        body.push(&webhook(), &packet("897612653856781234", b"ABC"));
+        body.push(&rules(), &packet("897612653856781234", b"ABC"));
         let mut second = packet("897612653856787890", b"123");
         second.received_at = Timestamp::parse("2023-10-16T09:17:32.8383516Z").unwrap();
-        body.push(&webhook(), &second);
+        body.push(&rules(), &second);
         let array = body.seal(true).bytes();
         let expected = format!(r#"[{EXAMPLE},{{"ICCID":897612653856787890,"Timestamp":"2023-10-16T09:17:32.8383516Z","Payload":"123"}}]"#);
         assert_eq!(array, expected.as_bytes());
@@ -282,36 +292,36 @@ mod tests {
 
     #[test]
     fn an_iccid_is_a_number_digit_for_digit_or_a_string() {
-        let written = |iccid: &str| object(&webhook(), &packet(iccid, b"")).split(",\"Timestamp").next().unwrap().to_owned();
+        let written = |iccid: &str| object(&rules(), &packet(iccid, b"")).split(",\"Timestamp").next().unwrap().to_owned();
         assert_eq!(written("89761265385678123499"), r#"{"ICCID":89761265385678123499"#);
         assert_eq!(written("0123"), r#"{"ICCID":"0123""#);
         assert_eq!(written("12A4"), r#"{"ICCID":"12A4""#);
-        let mut webhook = webhook();
-        webhook.iccid = IccidForm::String;
-        assert!(object(&webhook, &packet("12", b"")).starts_with(r#"{"ICCID":"12","#));
+        let mut rules = rules();
+        rules.iccid = IccidForm::String;
+        assert!(object(&rules, &packet("12", b"")).starts_with(r#"{"ICCID":"12","#));
     }
 
     #[test]
     fn the_topic_takes_the_iccids_place() {
-        let mut webhook = webhook();
-        webhook.send = Identify::Topic;
-        assert!(object(&webhook, &packet("12", b"")).starts_with(r#"{"Topic":"mti/\"897612653856781234\"","Timestamp""#));
+        let mut rules = rules();
+        rules.send = Identify::Topic;
+        assert!(object(&rules, &packet("12", b"")).starts_with(r#"{"Topic":"mti/\"897612653856781234\"","Timestamp""#));
     }
 
     #[test]
     fn what_is_not_utf8_goes_as_base64_and_says_so() {
-        let text = object(&webhook(), &packet("12", b"\xff\x00"));
+        let text = object(&rules(), &packet("12", b"\xff\x00"));
         assert!(text.ends_with(r#""Payload":"/wA=","PayloadEncoding":"base64"}"#), "{text}");
-        let mut webhook = webhook();
-        webhook.payload = PayloadForm::Base64;
-        assert!(object(&webhook, &packet("12", b"ABC")).ends_with(r#""Payload":"QUJD","PayloadEncoding":"base64"}"#));
+        let mut rules = rules();
+        rules.payload = PayloadForm::Base64;
+        assert!(object(&rules, &packet("12", b"ABC")).ends_with(r#""Payload":"QUJD","PayloadEncoding":"base64"}"#));
     }
 
     #[test]
     fn json_is_embedded_as_it_is_when_it_parses_else_as_text() {
-        let mut webhook = webhook();
-        webhook.payload = PayloadForm::Json;
-        let payload = |payload: &[u8]| object(&webhook, &packet("12", payload)).split_once("\"Payload\":").unwrap().1.to_owned();
+        let mut rules = rules();
+        rules.payload = PayloadForm::Json;
+        let payload = |payload: &[u8]| object(&rules, &packet("12", payload)).split_once("\"Payload\":").unwrap().1.to_owned();
         assert_eq!(payload(b"{\"b\": 1e2 }"), "{\"b\": 1e2 }}");
         assert_eq!(payload(b"12"), "12}");
         for not_json in ["", "{", "01", "nul", "{} {}", "[1,]", "\"\n\"", "1}", "NaN"] {
@@ -322,16 +332,16 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_leaves_no_trace() {
-        let mut webhook = webhook();
-        webhook.max_body_bytes = 1024;
+        let mut rules = rules();
+        rules.max_body_bytes = 1024;
         let mut body = Body::default();
-        body.push(&webhook, &packet("12", b"ABC"));
+        body.push(&rules, &packet("12", b"ABC"));
         let before = (body.text.clone(), body.index.topics.clone());
-        assert!(!body.push_if_fits(&webhook, &packet("12", &[b'x'; 1000])));
+        assert!(!body.push_if_fits(&rules, &packet("12", &[b'x'; 1000])));
         assert_eq!((body.text.clone(), body.index.topics.clone(), body.count()), (before.0, before.1, 1));
-        let room = 1024 - body.text.len() - ",]".len() - object(&webhook, &packet("12", b"")).len();
-        assert!(!body.push_if_fits(&webhook, &packet("12", &vec![b'x'; room + 1])));
-        assert!(body.push_if_fits(&webhook, &packet("12", &vec![b'x'; room])));
+        let room = 1024 - body.text.len() - ",]".len() - object(&rules, &packet("12", b"")).len();
+        assert!(!body.push_if_fits(&rules, &packet("12", &vec![b'x'; room + 1])));
+        assert!(body.push_if_fits(&rules, &packet("12", &vec![b'x'; room])));
         assert_eq!(body.seal(true).bytes().len(), 1024);
     }
 
@@ -363,12 +373,12 @@ mod tests {
             form in form(),
             topic in any::<bool>(),
         ) {
-            let mut webhook = webhook();
-            webhook.payload = form;
-            webhook.send = if topic { Identify::Topic } else { Identify::Iccid };
+            let mut rules = rules();
+            rules.payload = form;
+            rules.send = if topic { Identify::Topic } else { Identify::Iccid };
             let mut body = Body::default();
             for (payload, iccid, topic, at) in &packets {
-                body.push(&webhook, &Packet { iccid: iccid.parse().unwrap(), topic, received_at: Timestamp(*at), payload });
+                body.push(&rules, &Packet { iccid: iccid.parse().unwrap(), topic, received_at: Timestamp(*at), payload });
             }
             let sealed = body.seal(packets.len() > 1);
             let out = sealed.packets();

@@ -6,8 +6,10 @@ mod body;
 mod cut;
 mod escape;
 mod id;
+mod rules;
 
 pub use body::{Body, Sealed};
-pub use cut::{Cut, Cutter, Window};
+pub use cut::{Cut, Cutter, NextPacket, Window};
 pub use escape::escape;
-pub use id::message_id;
+pub use id::Identity;
+pub use rules::CutRules;

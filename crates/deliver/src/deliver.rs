@@ -1,4 +1,4 @@
-//! The delivering role: a task for each partition that this process serves, as they come and go, around one room and one set of endpoints.
+//! The delivering role: a task for each partition that this process serves, as they come and go, around one set of budgets and webhook handles.
 
 use std::{
     sync::{Arc, Weak},
@@ -14,14 +14,15 @@ use tokio::{
 };
 
 use crate::{
-    DeliverError, Egress, LocalFailures, Losses, Network,
-    outlets::Outlets,
-    partition::{Surroundings, Task},
-    room::Room,
+    DeliverError, Egress, LocalFailures, Losses, Network, RefusedTicks,
+    budgets::Budgets,
+    partition::{Context, Task},
+    wakeup::Wakeups,
     webhook_health::WebhookHealth,
+    webhooks::Webhooks,
 };
 
-/// How often connections are looked for that nobody will use again: whoever has nothing to send doesn't look at its own.
+/// How often idle connections are closed that no attempt will use again.
 const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
 
 /// How to deliver.
@@ -29,11 +30,11 @@ const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Which addresses may be dialled.
     pub egress: Egress,
-    /// Bytes that message bodies may hold in memory (LANES.md, *Room*).
-    pub room: usize,
+    /// Bytes that message bodies may hold in memory (docs/delivery.md, Memory budget).
+    pub memory_budget: usize,
     /// How long a shutdown waits for what is in flight.
     pub shutdown_grace: Duration,
-    /// How long packets may wait before they become dead letters (LANES.md L12).
+    /// How long packets may wait before they become dead letters (docs/delivery.md, Expiry).
     pub max_age: Duration,
     /// The file descriptors of connections.
     pub descriptors: Arc<DescriptorBudget>,
@@ -44,18 +45,19 @@ pub struct Options {
 /// The running role. Dropping it aborts what is in flight; nothing acknowledged is lost, it is sent again after the start.
 #[derive(Debug)]
 pub struct Deliver {
-    /// `None`: it has failed, and that was told.
+    /// `None`: it has failed, and [`Deliver::failed`] has returned that.
     serving: Option<JoinHandle<Result<(), QueueError>>>,
     stop: watch::Sender<bool>,
-    outlets: watch::Sender<Arc<Outlets>>,
+    webhooks: watch::Sender<Arc<Webhooks>>,
     losses: Arc<Losses>,
+    refused_ticks: Arc<RefusedTicks>,
     local_failures: Arc<LocalFailures>,
     health: Arc<WebhookHealth>,
 }
 
 /// The tasks of the partitions that this process serves.
 struct Serving {
-    around: Surroundings,
+    context: Context,
     partitions: watch::Receiver<Partitions>,
     tasks: JoinSet<Result<(), QueueError>>,
     served: Vec<Served>,
@@ -63,19 +65,19 @@ struct Serving {
 
 /// A partition that has a task.
 struct Served {
-    /// Which one it is; only its task keeps it alive.
+    /// Only its task keeps it alive.
     partition: Weak<dyn Partition>,
-    /// Turns true when the task must let go of it.
+    /// Turns true when the task must leave it.
     stop: watch::Sender<bool>,
 }
 
 impl Options {
-    /// The defaults of DESIGN.md.
+    /// The defaults: 128 MiB of bodies, 10 s of grace, 72 h of backlog.
     #[must_use]
     pub fn new(egress: Egress) -> Self {
         Self {
             egress,
-            room: 128 << 20,
+            memory_budget: 128 << 20,
             shutdown_grace: Duration::from_secs(10),
             max_age: Duration::from_hours(72),
             descriptors: DescriptorBudget::unlimited(),
@@ -89,53 +91,61 @@ impl Deliver {
     /// that come later when they come.
     ///
     /// # Errors
-    /// [`DeliverError`] when a webhook can't be made ready to send to, or saved checkpoint can't be read.
+    /// [`DeliverError`] when a webhook's requests can't be prepared, or what was saved of a partition can't be read.
     pub async fn start(options: Options, queue: &Arc<dyn Queue>, registry: Arc<Registry>) -> Result<Self, DeliverError> {
-        let room = Room::new(options.room);
+        let budgets = Budgets::new(options.memory_budget);
         let network = Network::within(options.egress, options.descriptors)?;
         let (local_failures, health) = (Arc::clone(network.local_failures()), WebhookHealth::new(options.per_webhook_metrics));
-        let (outlets, known) = watch::channel(Arc::new(Outlets::new(registry, &room, &network)?));
-        let losses = Arc::new(Losses::default());
-        let around = Surroundings {
-            outlets: known,
-            room,
+        let (webhooks, known) = watch::channel(Arc::new(Webhooks::new(registry, &budgets, &network)?));
+        let (losses, refused_ticks) = (Arc::<Losses>::default(), Arc::<RefusedTicks>::default());
+        let context = Context {
+            webhooks: known,
+            budgets,
+            wakeups: Arc::new(Wakeups::default()),
             dead_letters: queue.dead_letters(),
             losses: Arc::clone(&losses),
+            refused_ticks: Arc::clone(&refused_ticks),
             health: Arc::clone(&health),
             max_age: options.max_age,
             shutdown_grace: options.shutdown_grace,
         };
-        let mut serving = Serving { around, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
+        let mut serving = Serving { context, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, outlets, losses, local_failures, health })
+        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, webhooks, losses, refused_ticks, local_failures, health })
     }
 
-    /// The registry was read again (LANES.md L13). What is in flight ends under the old definition; everything else of a webhook or group that changed
-    /// goes out under the new one, with the same packets and ids.
+    /// Applies a registry that was read again (docs/delivery.md, Reload). What is in flight ends under the old definition; everything else of a webhook
+    /// or group that changed goes out under the new one, with the same packets and ids.
     ///
     /// # Errors
-    /// [`DeliverError`] when a webhook can't be made ready to send to; then nothing has changed.
+    /// [`DeliverError`] when a webhook's requests can't be prepared; then nothing has changed.
     pub fn reload(&self, registry: Arc<Registry>) -> Result<(), DeliverError> {
-        let outlets = self.outlets.borrow().read_again(registry)?;
-        self.health.retain(|webhook| outlets.has(webhook));
-        self.outlets.send_replace(Arc::new(outlets));
+        let webhooks = self.webhooks.borrow().reload(registry)?;
+        self.health.retain(|webhook| webhooks.has(webhook));
+        self.webhooks.send_replace(Arc::new(webhooks));
         Ok(())
     }
 
-    /// What the log has lost.
-    #[must_use]
-    pub fn losses(&self) -> Arc<Losses> {
-        Arc::clone(&self.losses)
-    }
-
-    /// What this machine lacks for attempts, for `/readyz`.
+    /// What this machine lacks for attempts: `/readyz` fails meanwhile.
     #[must_use]
     pub fn local_failures(&self) -> Arc<LocalFailures> {
         Arc::clone(&self.local_failures)
     }
 
-    /// Resolves when a task ends that nobody told to: the role can't go on.
+    /// Ticks that the log refuses: `/readyz` fails while there are any.
+    #[must_use]
+    pub fn refused_ticks(&self) -> Arc<RefusedTicks> {
+        Arc::clone(&self.refused_ticks)
+    }
+
+    /// Records that the log has lost.
+    #[must_use]
+    pub fn losses(&self) -> Arc<Losses> {
+        Arc::clone(&self.losses)
+    }
+
+    /// Resolves when a task ends without being told to: a fatal error.
     pub async fn failed(&mut self) -> QueueError {
         let ended = match &mut self.serving {
             Some(serving) => serving.await,
@@ -145,10 +155,10 @@ impl Deliver {
         into_result(ended).err().unwrap_or(QueueError::Closed)
     }
 
-    /// Starts no new attempt, lets what is in flight end within the grace (suspect webhooks aren't waited for), saves checkpoint, ends.
+    /// Starts no new attempt, lets what is in flight end within the grace (unresponsive webhooks aren't waited for), saves the last checkpoints, ends.
     ///
     /// # Errors
-    /// The first that saving gave.
+    /// The first that a task gave.
     pub async fn shutdown(self) -> Result<(), QueueError> {
         self.stop.send_replace(true);
         match self.serving {
@@ -164,7 +174,7 @@ impl Serving {
         let partitions = self.partitions.borrow_and_update().clone();
         for partition in partitions {
             let stop = self.serves(&partition);
-            let task = Task::start(partition, self.around.clone(), stop).await?;
+            let task = Task::start(partition, self.context.clone(), stop).await?;
             self.tasks.spawn(task.run());
         }
         Ok(())
@@ -177,8 +187,8 @@ impl Serving {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                _ = looks.tick() => self.outlets().close_idle(),
-                // Where nobody changes them any more, they stay as they are.
+                _ = looks.tick() => self.context.webhooks.borrow().close_idle(),
+                // Once the queue has closed its end, they stay as they are.
                 Ok(()) = self.partitions.changed() => self.reconcile(),
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,
             }
@@ -191,10 +201,6 @@ impl Serving {
         result
     }
 
-    fn outlets(&self) -> Arc<Outlets> {
-        Arc::clone(&self.around.outlets.borrow())
-    }
-
     /// Partitions have come or gone.
     fn reconcile(&mut self) {
         let partitions = self.partitions.borrow_and_update().clone();
@@ -202,19 +208,19 @@ impl Serving {
         self.served.iter().filter(|served| !is_kept(served)).for_each(|served| _ = served.stop.send_replace(true));
         let new = |partition: &Arc<dyn Partition>| !self.served.iter().any(|served| served.partition.ptr_eq(&Arc::downgrade(partition)));
         for partition in partitions.iter().filter(|partition| new(partition)).cloned().collect::<Vec<_>>() {
-            let (around, stop) = (self.around.clone(), self.serves(&partition));
+            let (context, stop) = (self.context.clone(), self.serves(&partition));
             let mut stopped = stop.clone();
             self.tasks.spawn(async move {
-                // Kafka may be away: starting takes as long as it takes, or until another process shall serve it.
+                // Kafka may be away: the start waits for it, or until another process serves the partition.
                 tokio::select! {
-                    task = Task::start(partition, around, stop) => task?.run().await,
+                    task = Task::start(partition, context, stop) => task?.run().await,
                     () = told(&mut stopped) => Ok(()),
                 }
             });
         }
     }
 
-    /// Notes that a partition has a task. Returns what tells it to let go.
+    /// Notes that a partition has a task. Returns what tells the task to leave.
     fn serves(&mut self, partition: &Arc<dyn Partition>) -> watch::Receiver<bool> {
         let (stop, stopped) = watch::channel(false);
         self.served.push(Served { partition: Arc::downgrade(partition), stop });
@@ -228,9 +234,9 @@ impl Serving {
     }
 }
 
-/// Resolves when a task shall let go.
+/// Resolves when a task must leave.
 async fn told(stop: &mut watch::Receiver<bool>) {
-    // Whoever would tell it is gone: that tells it too.
+    // A sender that is gone tells it, too.
     drop(stop.wait_for(|stop| *stop).await);
 }
 

@@ -2,10 +2,10 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | a lane's state (pure) | `lane.rs`, and in `lane/` its messages, how far it has come, what of it won't be sent |
-//! | all lanes of a partition (pure) | `lanes.rs`, and a file for each rule in `lanes/` |
-//! | shared room and suspicion | `room.rs` |
-//! | the only `select!` of a partition | `partition.rs`, and in `partition/` what it drives: turns, attempts, dead letters, expiry, saving, start, hand-over |
+//! | what is decided about a partition (pure) | `core.rs`, and a file for each rule in `core/` |
+//! | the driver: the only `select!` of a partition | `partition.rs`, and in `partition/` what takes longer |
+//! | where a partition starts again (pure) | `checkpoint.rs` |
+//! | what all partitions share | `memory_budget.rs`, `concurrency_limit.rs`, `circuit_breaker.rs`, `wakeup.rs`; `budgets.rs` holds them |
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
@@ -14,25 +14,30 @@
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
+mod budgets;
+mod checkpoint;
+mod circuit_breaker;
+mod concurrency_limit;
+mod core;
 mod deliver;
 mod egress;
 mod endpoint;
 mod idle_connections;
-mod lane;
-mod lanes;
 mod local_failures;
 mod lookups;
 mod losses;
+mod memory_budget;
 pub mod metrics;
 mod network;
 mod no_response;
 mod outcome;
-mod outlets;
 mod partition;
+mod refused_ticks;
 mod request;
-mod room;
 mod signature;
+mod wakeup;
 mod webhook_health;
+mod webhooks;
 
 use pushline_queue::QueueError;
 
@@ -42,6 +47,7 @@ pub use crate::{
     local_failures::LocalFailures,
     losses::Losses,
     network::Network,
+    refused_ticks::RefusedTicks,
 };
 
 /// Whether a text is a signing secret of Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes.

@@ -17,11 +17,11 @@ pub const IN_FLIGHT: &str = "pushline_deliver_in_flight";
 pub const CONNECTIONS: &str = "pushline_deliver_connections_total";
 /// Lanes, by partition and state.
 pub const LANES: &str = "pushline_lanes";
-/// Suspect webhooks.
-pub const SUSPECT: &str = "pushline_webhooks_suspect";
+/// Unresponsive webhooks.
+pub const UNRESPONSIVE: &str = "pushline_webhooks_unresponsive";
 /// Packets that were accepted.
 pub const DELIVERED: &str = "pushline_packets_delivered_total";
-/// Records between the end of the log and the head, by partition.
+/// Records between live reading and the end of the log, by partition.
 pub const LAG: &str = "pushline_queue_lag_records";
 /// Packets that haven't settled, by partition.
 pub const UNSETTLED: &str = "pushline_queue_unsettled_packets";
@@ -29,14 +29,17 @@ pub const UNSETTLED: &str = "pushline_queue_unsettled_packets";
 pub const UNSETTLED_AT_START: &str = "pushline_queue_unsettled_packets_at_start";
 /// Age of the oldest packet that hasn't settled, by partition.
 pub const OLDEST_UNSETTLED: &str = "pushline_queue_oldest_unsettled_seconds";
-/// Seconds since checkpoint was saved, by partition.
+/// For how long changes haven't been saved in a checkpoint, by partition.
 pub const CHECKPOINT_AGE: &str = "pushline_checkpoint_age_seconds";
-
-/// How often checkpoint was saved, by partition.
+/// Checkpoints that were saved, by partition.
 pub const CHECKPOINT_SAVES: &str = "pushline_checkpoint_saves_total";
 
-/// Offsets that were gone from the log before they had settled.
-pub const LOST: &str = "pushline_queue_lost_offsets_total";
+/// Offsets that were gone from the log before their records had settled.
+pub const MISSING: &str = "pushline_queue_lost_offsets_total";
+/// Ticks that were asked for, by result: `appended` or `refused`.
+pub const TICKS: &str = "pushline_deliver_ticks_total";
+/// Messages that may have been sent before under another id, by reason.
+pub const EXCUSED: &str = "pushline_deliver_excused_cuts_total";
 
 /// Webhooks whose last attempts failed.
 pub const WEBHOOKS_FAILING: &str = "pushline_webhooks_failing";
@@ -49,8 +52,10 @@ pub const LOCAL_FAILURES: &str = "pushline_deliver_local_failures_total";
 
 /// Tells the recorder what they are.
 pub fn describe() {
-    describe_counter!(LOST, "Offsets that were gone from the log before they had settled");
-    counter!(LOST).increment(0);
+    describe_counter!(MISSING, "Offsets that were gone from the log before their records had settled");
+    counter!(MISSING).increment(0);
+    describe_counter!(TICKS, "Ticks that deliver asked the log to append, by result");
+    describe_counter!(EXCUSED, "Messages that may have been sent before under another id, by reason");
     describe_histogram!(MESSAGE_PACKETS, "Packets in a message");
     describe_counter!(ATTEMPTS, "Attempts, by outcome");
     describe_gauge!(WEBHOOKS_FAILING, "Webhooks that began to fail and haven't recovered");
@@ -63,12 +68,12 @@ pub fn describe() {
     describe_gauge!(IN_FLIGHT, "Messages in flight");
     describe_counter!(CONNECTIONS, "Connections taken for an attempt");
     describe_gauge!(LANES, "Lanes: groups with something unfinished");
-    describe_gauge!(SUSPECT, "Webhooks that gave no response last");
+    describe_gauge!(UNRESPONSIVE, "Webhooks whose server gave no response: one message at a time probes each");
     describe_counter!(DELIVERED, "Packets that were accepted");
-    describe_gauge!(LAG, "Records between the end of the log and the head");
+    describe_gauge!(LAG, "Records between live reading and the end of the log");
     describe_gauge!(UNSETTLED, "Packets that haven't settled");
     describe_gauge!(UNSETTLED_AT_START, "Packets that hadn't settled when the process started");
-    describe_counter!(CHECKPOINT_SAVES, "How often checkpoint was saved");
+    describe_counter!(CHECKPOINT_SAVES, "Checkpoints that were saved");
     describe_gauge!(OLDEST_UNSETTLED, Unit::Seconds, "Age of the oldest packet that hasn't settled");
-    describe_gauge!(CHECKPOINT_AGE, Unit::Seconds, "Seconds since checkpoint was saved");
+    describe_gauge!(CHECKPOINT_AGE, Unit::Seconds, "For how long changes haven't been saved in a checkpoint");
 }

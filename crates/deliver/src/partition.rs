@@ -1,16 +1,14 @@
-//! A partition's task: the driver around [`Lanes`]. It reads, sends, writes dead letters, keeps time and saves checkpoint; what any
-//! of it means is decided in the pure parts.
+//! A partition's task: the driver around [`Core`]. It reads, sends, writes dead letters, keeps time and saves; all of it is decided in the core.
 //!
-//! Here are its waits, every `select!` of it, and what is one line each; beside it, a file for each thing that takes longer.
+//! Here are its waits, the only `select!` of a partition. Beside it, a file for each thing that takes longer.
 
 mod attempts;
-mod burying;
-mod counting;
-mod expiry;
-mod hand_over;
-mod saving;
+mod catch_up;
+mod dead_letters;
+mod metrics;
+mod notices;
+mod oldest;
 mod start;
-mod turn;
 
 use std::{
     future::pending,
@@ -18,136 +16,179 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::BoxFuture};
 use pushline_model::{Offset, Timestamp};
-use pushline_queue::{DeadLetters, Frame, Partition, QueueError, Reader};
+use pushline_queue::{AppendError, DeadLetters, Partition, QueueError, Reader};
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinSet},
-    time::{Interval, MissedTickBehavior, interval, sleep_until},
+    task::{JoinError, JoinHandle, JoinSet},
+    time::sleep_until,
 };
 
-use self::{attempts::Ended, burying::Burying, counting::PartitionMetrics, expiry::Look, saving::Saving, turn::Turn};
+use self::{catch_up::CatchUpReader, dead_letters::Writing, metrics::PartitionMetrics};
 use crate::{
-    Losses,
-    lanes::Lanes,
-    outlets::Outlets,
-    room::{Bell, Room},
+    Losses, RefusedTicks,
+    budgets::Budgets,
+    core::{AttemptEnded, Core, Effects, Event, Leave, LogState, Now, OldestRead, Save, SaveEnded, TickRefused},
+    wakeup::{Wakeup, Wakeups},
     webhook_health::WebhookHealth,
+    webhooks::Webhooks,
 };
 
 /// What a partition task needs besides its partition.
 #[derive(Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct Context {
     /// Changes when the registry was read again.
-    pub(crate) outlets: watch::Receiver<Arc<Outlets>>,
-    pub(crate) room: Arc<Room>,
+    pub(crate) webhooks: watch::Receiver<Arc<Webhooks>>,
+    pub(crate) budgets: Arc<Budgets>,
+    pub(crate) wakeups: Arc<Wakeups>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) losses: Arc<Losses>,
+    pub(crate) refused_ticks: Arc<RefusedTicks>,
     pub(crate) health: Arc<WebhookHealth>,
-    /// How long packets may wait (LANES.md L12).
+    /// How long packets may wait: `backlog.max_age`.
     pub(crate) max_age: Duration,
     pub(crate) shutdown_grace: Duration,
 }
 
 /// The task. Owns everything of its partition; nothing of it is locked.
 pub(crate) struct Task {
-    around: Surroundings,
-    /// Turns true once: no new attempt, finish what is in flight, save, leave.
+    context: Context,
+    /// Turns true once: the task leaves its partition.
     stop: watch::Receiver<bool>,
     partition: Arc<dyn Partition>,
-    lanes: Lanes,
+    core: Core,
+    effects: Effects,
+    wakeup: Arc<Wakeup>,
     live: Box<dyn Reader>,
-    turn: Turn,
-    attempts: JoinSet<Ended>,
-    burying: Burying,
-    look: Look,
-    saving: Saving,
-    bell: Arc<Bell>,
-    /// Where the log ended at the start.
-    end_at_start: Offset,
+    catch_up: CatchUpReader,
+    attempts: JoinSet<AttemptEnded>,
+    /// Reused: attempts that ended at the same time.
+    ended: Vec<AttemptEnded>,
+    dead_letters: Writing,
+    /// Ends with the task: a save that hangs must not keep the partition from its next owner.
+    saving: Option<BoxFuture<'static, Result<(), QueueError>>>,
+    ticking: Option<BoxFuture<'static, Result<Offset, AppendError>>>,
+    oldest: Option<JoinHandle<Result<OldestRead, QueueError>>>,
     metrics: PartitionMetrics,
 }
 
 impl Task {
-    /// Runs until it is told to stop, or the queue fails.
+    /// Runs until it has left the partition, or the queue fails.
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
-        let mut seconds = every_second();
-        let mut stop = self.stop.clone();
-        let mut outlets = self.around.outlets.clone();
+        let (mut stop, mut is_told) = (self.stop.clone(), false);
+        let mut webhooks = self.context.webhooks.clone();
+        let wakeup = Arc::clone(&self.wakeup);
+        self.time_passed();
         loop {
-            self.dispatch();
-            let end = self.partition.end();
-            self.begin_turn();
-            let may_sweep = self.turn.may_read(self.lanes.head() >= end);
-            let tick = self.lanes.next_tick(end);
-            // The order is left to chance on purpose: each branch takes all that is ready, so whichever is always ready (outcomes under
-            // load, the log on a backlog) can't starve the others.
+            self.execute().await;
+            if self.effects.left {
+                break;
+            }
+            let wake_at = self.effects.wake_at;
+            // The order is left to chance on purpose: each branch takes all that is ready, so one that is always ready (outcomes under load, the log
+            // on a backlog) can't starve the others.
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
-                Some(ended) = self.attempts.join_next() => self.ended(ended),
-                (burials, ours) = finished(&mut self.burying.asking) => self.may_bury(burials, ours),
-                Some(burial) = self.burying.writing.next() => self.buried(burial)?,
-                for_sweeps = self.bell.rung() => self.woken(for_sweeps),
-                () = changed(&mut outlets) => self.reload(Arc::clone(&outlets.borrow_and_update())),
-                () = at(tick) => self.tick(),
-                _ = seconds.tick() => self.second(),
-                saved = finished(&mut self.saving.under_way) => self.after_save(saved)?,
-                oldest = finished(&mut self.look.under_way) => self.looked(result_of(oldest)?),
-                frame = self.live.next() => self.live(&frame?),
-                frame = self.turn.reader.next(), if may_sweep => self.swept(frame?),
+                _ = stop.wait_for(|stop| *stop), if !is_told => {
+                    is_told = true;
+                    self.on(Event::Leave(self.leave()));
+                }
+                Some(ended) = self.attempts.join_next() => self.attempts_ended(ended),
+                (batches, is_owner) = finished(&mut self.dead_letters.confirming) => self.ownership_confirmed(batches, is_owner),
+                Some(written) = self.dead_letters.writing.next() => self.dead_letters_written(written)?,
+                wake = wakeup.woken() => self.on(Event::Woken { for_catch_up: wake.for_catch_up }),
+                () = changed(&mut webhooks) => self.on(Event::Reloaded(Arc::clone(&webhooks.borrow_and_update()))),
+                () = at(wake_at) => self.time_passed(),
+                saved = finished(&mut self.saving) => self.saved(saved)?,
+                ticked = finished(&mut self.ticking) => self.ticked(ticked),
+                read = finished(&mut self.oldest) => self.on(Event::OldestRead(result_of(read)?)),
+                frame = self.live.next(), if self.core.reads_live() => self.on(Event::LiveFrame { frame: &frame?, log: self.log_state() }),
+                block = self.catch_up.read() => self.block_read(block)?,
             }
         }
-        self.finish().await
+        self.metrics.left();
+        self.context.refused_ticks.resumed(self.partition.index());
+        Ok(())
     }
 
-    /// What is in flight ends, and what it means is durable.
-    async fn settle_in_flight(&mut self) {
-        while self.lanes.awaited(!self.burying.lost) > 0 {
-            tokio::select! {
-                Some(ended) = self.attempts.join_next() => self.ended(ended),
-                (burials, ours) = finished(&mut self.burying.asking) => self.may_bury(burials, ours),
-                Some(burial) = self.burying.writing.next() => if self.buried(burial).is_err() { return },
-                saved = finished(&mut self.saving.under_way) => if self.after_save(saved).is_err() { return },
-            }
+    fn on(&mut self, event: Event<'_>) {
+        self.core.on(event, now(), &self.context.budgets, &mut self.effects);
+    }
+
+    fn time_passed(&mut self) {
+        self.on(Event::TimePassed { log: self.log_state(), overflow: self.partition.overflow() });
+    }
+
+    fn log_state(&self) -> LogState {
+        LogState { end: self.partition.end(), horizon: self.partition.horizon() }
+    }
+
+    fn leave(&self) -> Leave {
+        match self.partition.revoke_deadline() {
+            None => Leave::at_shutdown(Instant::now(), self.context.shutdown_grace),
+            Some(deadline) => Leave::revoked(Instant::now(), deadline),
         }
     }
 
-    fn live(&mut self, frame: &Frame) {
-        self.turn.live_has_read(frame.bytes().len());
-        self.count_at_start(frame);
-        self.turn.wanted |= self.lanes.live(frame, self.partition.end(), Instant::now());
-        self.saving.changed = true;
+    fn block_read(&mut self, block: Result<(), QueueError>) -> Result<(), QueueError> {
+        block?;
+        let frames = self.catch_up.take();
+        self.on(Event::CatchUpBlock { frames: &frames });
+        Ok(())
     }
 
-    fn woken(&mut self, for_sweeps: bool) {
-        self.turn.wanted |= self.lanes.woken() || for_sweeps;
+    fn ticked(&mut self, ticked: Result<Offset, AppendError>) {
+        self.metrics.ticked(ticked.is_ok());
+        self.on(Event::TickEnded(ticked.map_err(|error| TickRefused(error.to_string()))));
     }
 
-    fn tick(&mut self) {
-        self.turn.wanted |= self.lanes.tick(self.partition.end(), Instant::now());
+    /// A full disk recovers by itself, and so do brokers that are away. Anything else ends the task.
+    fn saved(&mut self, saved: Result<(), QueueError>) -> Result<(), QueueError> {
+        let ended = match saved {
+            Ok(()) => SaveEnded::Durable,
+            Err(error) if error.is_passing() => SaveEnded::Postponed { why: error.to_string() },
+            Err(error) => return Err(error),
+        };
+        self.metrics.saved(&ended);
+        self.on(Event::SaveEnded(ended));
+        Ok(())
     }
 
-    fn reload(&mut self, outlets: Arc<Outlets>) {
-        self.lanes.redirect(outlets, Instant::now());
-        (self.saving.changed, self.turn.wanted) = (true, true);
-    }
-
-    fn second(&mut self) {
-        self.look();
-        let lag = self.partition.end().saturating_sub(self.lanes.head());
-        self.metrics.lanes(&self.lanes, lag, self.around.outlets.borrow().suspects());
-        self.save_changes();
+    /// Does what the core wants done. What takes longer begins here, and ends in the `select!`.
+    async fn execute(&mut self) {
+        self.start_attempts();
+        self.confirm_ownership();
+        if let Some(read) = self.effects.read.take() {
+            self.catch_up.begin(&*self.partition, read);
+        }
+        if let Some(Save { checkpoint, watermark }) = self.effects.save.take() {
+            self.saving = Some(self.partition.save(checkpoint, watermark));
+        }
+        if std::mem::take(&mut self.effects.append_tick) {
+            self.ticking = Some(self.partition.tick());
+        }
+        if let Some(from) = self.effects.look_at.take() {
+            self.oldest = Some(tokio::spawn(oldest::read(Arc::clone(&self.partition), from)));
+        }
+        if let Some(wake) = self.effects.wake_others.take() {
+            self.context.wakeups.wake_others(&self.wakeup, wake);
+        }
+        self.tell();
+        if std::mem::take(&mut self.effects.abort_attempts) {
+            self.attempts.shutdown().await;
+            self.on(Event::AttemptsAborted);
+            Box::pin(self.execute()).await;
+        }
     }
 }
 
-/// What is under way comes to its end; waits for ever where nothing is.
-async fn finished<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
-    match under_way {
+/// What was begun ends; waits for ever where nothing was.
+async fn finished<F: Future + Unpin>(begun: &mut Option<F>) -> F::Output {
+    match begun {
         None => pending().await,
         Some(future) => {
             let output = future.await;
-            *under_way = None;
+            *begun = None;
             output
         }
     }
@@ -159,8 +200,8 @@ fn result_of<T>(joined: Result<Result<T, QueueError>, JoinError>) -> Result<T, Q
 }
 
 /// Resolves when the registry was read again.
-async fn changed(outlets: &mut watch::Receiver<Arc<Outlets>>) {
-    if outlets.changed().await.is_err() {
+async fn changed(webhooks: &mut watch::Receiver<Arc<Webhooks>>) {
+    if webhooks.changed().await.is_err() {
         pending::<()>().await;
     }
 }
@@ -172,10 +213,8 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-fn every_second() -> Interval {
-    let mut seconds = interval(Duration::from_secs(1));
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    seconds
+fn now() -> Now {
+    Now { monotonic: Instant::now(), wall: wall() }
 }
 
 fn wall() -> Timestamp {

@@ -33,6 +33,10 @@ pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
 pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, Order, PayloadForm, Webhook};
 
+/// The longest window that a webhook can have. The embedded queue begins its log time this much above the last record's at each start, so that
+/// every window of the process before has ended (docs/delivery.md, Log time). The configuration refuses longer ones.
+pub const LONGEST_WINDOW: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// Why a word was refused. The text names what was given and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {

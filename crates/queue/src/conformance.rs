@@ -2,11 +2,12 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, Timestamp};
 use tokio::time::timeout;
 
-use crate::{AppendError, Checkpoint, FRAME_MAX, Filter, LastPassed, Partition, Queue, Read, Reader, Record, frame::tests::record};
+use crate::{AppendError, FRAME_MAX, Filter, Kind, Partition, Queue, Read, Reader, Record, Saved, SavedCheckpoint, frame::tests::record};
 
 /// How long what must come may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +29,10 @@ pub(crate) async fn all<'a>(fresh: &dyn Fn() -> Box<Open<'a>>, durable: bool) {
         async { appends_from_many_callers_keep_each_callers_order(fresh()().await).await },
         async { dead_letters_are_found_by_group_cause_and_time(&*fresh()().await).await },
         async { a_closed_queue_takes_nothing(&*fresh()().await).await },
-        async { checkpoint_is_what_was_saved_last(&*fresh()().await).await },
+        async { the_checkpoint_is_the_one_that_was_saved_last_with_its_watermark(&*fresh()().await).await },
+        async { a_reset_saves_the_watermark_with_another_checkpoint(&*fresh()().await).await },
+        async { every_reader_sees_the_same_log_times(&*fresh()().await).await },
+        async { the_horizon_or_a_tick_shows_that_a_window_is_over(&*fresh()().await).await },
     );
     if durable {
         everything_is_there_after_it_was_opened_again(&*fresh()).await;
@@ -149,15 +153,68 @@ async fn a_closed_queue_takes_nothing(queue: &dyn Queue) {
     assert_eq!(queue.append(&[record("o/g", b"1")]).await, Err(AppendError::Closed));
 }
 
-async fn checkpoint_is_what_was_saved_last(queue: &dyn Queue) {
+async fn the_checkpoint_is_the_one_that_was_saved_last_with_its_watermark(queue: &dyn Queue) {
     append(queue, 0..9).await;
     let partition = partition(queue).await;
-    assert_eq!(partition.load().await.unwrap().checkpoint, None);
-    for head in 1..5 {
-        let checkpoint = checkpoint(head);
-        partition.save(&checkpoint, head - 1).await.unwrap();
-        let saved = partition.load().await.unwrap();
-        assert_eq!((saved.checkpoint, saved.watermark), (Some(checkpoint), Some(head - 1)));
+    assert_eq!(partition.load().await.unwrap(), Saved::default());
+    for number in 1..5 {
+        partition.save(checkpoint(number), number - 1).await.unwrap();
+        assert_eq!(partition.load().await.unwrap(), saved(number, number - 1));
+        assert!(partition.confirm_ownership().await);
+        assert_eq!(partition.load().await.unwrap(), saved(number, number - 1));
+    }
+}
+
+async fn a_reset_saves_the_watermark_with_another_checkpoint(queue: &dyn Queue) {
+    append(queue, 0..9).await;
+    let partition = partition(queue).await;
+    partition.save(checkpoint(1), 7).await.unwrap();
+    partition.reset(checkpoint(2), 0).await.unwrap();
+    assert_eq!(partition.load().await.unwrap(), saved(2, 0));
+}
+
+async fn every_reader_sees_the_same_log_times(queue: &dyn Queue) {
+    for number in 0..20 {
+        append(queue, number..number + 1).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let partition = partition(queue).await;
+    let live = log_times(&mut *partition.live(0), 0, 20).await;
+    assert!(live.is_sorted() && live.first() < live.last(), "{live:?}");
+    for from in [0, 7, 19] {
+        assert_eq!(log_times(&mut *partition.reader(from), from, 20).await, live[usize::try_from(from).unwrap()..]);
+    }
+}
+
+/// Each backend has one of the two.
+async fn the_horizon_or_a_tick_shows_that_a_window_is_over(queue: &dyn Queue) {
+    append(queue, 0..2).await;
+    let partition = partition(queue).await;
+    let last = *log_times(&mut *partition.reader(0), 0, 2).await.last().unwrap();
+    if let Some(horizon) = partition.horizon() {
+        assert!(horizon.offset == 2 && horizon.time >= last, "{horizon:?} {last}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let later = partition.horizon().unwrap();
+        assert!(later.time > horizon.time, "time goes on at the end of the log");
+        append(queue, 2..3).await;
+        assert!(log_times(&mut *partition.reader(2), 2, 3).await[0] >= later.time, "a later record isn't below the horizon");
+        assert!(matches!(partition.tick().await, Err(AppendError::Refused(_))));
+    } else {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let offset = partition.tick().await.unwrap();
+        append(queue, 3..4).await;
+        let mut reader = partition.live(0);
+        let (mut at, mut kinds) = (0, Vec::new());
+        while at < 4 {
+            let frame = timeout(PATIENCE, reader.next()).await.expect("a tick is read like any record").unwrap();
+            kinds.extend(frame.records(at).map(|(offset, record)| (offset, record.kind == Kind::Tick, frame.log_time())));
+            at = frame.end();
+        }
+        assert_eq!(
+            kinds.iter().map(|(offset, is_tick, _)| (*offset, *is_tick)).collect::<Vec<_>>(),
+            [(0, false), (1, false), (2, true), (3, false)]
+        );
+        assert!(offset == 2 && kinds[2].2 > last, "{offset} {kinds:?}");
     }
 }
 
@@ -168,17 +225,23 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
         queue.dead_letters().bury(&letter(1)).await.unwrap();
         queue.unrouted().bury(&letter(2)).await.unwrap();
         queue.unrouted().mark_replayed(&[0], Timestamp(3)).await.unwrap();
-        partition(&*queue).await.save(&checkpoint(4), 3).await.unwrap();
+        partition(&*queue).await.save(checkpoint(4), 3).await.unwrap();
         queue.close().await;
     }
+    let mut times = Vec::new();
     for _ in 0..2 {
         let queue = open().await;
         let partition = partition(&*queue).await;
-        assert_eq!(partition.load().await.unwrap().checkpoint, Some(checkpoint(4)));
+        assert_eq!(partition.load().await.unwrap(), saved(4, 3));
+        let before = log_times(&mut *partition.reader(3), 3, 5).await;
+        assert!(times.is_empty() || before == times, "log times stay: {before:?} {times:?}");
         let end = bounds(&*partition).await.end;
         assert_eq!(read(&mut *partition.reader(3), 3, 5).await, numbers(3..5));
         append(&*queue, end..end + 1).await;
         assert_eq!(bounds(&*partition).await.end, end + 1);
+        let after = log_times(&mut *partition.reader(3), 3, end + 1).await;
+        assert!(after.is_sorted(), "{after:?}");
+        times = before;
         assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].letter, letter(1));
         let unrouted = queue.unrouted().list(&Filter::default(), 0, 9).await.unwrap().found.remove(0);
         assert_eq!((unrouted.letter, unrouted.replayed), (letter(2), true));
@@ -213,6 +276,17 @@ async fn read(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<String> 
     read_text(reader, from, to).await
 }
 
+/// The log time of each record.
+pub(crate) async fn log_times(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<Timestamp> {
+    let (mut at, mut times) = (from, Vec::new());
+    while at < to {
+        let frame = timeout(PATIENCE, reader.next()).await.expect("a durable record can be read").unwrap();
+        times.extend(frame.records(at).take_while(|(offset, _)| *offset < to).map(|_| frame.log_time()));
+        at = frame.end();
+    }
+    times
+}
+
 pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset) -> Vec<String> {
     let (mut at, mut found) = (from, Vec::new());
     while at < to {
@@ -226,8 +300,22 @@ pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset)
     found
 }
 
-pub(crate) fn checkpoint(head: Offset) -> Checkpoint {
-    Checkpoint { head, last: LastPassed { offset: head - 1, at: Timestamp(7) }, durable_end: head, lanes: vec![] }
+/// A checkpoint that is told apart by its number.
+pub(crate) fn checkpoint(number: u64) -> Bytes {
+    format!("checkpoint {number}").into()
+}
+
+/// The number of a checkpoint that was loaded.
+pub(crate) fn number(saved: &Saved) -> Option<u64> {
+    match &saved.checkpoint {
+        SavedCheckpoint::Named(bytes) => Some(std::str::from_utf8(bytes).unwrap().strip_prefix("checkpoint ").unwrap().parse().unwrap()),
+        _ => None,
+    }
+}
+
+/// What is loaded once it was saved.
+pub(crate) fn saved(number: u64, watermark: Offset) -> Saved {
+    Saved { watermark: Some(watermark), checkpoint: SavedCheckpoint::Named(checkpoint(number)) }
 }
 
 /// The year 2100: never too old to be kept.

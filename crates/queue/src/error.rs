@@ -20,6 +20,13 @@ pub enum AppendError {
     Refused(String),
 }
 
+impl AppendError {
+    /// A tick where the log has a horizon.
+    pub(crate) fn no_tick() -> Self {
+        Self::Refused("this queue has a horizon and takes no ticks".to_owned())
+    }
+}
+
 /// Why the queue can't be opened, or can't go on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
@@ -39,8 +46,8 @@ pub enum QueueError {
         /// The lock file.
         path: PathBuf,
     },
-    /// Written by a version that this one doesn't know.
-    #[error("{} has format version {found}, this Pushline reads version {known}: start it with the Pushline that wrote it", path.display())]
+    /// Another version of Pushline wrote the file.
+    #[error("{} has format version {found}, this Pushline reads version {known}: {}", path.display(), other_version(*found, *known, path))]
     Version {
         /// The file.
         path: PathBuf,
@@ -67,6 +74,18 @@ pub enum QueueError {
         /// Its offset.
         offset: Offset,
     },
+    /// Another version of Pushline wrote a record on Kafka. The partition isn't served by this process: it can't know what the record means.
+    #[error(
+        "{place}: the record has format version {found}, this Pushline reads version {known}; this process doesn't serve the partition, and nothing of it is lost: run the Pushline that wrote it, or a later one"
+    )]
+    OtherFormat {
+        /// The topic, partition and offset.
+        place: String,
+        /// What the record says.
+        found: u32,
+        /// What would be right.
+        known: u32,
+    },
     /// The brokers don't answer, or not as they should.
     #[error("can't {doing}: {what}")]
     Unavailable {
@@ -91,6 +110,13 @@ pub enum QueueError {
     Closed,
 }
 
+fn other_version(found: u32, known: u32, file: &Path) -> String {
+    if found > known {
+        return "start the Pushline that wrote it, or a later one".to_owned();
+    }
+    format!("let the Pushline that wrote it deliver what is in there, then move {} away", what_to_move(file).display())
+}
+
 /// Without which a start goes on: a log of dead letters, else the whole queue, for checkpoint speaks of the packets.
 fn what_to_move(file: &Path) -> &Path {
     let log = file.parent().unwrap_or(file);
@@ -108,7 +134,8 @@ impl QueueError {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
                     || too_many_files.contains(&source.raw_os_error())
             }
-            Self::Unavailable { .. } => true,
+            // Another process serves the partition once this one is replaced.
+            Self::Unavailable { .. } | Self::OtherFormat { .. } => true,
             _ => false,
         }
     }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use crate::QueueError;
 
-/// Noted once, heard by whoever waits for it.
+/// Keeps the first error, and wakes everyone who waits for one.
 #[derive(Debug, Default)]
 pub(crate) struct Failure(watch::Sender<Option<QueueError>>);
 
@@ -16,6 +16,11 @@ impl Failure {
             failure.get_or_insert_with(|| error.clone());
             first
         });
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.0.borrow().is_some()
     }
 
     /// Resolves when there is one.

@@ -1,12 +1,17 @@
-//! A frame: records that were written together, as one run of bytes that the disk, memory and every reader share.
+//! A frame: records that were stored together, as one run of bytes that the disk, memory and every reader share (docs/queue-format.md, Frame).
 //!
 //! ```text
-//! header, 32 bytes, little endian:
-//!   length u32 of what follows the header | crc32c u32 over the rest of the header and the records
-//!   base offset u64 | durable end u64 known when it was written | record count u32 | reserved u32 (0)
+//! header, 40 bytes, little endian:
+//!   length u32 of what follows the header | crc32c u32 over the rest of the header and what follows it
+//!   base offset u64 | durable end u64 known when it was written | record count u32 | extensions' length u32 | log time u64
+//! extensions of the frame, then the records
 //! record:
-//!   length u32 of what follows | kind u8 | group length u8 | topic length u16 | at u64 | iccid 16 bytes (a packet's) | group | topic | payload
+//!   length u32 of what follows | kind u8 | group length u8 | topic length u16 | at u64
+//!   if the top bit of kind is set: extensions' length u16 | extensions of the record
+//!   iccid 16 bytes (a packet's) | group | topic | payload
 //! ```
+//!
+//! Extensions are reserved for later versions. This version writes none and skips those that it finds.
 
 use bytes::Bytes;
 use pushline_model::{Iccid, Offset, Timestamp};
@@ -17,7 +22,10 @@ use crate::{AppendError, Kind, Record};
 pub const FRAME_MAX: usize = 1 << 20;
 
 /// Length of a frame's header.
-pub(crate) const HEADER: usize = 32;
+pub(crate) const HEADER: usize = 40;
+
+/// Set in a record's kind where extensions follow.
+const EXTENDED: u8 = 0x80;
 
 /// Bytes of a record before its group, topic and payload, without a packet's ICCID.
 pub(crate) const RECORD_HEADER: usize = 16;
@@ -27,9 +35,12 @@ const ICCID: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Frame {
     bytes: Bytes,
+    /// Where the records begin.
+    records_at: usize,
     base: Offset,
     end: Offset,
     durable_end: Offset,
+    log_time: Timestamp,
 }
 
 /// What a frame says of itself.
@@ -40,7 +51,9 @@ pub(crate) struct Header {
     pub(crate) base: Offset,
     pub(crate) durable_end: Offset,
     pub(crate) count: u32,
-    reserved: u32,
+    /// Bytes of extensions between the header and the records.
+    extensions: u32,
+    log_time: Timestamp,
 }
 
 /// Puts records together.
@@ -64,7 +77,14 @@ impl Frame {
     }
 
     fn new(bytes: Bytes, header: &Header) -> Self {
-        Self { bytes, base: header.base, end: header.base + Offset::from(header.count), durable_end: header.durable_end }
+        Self {
+            bytes,
+            records_at: HEADER + header.extensions as usize,
+            base: header.base,
+            end: header.base + Offset::from(header.count),
+            durable_end: header.durable_end,
+            log_time: header.log_time,
+        }
     }
 
     /// All of it, header included.
@@ -91,25 +111,30 @@ impl Frame {
         self.durable_end
     }
 
+    /// The log time of each of its records: given by the queue when it stored them, and the same for every reader (docs/delivery.md, Log time).
+    #[must_use]
+    pub fn log_time(&self) -> Timestamp {
+        self.log_time
+    }
+
+    /// The same records with another log time: the one before was taken back.
+    pub(crate) fn with_log_time(&self, log_time: Timestamp) -> Self {
+        let mut header = Header::parse(&self.bytes).expect("a frame begins with a header");
+        header.log_time = log_time;
+        let mut bytes = self.bytes.to_vec();
+        header.seal(&mut bytes);
+        Self::new(bytes.into(), &header)
+    }
+
     /// Its records from an offset on, each with its offset.
     pub fn records(&self, from: Offset) -> impl Iterator<Item = (Offset, Record<'_>)> {
-        let mut rest = &self.bytes[HEADER..];
+        let mut rest = &self.bytes[self.records_at..];
         let all = std::iter::from_fn(move || take_record(&mut rest));
         (self.base..).zip(all).skip_while(move |(offset, _)| *offset < from)
     }
 
-    /// The time of its first record.
-    pub(crate) fn oldest(&self) -> Timestamp {
-        self.records(self.base).next().map_or(Timestamp::default(), |(_, record)| record.at)
-    }
-
-    /// The time of its last record.
-    pub(crate) fn newest(&self) -> Timestamp {
-        self.records(self.end() - 1).last().map_or(Timestamp::default(), |(_, record)| record.at)
-    }
-
     fn is_well_formed(&self) -> bool {
-        let mut rest = &self.bytes[HEADER..];
+        let mut rest = &self.bytes[self.records_at..];
         let whole = (self.base..self.end).all(|_| take_record(&mut rest).is_some());
         whole && rest.is_empty() && self.end > self.base
     }
@@ -125,12 +150,11 @@ impl Header {
             base: u64::from_le_bytes(take(&mut rest)?),
             durable_end: u64::from_le_bytes(take(&mut rest)?),
             count: u32::from_le_bytes(take(&mut rest)?),
-            reserved: u32::from_le_bytes(take(&mut rest)?),
+            extensions: u32::from_le_bytes(take(&mut rest)?),
+            log_time: Timestamp(u64::from_le_bytes(take(&mut rest)?)),
         };
-        let plausible = header.reserved == 0
-            && header.durable_end <= header.base
-            && header.count > 0
-            && u64::from(header.length) >= u64::from(header.count) * RECORD_HEADER as u64;
+        let least = u64::from(header.count) * RECORD_HEADER as u64 + u64::from(header.extensions);
+        let plausible = header.durable_end <= header.base && header.count > 0 && u64::from(header.length) >= least;
         plausible.then_some(header)
     }
 
@@ -145,7 +169,15 @@ impl Header {
         into[8..16].copy_from_slice(&self.base.to_le_bytes());
         into[16..24].copy_from_slice(&self.durable_end.to_le_bytes());
         into[24..28].copy_from_slice(&self.count.to_le_bytes());
-        into[28..32].copy_from_slice(&self.reserved.to_le_bytes());
+        into[28..32].copy_from_slice(&self.extensions.to_le_bytes());
+        into[32..HEADER].copy_from_slice(&self.log_time.0.to_le_bytes());
+    }
+
+    /// Writes the header of a whole frame, with its check sum.
+    fn seal(&mut self, frame: &mut [u8]) {
+        self.write(frame);
+        self.crc = crc32c::crc32c(&frame[8..]);
+        frame[4..8].copy_from_slice(&self.crc.to_le_bytes());
     }
 }
 
@@ -162,6 +194,11 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     let [kind, group_len] = take(&mut record)?;
     let topic_len = usize::from(u16::from_le_bytes(take(&mut record)?));
     let at = Timestamp(u64::from_le_bytes(take(&mut record)?));
+    if kind & EXTENDED != 0 {
+        let extensions = usize::from(u16::from_le_bytes(take(&mut record)?));
+        record = record.get(extensions..)?;
+    }
+    let kind = kind & !EXTENDED;
     let iccid = if kind == 0 { Iccid::from_packed(take(&mut record)?) } else { Iccid::from_packed([0; ICCID]) };
     let (group, record) = record.split_at_checked(usize::from(group_len))?;
     let (topic, payload) = record.split_at_checked(topic_len)?;
@@ -172,6 +209,7 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
         2 => Kind::DeadLetter,
         3 => Kind::Replayed,
         4 => Kind::Foreign { why: topic },
+        5 => Kind::Tick,
         _ => return None,
     };
     Some(Record { group, at, kind, payload })
@@ -180,14 +218,14 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
 // === impl FrameBuilder ===
 
 impl FrameBuilder {
-    /// Room for so many bytes of records at once.
+    /// A builder with space for this many bytes of records.
     #[must_use]
     #[cfg(feature = "kafka")]
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(HEADER + bytes), count: 0 }
     }
 
-    /// Lets go of room that is more than it needs.
+    /// Frees space that the records don't need.
     #[cfg(feature = "kafka")]
     pub(crate) fn trim(&mut self) {
         if self.bytes.capacity() > self.bytes.len() * 5 / 4 {
@@ -207,6 +245,11 @@ impl FrameBuilder {
         self.count
     }
 
+    /// Bytes of the frame that [`FrameBuilder::seal`] makes.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether a record would make it longer than [`FRAME_MAX`].
     pub(crate) fn is_full_for(&self, record: &Record<'_>) -> bool {
         self.count > 0 && self.bytes.len() + encoded_len(record) > HEADER + FRAME_MAX
@@ -223,11 +266,13 @@ impl FrameBuilder {
             Kind::DeadLetter => (2, None, ""),
             Kind::Replayed => (3, None, ""),
             Kind::Foreign { why } => (4, None, why),
+            Kind::Tick => (5, None, ""),
         };
         let length = encoded_len(record) - size_of::<u32>();
-        self.bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        self.bytes.extend_from_slice(&[kind, u8::try_from(record.group.len()).unwrap_or(u8::MAX)]);
-        self.bytes.extend_from_slice(&u16::try_from(topic.len()).unwrap_or(u16::MAX).to_le_bytes());
+        let (group, fits) = (record.group.len(), "the record was checked to fit a frame");
+        self.bytes.extend_from_slice(&u32::try_from(length).expect(fits).to_le_bytes());
+        self.bytes.extend_from_slice(&[kind, u8::try_from(group).expect(fits)]);
+        self.bytes.extend_from_slice(&u16::try_from(topic.len()).expect(fits).to_le_bytes());
         self.bytes.extend_from_slice(&record.at.0.to_le_bytes());
         iccid.iter().for_each(|iccid| self.bytes.extend_from_slice(&iccid.packed()));
         self.bytes.extend_from_slice(record.group.as_bytes());
@@ -236,14 +281,12 @@ impl FrameBuilder {
         self.count += 1;
     }
 
-    /// The frame. It holds at least one record.
+    /// The frame. It holds at least one record. `log_time` holds for each of them.
     #[must_use]
-    pub fn seal(mut self, base: Offset, durable_end: Offset) -> Frame {
-        let length = u32::try_from(self.bytes.len() - HEADER).unwrap_or(u32::MAX);
-        let mut header = Header { length, crc: 0, base, durable_end, count: self.count, reserved: 0 };
-        header.write(&mut self.bytes);
-        header.crc = crc32c::crc32c(&self.bytes[8..]);
-        header.write(&mut self.bytes);
+    pub fn seal(mut self, base: Offset, durable_end: Offset, log_time: Timestamp) -> Frame {
+        let length = u32::try_from(self.bytes.len() - HEADER).expect("a frame holds 1 MiB, or one record, and a record fits 4 GiB");
+        let mut header = Header { length, crc: 0, base, durable_end, count: self.count, extensions: 0, log_time };
+        header.seal(&mut self.bytes);
         Frame::new(self.bytes.into(), &header)
     }
 }
@@ -252,7 +295,7 @@ fn encoded_len(record: &Record<'_>) -> usize {
     let kind = match record.kind {
         Kind::Packet { topic, .. } => ICCID + topic.len(),
         Kind::Foreign { why } => why.len(),
-        Kind::Replay | Kind::DeadLetter | Kind::Replayed => 0,
+        Kind::Replay | Kind::DeadLetter | Kind::Replayed | Kind::Tick => 0,
     };
     RECORD_HEADER + kind + record.group.len() + record.payload.len()
 }
@@ -262,7 +305,7 @@ fn encoded_len(record: &Record<'_>) -> usize {
 /// # Errors
 /// [`AppendError::Refused`] for a group or topic that is too long, or a payload beyond 1 GiB.
 pub(crate) fn fits(record: &Record<'_>) -> Result<(), AppendError> {
-    let topic = if let Kind::Packet { topic, .. } = record.kind { topic.len() } else { 0 };
+    let topic = if let Kind::Packet { topic, .. } | Kind::Foreign { why: topic } = record.kind { topic.len() } else { 0 };
     if record.group.len() > usize::from(u8::MAX) {
         return Err(AppendError::Refused(format!("a group of {} bytes, at most 255 fit", record.group.len())));
     }
@@ -292,26 +335,27 @@ pub(crate) mod tests {
     pub(crate) fn frame(base: Offset, records: u64) -> Frame {
         let mut builder = FrameBuilder::default();
         (0..records).for_each(|_| builder.push(&record("o/g", b"payload")));
-        builder.seal(base, base)
+        builder.seal(base, base, Timestamp(base))
     }
 
     proptest! {
         #[test]
         fn records_come_out_of_a_frame_as_they_went_in(
-            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..5u8), 1..20),
+            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..6u8), 1..20),
             base in 0u64..1 << 60,
         ) {
             let records: Vec<Record<'_>> = payloads.iter().map(|(payload, text, kind)| Record {
                 group: text,
                 at: Timestamp(base),
-                kind: [Kind::Packet { iccid: "12a".parse().unwrap(), topic: text }, Kind::Replay, Kind::DeadLetter, Kind::Replayed, Kind::Foreign { why: text }][usize::from(*kind)],
+                kind: [Kind::Packet { iccid: "12a".parse().unwrap(), topic: text }, Kind::Replay, Kind::DeadLetter, Kind::Replayed, Kind::Foreign { why: text }, Kind::Tick][usize::from(*kind)],
                 payload,
             }).collect();
             let mut builder = FrameBuilder::default();
             records.iter().for_each(|record| builder.push(record));
-            let bytes = builder.seal(base, base / 2).bytes().clone();
+            let bytes = builder.seal(base, base / 2, Timestamp(base / 3)).bytes().clone();
             let frame = Frame::parse(&bytes).expect("it is valid");
-            prop_assert_eq!((frame.base(), frame.end(), frame.durable_end()), (base, base + records.len() as u64, base / 2));
+            let expected = (base, base + records.len() as u64, base / 2, Timestamp(base / 3));
+            prop_assert_eq!((frame.base(), frame.end(), frame.durable_end(), frame.log_time()), expected);
             prop_assert_eq!(frame.records(0).map(|(_, record)| record).collect::<Vec<_>>(), records.clone());
             prop_assert_eq!(frame.records(base + 1).map(|(offset, _)| offset).next(), (records.len() > 1).then_some(base + 1));
         }
@@ -320,7 +364,7 @@ pub(crate) mod tests {
         fn a_flipped_bit_anywhere_is_noticed(payload in prop::collection::vec(any::<u8>(), 0..40), bit in any::<prop::sample::Index>()) {
             let mut builder = FrameBuilder::default();
             builder.push(&record("o/g", &payload));
-            let mut bytes = builder.seal(5, 5).bytes().to_vec();
+            let mut bytes = builder.seal(5, 5, Timestamp(7)).bytes().to_vec();
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Frame::parse(&bytes.into()).is_none());

@@ -15,7 +15,6 @@
 //! | cancellation | dropping [`Appended`] takes nothing back; dropping [`Reader::next`]'s future loses nothing. |
 //! | failure | a backend that can't go on resolves [`Queue::failed`]; nothing is acknowledged after that. |
 
-mod checkpoint;
 #[cfg(test)]
 mod conformance;
 mod dead_letters;
@@ -38,12 +37,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 pub use crate::{
-    checkpoint::{Checkpoint, LaneCheckpoint, LastPassed, Listed, OpenWindow, Restart, Saved},
     dead_letters::{DeadLetters, Filter, Found, Page},
     error::{AppendError, QueueError},
     frame::{FRAME_MAX, Frame, FrameBuilder},
@@ -93,7 +92,7 @@ pub trait Read: Send + Sync {
 
 /// One partition of the packets log, for the one task that owns it.
 pub trait Partition: Read {
-    /// Which one, from 0.
+    /// Its number, from 0.
     fn index(&self) -> u32;
 
     /// The end of the log as far as this process knows. While live reading is at the end, it is the head; it may lag behind the
@@ -110,20 +109,71 @@ pub trait Partition: Read {
     /// has passed them.
     fn overflow(&self) -> Option<Offset>;
 
-    /// What was saved last.
+    /// What the log itself says of windows that are over (docs/delivery.md, Horizon). `None`: this backend has no horizon; [`Partition::tick`]
+    /// is for it. Never waits.
+    fn horizon(&self) -> Option<Horizon>;
+
+    /// Appends a tick (docs/delivery.md, Tick): a record without group and payload that only says what time it is in the log. Resolves to an
+    /// offset at or above the tick's, once the tick is durable: reading has passed the tick when it has passed that offset.
+    ///
+    /// Only where [`Partition::horizon`] is `None`; other backends refuse it.
+    ///
+    /// # Errors
+    /// The returned future gives [`AppendError::Refused`] where the log doesn't accept it (rights, size), [`AppendError::Closed`] once the queue
+    /// is closed.
+    fn tick(&self) -> BoxFuture<'static, Result<Offset, AppendError>>;
+
+    /// Reads what was saved last.
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>>;
 
-    /// Saves checkpoint, then the watermark (LANES.md L9), and lets the log forget what lies below the watermark. When it returns
-    /// `Ok`, both are durable; an owner that has lost the partition meanwhile is told `Ok` too, and its watermark doesn't count. A
-    /// crash in between leaves the older or the newer, never half of one.
-    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>>;
+    /// Saves the checkpoint, then the watermark that belongs to it, and allows the log to delete records below the watermark. The watermark
+    /// names its checkpoint, so that [`Partition::load`] always returns a pair that was saved together. When the future resolves to `Ok`, both are
+    /// durable. An owner that has lost the partition meanwhile gets `Ok` too; neither counts then. A crash leaves the older pair or the newer one.
+    fn save(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'static, Result<(), QueueError>>;
 
-    /// Whether this process still serves it: asked before dead letters are written, for a process that was stopped past its session doesn't
-    /// know yet that another took over. Waits while nobody can tell. May save the watermark, which is safe alone (L10).
-    fn confirm_ownership(&self, watermark: Offset) -> BoxFuture<'_, bool>;
+    /// Commits the watermark of the last durable checkpoint again (before the first save: the one that was loaded). Resolves to whether this
+    /// process still owns the partition. Deliver calls it before it writes dead letters, since a process that was stopped for longer than its
+    /// session doesn't know yet that another one took over. Waits while Kafka can't tell.
+    fn confirm_ownership(&self) -> BoxFuture<'_, bool>;
 
-    /// The log isn't the one that the saved watermark speaks of: sets it back to the log's start, before anything is read (L10).
-    fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>>;
+    /// The log isn't the one that the saved watermark was saved for: sets the watermark to the log's start, then makes the given checkpoint
+    /// durable. Deliver calls it before it reads or sends anything.
+    fn reset(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>>;
+}
+
+/// What a partition had saved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Every record below it is settled. `None`: it was never saved, and every record that the log still has is to be sent.
+    pub watermark: Option<Offset>,
+    /// The checkpoint that was saved with it.
+    pub checkpoint: SavedCheckpoint,
+}
+
+/// A checkpoint as it was found: opaque bytes, and whether it is the one that belongs to the watermark.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SavedCheckpoint {
+    /// Nothing was ever saved.
+    #[default]
+    None,
+    /// The one that the watermark names.
+    Named(Bytes),
+    /// The one that the watermark names is gone; this is the last one that was written.
+    Unnamed(Bytes),
+    /// There was one, and it is gone or can't be read.
+    Missing {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// A promise of the log: every record at or above `offset` has a log time of `time` or later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Horizon {
+    /// The end of what readers can see.
+    pub offset: Offset,
+    /// The earliest log time that a later record can have.
+    pub time: Timestamp,
 }
 
 /// A position in a log.

@@ -1,18 +1,22 @@
-//! A queue in memory, for tests and benches. Everything is "durable" at once and gone with the process.
+//! A queue in memory, for tests and benches. Records are "durable" at once and gone with the process.
+//!
+//! It plays both kinds of backend: one with a horizon, as the embedded queue, and one with ticks, as Kafka. Its log time comes from the
+//! monotonic clock, or from the test.
 
 use std::{
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
 use crate::{
-    Append, AppendError, Appended, Checkpoint, DeadLetters, Frame, FrameBuilder, Partition, Partitions, Queue, QueueError, Read, Reader,
-    Record, Saved, Stalled, frame::fits,
+    Append, AppendError, Appended, DeadLetters, Frame, FrameBuilder, Horizon, Kind, Partition, Partitions, Queue, QueueError, Read, Reader,
+    Record, Saved, SavedCheckpoint, Stalled, frame::fits,
 };
 
 /// One partition in memory.
@@ -24,8 +28,28 @@ pub struct Memory {
     unrouted: DeadLetters,
 }
 
+/// How a window ends where no record comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The log has a horizon.
+    Horizon,
+    /// Deliver appends ticks.
+    Ticks,
+}
+
+/// Where log time comes from. Clones share it.
+#[derive(Debug, Clone)]
+pub enum LogTime {
+    /// The monotonic clock, from this time on.
+    Monotonic(Timestamp, Instant),
+    /// What the test has set. It may step back.
+    Manual(Arc<Mutex<Timestamp>>),
+}
+
 #[derive(Debug)]
 struct MemoryLog {
+    mode: Mode,
+    time: LogTime,
     frames: Mutex<Vec<Frame>>,
     end: watch::Sender<Offset>,
     closed: watch::Sender<bool>,
@@ -39,12 +63,53 @@ struct MemoryReader {
 }
 
 impl Memory {
-    /// An empty queue.
+    /// An empty queue with a horizon.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let logs = [MemoryLog::new(), MemoryLog::new()];
+        Self::with(Mode::Horizon, &LogTime::monotonic())
+    }
+
+    /// An empty queue.
+    #[must_use]
+    pub fn with(mode: Mode, time: &LogTime) -> Arc<Self> {
+        let new = || MemoryLog::new(mode, time.clone());
+        let logs = [new(), new()];
         let [dead_letters, unrouted] = logs.each_ref().map(|log| DeadLetters::new(Arc::new(OnePartition(Arc::clone(log)))));
-        Arc::new(Self { packets: MemoryLog::new(), logs, dead_letters, unrouted })
+        Arc::new(Self { packets: new(), logs, dead_letters, unrouted })
+    }
+}
+
+impl LogTime {
+    /// The wall clock's time now, and the monotonic clock from here on.
+    #[must_use]
+    pub fn monotonic() -> Self {
+        Self::Monotonic(Timestamp::of(SystemTime::now()), Instant::now())
+    }
+
+    /// A time that only [`LogTime::set`] changes.
+    #[must_use]
+    pub fn manual(time: Timestamp) -> Self {
+        Self::Manual(Arc::new(Mutex::new(time)))
+    }
+
+    /// Sets a manual time, for records that are appended from now on.
+    ///
+    /// # Panics
+    /// The time is the monotonic clock's.
+    pub fn set(&self, time: Timestamp) {
+        match self {
+            Self::Monotonic(..) => panic!("only a manual log time can be set"),
+            Self::Manual(now) => *lock(now) = time,
+        }
+    }
+
+    /// The log time that a record gets now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::Monotonic(began, since) => began.plus(since.elapsed()),
+            Self::Manual(now) => *lock(now),
+        }
     }
 }
 
@@ -84,16 +149,23 @@ impl Append for Memory {
 }
 
 impl MemoryLog {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { frames: Mutex::default(), end: watch::Sender::new(0), closed: watch::Sender::new(false), saved: Mutex::default() })
+    fn new(mode: Mode, time: LogTime) -> Arc<Self> {
+        Arc::new(Self {
+            mode,
+            time,
+            frames: Mutex::default(),
+            end: watch::Sender::new(0),
+            closed: watch::Sender::new(false),
+            saved: Mutex::default(),
+        })
     }
 
     fn append(&self, batch: &[Record<'_>]) -> Appended {
-        if *self.closed.borrow() {
-            return Appended::ready(Err(AppendError::Closed));
-        }
         if let Some(refused) = batch.iter().find_map(|record| fits(record).err()) {
             return Appended::ready(Err(refused));
+        }
+        if *self.closed.borrow() {
+            return Appended::ready(Err(AppendError::Closed));
         }
         let mut frames = lock(&self.frames);
         let mut builder = FrameBuilder::default();
@@ -111,7 +183,7 @@ impl MemoryLog {
 
     fn publish(&self, frames: &mut Vec<Frame>, builder: FrameBuilder) {
         let end = frames.last().map_or(0, Frame::end);
-        let frame = builder.seal(end, end);
+        let frame = builder.seal(end, end, self.time.now());
         let end = frame.end();
         frames.push(frame);
         self.end.send_replace(end);
@@ -121,6 +193,12 @@ impl MemoryLog {
         let frames = lock(&self.frames);
         let place = frames.partition_point(|frame| frame.end() <= position);
         frames.get(place).cloned()
+    }
+
+    /// Log time is taken and frames are published under one lock, so the next record's log time isn't earlier than this one.
+    fn horizon(&self) -> Horizon {
+        let frames = lock(&self.frames);
+        Horizon { offset: frames.last().map_or(0, Frame::end), time: self.time.now() }
     }
 }
 
@@ -164,23 +242,35 @@ impl Partition for OnePartition {
         None
     }
 
+    fn horizon(&self) -> Option<Horizon> {
+        (self.0.mode == Mode::Horizon).then(|| self.0.horizon())
+    }
+
+    fn tick(&self) -> BoxFuture<'static, Result<Offset, AppendError>> {
+        let result = match self.0.mode {
+            Mode::Horizon => Appended::ready(Err(AppendError::no_tick())),
+            Mode::Ticks => self.0.append(&[Record { group: "", at: self.0.time.now(), kind: Kind::Tick, payload: b"" }]),
+        };
+        let end = self.end();
+        async move { result.await.map(|()| end - 1) }.boxed()
+    }
+
     fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
         std::future::ready(Ok(lock(&self.0.saved).clone())).boxed()
     }
 
-    /// Nobody else can.
-    fn confirm_ownership(&self, _: Offset) -> BoxFuture<'_, bool> {
+    fn save(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'static, Result<(), QueueError>> {
+        *lock(&self.0.saved) = Saved { watermark: Some(watermark), checkpoint: SavedCheckpoint::Named(checkpoint) };
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// No other process can own it.
+    fn confirm_ownership(&self) -> BoxFuture<'_, bool> {
         std::future::ready(true).boxed()
     }
 
-    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
-        *lock(&self.0.saved) = Saved { checkpoint: Some(checkpoint.clone()), watermark: Some(watermark) };
-        std::future::ready(Ok(())).boxed()
-    }
-
-    /// There is no other log.
-    fn reset(&self, _: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
-        std::future::ready(Ok(())).boxed()
+    fn reset(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
+        self.save(checkpoint, watermark)
     }
 }
 
@@ -210,6 +300,9 @@ mod tests {
 
     #[tokio::test]
     async fn memory_keeps_the_contract_as_long_as_it_lives() {
-        crate::conformance::all(&|| Box::new(|| async { Memory::new() as Arc<dyn Queue> }.boxed()), false).await;
+        for mode in [Mode::Horizon, Mode::Ticks] {
+            let open = || Box::new(move || async move { Memory::with(mode, &LogTime::monotonic()) as Arc<dyn Queue> }.boxed()) as Box<_>;
+            crate::conformance::all(&open, false).await;
+        }
     }
 }

@@ -8,7 +8,7 @@ pub const APPEND_SECONDS: &str = "pushline_queue_append_seconds";
 pub const LOG_BYTES: &str = "pushline_queue_log_bytes";
 /// 1 while a log waits for space on the disk, by log.
 pub const WAITING_FOR_SPACE: &str = "pushline_queue_waiting_for_space";
-/// Dead letters that were dropped since they were too old or too many, by log.
+/// Dead letters that were deleted since they were too old or too many, by log.
 pub const FORGOTTEN: &str = "pushline_dead_letters_forgotten_total";
 
 /// Packets that became dead letters, by cause, wherever they did.
@@ -32,6 +32,9 @@ pub fn describe() {
     describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the first append of a commit until the commit was durable");
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that a log holds on the disk");
     describe_gauge!(WAITING_FOR_SPACE, "1 while a log waits for space on the disk");
-    describe_counter!(FORGOTTEN, "Dead letters that were dropped since they were too old or too many");
+    describe_counter!(
+        FORGOTTEN,
+        "Dead letters that were deleted since they were older than dead_letters.keep or beyond dead_letters.max_bytes"
+    );
     describe_counter!(DEAD_LETTERED, "Packets that became dead letters, by cause");
 }

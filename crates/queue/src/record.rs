@@ -31,7 +31,9 @@ pub enum Kind<'a> {
     DeadLetter,
     /// Says of an earlier dead letter that it was replayed (LANES.md L15).
     Replayed,
-    /// Not ours: somebody else wrote it, and nobody can say whose it is. Its group is empty.
+    /// Only says what time it is in the log (docs/delivery.md, Tick). It has no group and no payload, and counts nowhere as a packet.
+    Tick,
+    /// Another program wrote it, or it can't be read. Its group is empty.
     Foreign {
         /// What is wrong with it, for people.
         why: &'a str,

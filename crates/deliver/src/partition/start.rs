@@ -1,112 +1,144 @@
-//! Starting a partition's task (LANES.md L10): where its checkpoint says, if the log is the one that it speaks of.
+//! Starting a partition's task (docs/delivery.md, Restart): where its checkpoint says, if the log is the one that it speaks of.
 //!
-//! Whatever the log has lost is counted and told; checkpoint that speaks of another log isn't used.
+//! Records that the log has lost are counted and logged; a checkpoint that speaks of another log isn't used.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{ops::Range, sync::Arc};
 
 use pushline_model::Offset;
-use pushline_queue::{Frame, LastPassed, Partition, QueueError, Replay, Restart, Saved};
+use pushline_queue::{Partition, QueueError, SavedCheckpoint};
 use tokio::{sync::watch, task::JoinSet};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use super::{Surroundings, Task, burying::Burying, counting::PartitionMetrics, expiry::Look, saving::Saving, turn::Turn};
-use crate::lanes::Lanes;
+use super::{Context, Task, catch_up::CatchUpReader, dead_letters::Writing, metrics::PartitionMetrics, notices::excused, now};
+use crate::{
+    checkpoint::{Checkpoint, Restart, Unreadable},
+    core::{Core, Effects, Excuse, LogState, Start, Tuning},
+};
 
 impl Task {
-    /// Starts where the partition's checkpoint says (L10).
-    pub(crate) async fn start(
-        partition: Arc<dyn Partition>,
-        around: Surroundings,
-        stop: watch::Receiver<bool>,
-    ) -> Result<Self, QueueError> {
+    /// Starts where the partition's checkpoint says.
+    pub(crate) async fn start(partition: Arc<dyn Partition>, context: Context, stop: watch::Receiver<bool>) -> Result<Self, QueueError> {
         let saved = partition.load().await?;
         let bounds = partition.bounds().await?;
-        let named = is_named(&*partition, &saved, &bounds).await?;
-        let restart = Restart::new(saved, &bounds, named);
-        if restart.remade {
-            begin_anew(&*partition, bounds.start).await?;
+        let metrics = PartitionMetrics::new(partition.index());
+        let checkpoint = read(partition.index(), saved.checkpoint, &metrics)?;
+        let is_named = is_named(&*partition, checkpoint.as_ref(), &bounds).await?;
+        let restart = Restart::new(saved.watermark, checkpoint, &bounds, is_named);
+        if restart.is_another_log {
+            begin_anew(&*partition, bounds.start, &metrics).await?;
         }
-        if restart.lost > 0 {
-            around.losses.add(restart.lost);
-            tell_lost(partition.index(), restart.lost, bounds.start);
+        if restart.missing > 0 {
+            context.losses.add(restart.missing);
+            tell_missing(partition.index(), restart.missing, bounds.start);
         }
         info!(
             partition = partition.index(),
-            head = restart.head,
+            live_offset = restart.live_offset,
             watermark = restart.watermark,
             lanes = restart.lanes.len(),
             "partition started"
         );
-        Ok(Self::new(partition, around, stop, restart, bounds.end))
+        Ok(Self::new(partition, context, stop, restart, metrics))
     }
 
-    fn new(partition: Arc<dyn Partition>, mut around: Surroundings, stop: watch::Receiver<bool>, restart: Restart, end: Offset) -> Self {
-        let live = partition.live(restart.head);
-        let turn = Turn::new(partition.reader(restart.watermark), restart.watermark);
-        let saving = Saving::new(restart.watermark);
-        let bell = around.room.join();
+    fn new(
+        partition: Arc<dyn Partition>,
+        mut context: Context,
+        stop: watch::Receiver<bool>,
+        restart: Restart,
+        metrics: PartitionMetrics,
+    ) -> Self {
+        let live = partition.live(restart.live_offset);
+        let catch_up = CatchUpReader::new(partition.reader(restart.watermark), restart.watermark);
+        let wakeup = context.wakeups.join();
         // A registry that is read after this is a change to the receiver that the task keeps.
-        let outlets = Arc::clone(&around.outlets.borrow_and_update());
-        let lanes = Lanes::new(partition.index(), outlets, restart, Instant::now());
-        let metrics = PartitionMetrics::new(partition.index());
-        let lag = end.saturating_sub(lanes.head());
-        metrics.started(partition.index(), lanes.unsettled() + lag);
-        metrics.lanes(&lanes, lag, 0);
+        let webhooks = Arc::clone(&context.webhooks.borrow_and_update());
+        let log = LogState { end: partition.end(), horizon: partition.horizon() };
+        let (start, tuning) = (Start { log, now: now() }, Tuning::new(context.max_age));
+        let lag = restart.end_at_start.saturating_sub(restart.live_offset);
+        let core = Core::new(partition.index(), webhooks, restart, tuning, start, &context.budgets);
+        let status = core.status(start.now);
+        metrics.started(partition.index(), status.unsettled - status.lag + lag);
+        metrics.report(&status, start.now);
         Self {
-            around,
+            context,
             stop,
             partition,
-            lanes,
+            core,
+            effects: Effects::default(),
+            wakeup,
             live,
-            turn,
+            catch_up,
             attempts: JoinSet::new(),
-            burying: Burying::default(),
-            look: Look::new(),
-            saving,
-            bell,
-            end_at_start: end,
+            ended: Vec::new(),
+            dead_letters: Writing::default(),
+            saving: None,
+            ticking: None,
+            oldest: None,
             metrics,
         }
     }
+}
 
-    /// What nobody had read yet at the start was counted by offsets: a replay has one, and may hold several packets.
-    pub(super) fn count_at_start(&self, frame: &Frame) {
-        if frame.base() < self.end_at_start {
-            let unread = frame.records(self.lanes.head()).take_while(|(offset, _)| *offset < self.end_at_start);
-            let more =
-                unread.filter_map(|(_, record)| Replay::of(&record)).map(|replay| replay.packets.len().saturating_sub(1) as u64).sum();
-            self.metrics.more_at_start(self.partition.index(), more);
+/// The checkpoint that was saved, if it can be read. Where it can't, or isn't the one that belongs to the watermark, records may come under a second id.
+fn read(partition: u32, saved: SavedCheckpoint, metrics: &PartitionMetrics) -> Result<Option<Checkpoint>, QueueError> {
+    let excuse = |why: &str| {
+        warn!(partition, "the checkpoint isn't usable: {why}");
+        excused(partition, Excuse::Checkpoint, 0);
+        metrics.excused(Excuse::Checkpoint, 1);
+    };
+    let (bytes, is_named) = match saved {
+        SavedCheckpoint::None => return Ok(None),
+        SavedCheckpoint::Missing { reason } => {
+            excuse(&reason);
+            return Ok(None);
+        }
+        SavedCheckpoint::Named(bytes) => (bytes, true),
+        SavedCheckpoint::Unnamed(bytes) => (bytes, false),
+    };
+    match Checkpoint::decode(&bytes) {
+        Ok(checkpoint) => {
+            if !is_named {
+                excuse("the one that belongs to the watermark is gone, and the last one is used");
+            }
+            Ok(Some(checkpoint))
+        }
+        Err(version @ Unreadable::Version(_)) => Err(QueueError::Misfit(format!("partition {partition}: {version}"))),
+        Err(corrupt @ Unreadable::Corrupt) => {
+            excuse(&corrupt.to_string());
+            Ok(None)
         }
     }
 }
 
-async fn begin_anew(partition: &dyn Partition, start: Offset) -> Result<(), QueueError> {
+async fn begin_anew(partition: &dyn Partition, start: Offset, metrics: &PartitionMetrics) -> Result<(), QueueError> {
     error!(
         partition = partition.index(),
-        start, "the log isn't the one that checkpoint speaks of (made anew, or restored from a backup): it is read from its start"
+        start, "the log isn't the one that the checkpoint speaks of (a topic made anew, or a restored backup): it is read from its start"
     );
-    // Else a crash before the next save would leave a watermark that says of the new log what was true of the old one.
-    partition.reset(start).await
+    metrics.excused(Excuse::AnotherLog, 1);
+    // Else a crash before the next save would leave a watermark and a checkpoint that say of the new log what was true of the old one.
+    let empty = Checkpoint { live_offset: start, ..Checkpoint::default() };
+    partition.reset(empty.encode(), start).await
 }
 
-fn tell_lost(partition: u32, offsets: u64, start: Offset) {
-    PartitionMetrics::lost(offsets);
+fn tell_missing(partition: u32, offsets: u64, start: Offset) {
+    PartitionMetrics::missing(offsets);
     error!(
         partition,
         offsets,
         start,
-        "the log has lost records that hadn't settled: it begins above the watermark; this process isn't ready until that is acknowledged (POST /losses/acknowledge)"
+        "records that hadn't settled are gone: the log begins above the watermark; /readyz fails until an operator acknowledges the loss (POST /losses/acknowledge)"
     );
 }
 
-/// Whether the log holds the record that checkpoint passed last, at its time (L10).
-async fn is_named(partition: &dyn Partition, saved: &Saved, bounds: &Range<Offset>) -> Result<bool, QueueError> {
-    let Some(LastPassed { offset, at }) = saved.checkpoint.as_ref().map(|checkpoint| checkpoint.last) else { return Ok(false) };
-    if !bounds.contains(&offset) {
+/// Whether the log holds the record that the checkpoint names as the last one passed, at its time.
+async fn is_named(partition: &dyn Partition, checkpoint: Option<&Checkpoint>, bounds: &Range<Offset>) -> Result<bool, QueueError> {
+    let Some(last) = checkpoint.and_then(|checkpoint| checkpoint.last).filter(|last| bounds.contains(&last.offset)) else {
         return Ok(false);
-    }
-    let frame = partition.reader(offset).next().await?;
-    Ok(frame.records(offset).next().is_some_and(|(found, record)| found == offset && record.at == at))
+    };
+    let frame = partition.reader(last.offset).next().await?;
+    Ok(frame.records(last.offset).next().is_some_and(|(offset, record)| offset == last.offset && record.at == last.at))
 }
 
 #[cfg(test)]
@@ -118,7 +150,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::{Egress, Losses, Network, outlets::Outlets, room::Room};
+    use crate::{Egress, Losses, Network, RefusedTicks, budgets::Budgets, wakeup::Wakeups, webhooks::Webhooks};
 
     /// One group, with a webhook at an address that may not be dialled, or with none.
     fn registry(knows: bool) -> Arc<Registry> {
@@ -130,13 +162,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_reload_while_a_partition_starts_is_not_missed() {
-        let (queue, room, network) = (Memory::new(), Room::new(1 << 20), Network::new(Egress::default()).unwrap());
-        let (outlets, known) = watch::channel(Arc::new(Outlets::new(registry(false), &room, &network).unwrap()));
-        let around = Surroundings {
-            outlets: known,
-            room,
+        let (queue, budgets, network) = (Memory::new(), Budgets::new(1 << 20), Network::new(Egress::default()).unwrap());
+        let (webhooks, known) = watch::channel(Arc::new(Webhooks::new(registry(false), &budgets, &network).unwrap()));
+        let context = Context {
+            webhooks: known,
+            budgets,
+            wakeups: Arc::new(Wakeups::default()),
             dead_letters: queue.dead_letters(),
             losses: Arc::new(Losses::default()),
+            refused_ticks: Arc::new(RefusedTicks::default()),
             health: crate::webhook_health::WebhookHealth::new(false),
             max_age: Duration::from_hours(72),
             shutdown_grace: Duration::ZERO,
@@ -150,8 +184,8 @@ mod tests {
         queue.append(&[Record::packet("o/a", &packet)]).await.unwrap();
         let partition = Arc::clone(&queue.partitions().borrow()[0]);
         let (_stop, stopped) = watch::channel(false);
-        let task = Task::start(partition, around, stopped).await.unwrap();
-        outlets.send_modify(|outlets| *outlets = Arc::new(outlets.read_again(registry(true)).unwrap()));
+        let task = Task::start(partition, context, stopped).await.unwrap();
+        webhooks.send_modify(|webhooks| *webhooks = Arc::new(webhooks.reload(registry(true)).unwrap()));
         let running = tokio::spawn(task.run());
         let tried = async {
             while queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.is_empty() {

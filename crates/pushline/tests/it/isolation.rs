@@ -26,7 +26,7 @@ async fn a_hanging_customer_costs_one_connection_and_gets_what_waited_in_order_w
     let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("sick/1", (0..300).map(|number| format!("{number:03}")))).await.unwrap();
-    pushline.until_metric("pushline_webhooks_suspect", "", |suspect| suspect == 1.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 1.0).await;
     for number in 0..30 {
         gateway.publish(&packets(&format!("o{number}/1"), (0..40).map(|packet| format!("{number} {packet}")))).await.unwrap();
     }
@@ -57,7 +57,7 @@ async fn a_hanging_customer_costs_one_connection_and_gets_what_waited_in_order_w
     let dead = pushline.dead_letters("dead-letters").await;
     assert_eq!(came.len() + dead.len(), 300, "{} came, {} are dead letters", came.len(), dead.len());
     assert!(!came.is_empty() && came.is_sorted(), "in order of starting");
-    pushline.until_metric("pushline_webhooks_suspect", "", |suspect| suspect == 0.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 0.0).await;
     pushline.until_metric("pushline_lanes", "", |lanes| lanes == 0.0).await;
 }
 

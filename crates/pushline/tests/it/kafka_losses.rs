@@ -99,7 +99,7 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
     // Its connection is closed without an answer, so one message is under way and the others wait in the log.
     gateway.publish(&packets("mti/1", (0..10).map(|number| number.to_string()))).await.unwrap();
     timeout(PATIENCE, arrivals.recv()).await.expect("an attempt arrives").unwrap();
-    deliver.until_metric("pushline_webhooks_suspect", "", |suspects| suspects == 1.0).await;
+    deliver.until_metric("pushline_webhooks_unresponsive", "", |suspects| suspects == 1.0).await;
     gateway.publish(&packets("mti/1", (10..40).map(|number| number.to_string()))).await.unwrap();
     // So much that what was read lately isn't in memory any more.
     for _ in 0..10 {

@@ -36,7 +36,7 @@ async fn a_suspect_webhook_is_not_waited_for_and_has_its_message_again_after_the
     let (pushline, mut arrivals, _receiver) = start(dir.path(), 1).await;
     let first = next(&mut arrivals).await;
     assert_eq!(next(&mut arrivals).await.id, first.id, "the second attempt, which hangs for 90 s");
-    pushline.until_metric("pushline_webhooks_suspect", "", |suspect| suspect == 1.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 1.0).await;
     assert_eq!(pushline.metric("pushline_deliver_in_flight", "").await, 1.0);
     let log = pushline.terminate().await;
     assert!(!log.contains("the grace is over"), "{log}");

@@ -1,7 +1,9 @@
-//! Checkpoint in two alternating files, so that a crash in the middle of a save leaves the save before it.
+//! The checkpoint in two alternating files, so that a crash in the middle of a save leaves the save before it (docs/queue-format.md, Checkpoint
+//! files).
 //!
 //! ```text
-//! PUSHPROG | version u32 | crc32c u32 over the rest | sequence u64 | length u32 | checkpoint and watermark (postcard)
+//! PUSHCKPT | version u32 | crc32c u32 over the version and the rest | sequence u64 | length u32 of what follows
+//! watermark, end of each log, checkpoint (postcard) | extensions, which an older reader skips
 //! ```
 
 use std::{
@@ -9,13 +11,15 @@ use std::{
     sync::Arc,
 };
 
-use pushline_model::Offset;
+use bytes::Bytes;
+use pushline_model::{Offset, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::fs::{File, FileSystem};
-use crate::{Checkpoint, QueueError, Saved};
+use crate::{QueueError, Saved, SavedCheckpoint};
 
-const MAGIC: &[u8; 8] = b"PUSHPROG";
-const VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"PUSHCKPT";
+const VERSION: u32 = 2;
 const HEADER: usize = 28;
 
 /// The two files.
@@ -31,16 +35,36 @@ struct Slot {
     file: Arc<dyn File>,
 }
 
+/// What is saved: the checkpoint with its watermark, and what the queue needs to know of its logs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Envelope {
+    /// Every packet below it is settled. `None`: none was saved yet.
+    pub(super) watermark: Option<Offset>,
+    /// Of each log, in the order in which they are opened.
+    pub(super) ends: [LogEnd; 3],
+    /// Deliver's bytes. `None`: none were saved yet.
+    pub(super) checkpoint: Option<Vec<u8>>,
+}
+
+/// How far a log had come when an envelope was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LogEnd {
+    /// Every record below it was durable.
+    pub(super) durable_end: Offset,
+    /// The log's time.
+    pub(super) log_time: Timestamp,
+}
+
 /// What a file holds.
 enum Content {
     Empty,
     Invalid,
-    Saved(u64, Saved),
+    Saved(u64, Envelope),
 }
 
 impl CheckpointFiles {
     /// Opens both, and reads what was saved last.
-    pub(super) fn open(fs: &dyn FileSystem, dir: &Path) -> Result<(Self, Saved), QueueError> {
+    pub(super) fn open(fs: &dyn FileSystem, dir: &Path) -> Result<(Self, Option<Envelope>, Saved), QueueError> {
         let slot = |name| {
             let path = dir.join(name);
             let file = fs.open(&path).map_err(QueueError::io("open", &path))?;
@@ -53,17 +77,28 @@ impl CheckpointFiles {
             let what = "neither it nor the other checkpoint file can be read, and a crash spoils only one".to_owned();
             return Err(QueueError::Corrupt { path: files[0].path.clone(), position: 0, offset: 0, what });
         }
-        let saved = contents
+        let is_spoiled = contents.iter().any(|content| matches!(content, Content::Invalid));
+        let found = contents
             .into_iter()
-            .filter_map(|content| if let Content::Saved(sequence, saved) = content { Some((sequence, saved)) } else { None });
-        let (sequence, saved) = saved.max_by_key(|(sequence, _)| *sequence).unwrap_or_default();
-        Ok((Self { files, sequence }, saved))
+            .filter_map(|content| if let Content::Saved(sequence, envelope) = content { Some((sequence, envelope)) } else { None });
+        let newest = found.max_by_key(|(sequence, _)| *sequence);
+        let sequence = newest.as_ref().map_or(0, |(sequence, _)| *sequence);
+        let envelope = newest.map(|(_, envelope)| envelope);
+        let saved = match &envelope {
+            Some(envelope) => envelope.saved(),
+            None if is_spoiled => {
+                let reason = format!("the only checkpoint file that was written, in {}, can't be read", dir.display());
+                Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
+            }
+            None => Saved::default(),
+        };
+        Ok((Self { files, sequence }, envelope, saved))
     }
 
     /// Saves over the older one.
-    pub(super) fn save(&mut self, checkpoint: &Checkpoint, watermark: Offset) -> Result<(), QueueError> {
+    pub(super) fn save(&mut self, envelope: &Envelope) -> Result<(), QueueError> {
         let sequence = self.sequence + 1;
-        let bytes = encode(sequence, checkpoint, watermark);
+        let bytes = encode(sequence, envelope);
         self.files[usize::from(sequence % 2 == 1)].write(&bytes)?;
         self.sequence = sequence;
         Ok(())
@@ -82,7 +117,7 @@ impl Slot {
             return Ok(Content::Empty);
         }
         match decode(&bytes) {
-            Some((VERSION, sequence, saved)) => Ok(saved.map_or(Content::Invalid, |saved| Content::Saved(sequence, saved))),
+            Some((VERSION, sequence, envelope)) => Ok(envelope.map_or(Content::Invalid, |envelope| Content::Saved(sequence, envelope))),
             Some((found, ..)) => Err(QueueError::Version { path: self.path.clone(), found, known: VERSION }),
             None => Ok(Content::Invalid),
         }
@@ -94,29 +129,42 @@ impl Slot {
     }
 }
 
-fn encode(sequence: u64, checkpoint: &Checkpoint, watermark: Offset) -> Vec<u8> {
-    let body = postcard::to_stdvec(&(checkpoint, watermark)).expect("checkpoint is plain data, and a Vec takes all of it");
+impl Envelope {
+    pub(super) fn saved(&self) -> Saved {
+        let checkpoint =
+            self.checkpoint.as_ref().map_or(SavedCheckpoint::None, |bytes| SavedCheckpoint::Named(Bytes::copy_from_slice(bytes)));
+        Saved { watermark: self.watermark, checkpoint }
+    }
+}
+
+fn encode(sequence: u64, envelope: &Envelope) -> Vec<u8> {
+    let body = postcard::to_stdvec(envelope).expect("an envelope is plain data, and a Vec takes all of it");
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&sequence.to_le_bytes());
-    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(body.len()).expect("a checkpoint is far below 4 GiB").to_le_bytes());
     bytes.extend_from_slice(&body);
-    let crc = crc32c::crc32c(&bytes[16..]);
+    let crc = check_sum(&bytes);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-/// The version, the sequence, and what was saved where the version is known. `None` for what isn't whole.
-fn decode(bytes: &[u8]) -> Option<(u32, u64, Option<Saved>)> {
+/// Of everything but the magic word and the check sum itself.
+fn check_sum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[8..12]), &bytes[16..])
+}
+
+/// The version, the sequence, and the envelope where the version is known. `None`: the file isn't whole.
+fn decode(bytes: &[u8]) -> Option<(u32, u64, Option<Envelope>)> {
     let header = bytes.get(..HEADER)?;
     let number = |at: usize| header.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes);
     let (version, crc, length) = (number(8)?, number(12)?, number(24)?);
     let sequence = u64::from(number(16)?) | u64::from(number(20)?) << 32;
     let whole = bytes.get(..HEADER + length as usize)?;
-    if !whole.starts_with(MAGIC) || crc32c::crc32c(&whole[16..]) != crc {
+    if !whole.starts_with(MAGIC) || check_sum(whole) != crc {
         return None;
     }
-    let saved = postcard::from_bytes::<(Checkpoint, Offset)>(&whole[HEADER..]).ok();
-    Some((version, sequence, saved.map(|(checkpoint, watermark)| Saved { checkpoint: Some(checkpoint), watermark: Some(watermark) })))
+    let envelope = postcard::take_from_bytes(&whole[HEADER..]).ok().map(|(envelope, _extensions)| envelope);
+    Some((version, sequence, envelope))
 }

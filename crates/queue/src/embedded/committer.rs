@@ -1,13 +1,13 @@
-//! The thread that makes a log durable: takes all that arrived meanwhile, writes it, syncs once, shows it to the readers, and only then
-//! says that it is durable. A full disk is waited out; a failed sync is final.
+//! The thread that makes a log durable: takes all records that arrived meanwhile, writes them, syncs once, shows them to the readers, and only then
+//! resolves their batches. It waits out a full disk. A failed sync is final.
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use metrics::{Gauge, counter, gauge, histogram};
-use pushline_model::{Offset, Timestamp};
+use pushline_model::Offset;
 use tracing::{info, warn};
 
 use super::{
@@ -15,26 +15,36 @@ use super::{
     log::{Log, Pending},
     segment::{SEGMENT_HEADER, Segment},
 };
-use crate::{Frame, QueueError, metrics as names};
+use crate::{Frame, FrameBuilder, QueueError, metrics as names};
 
-/// How often a full disk, and the age of what is kept, is looked at.
+/// How often the committer looks at a full disk and at the age of dead letters.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How free space is looked at under load: not for each commit.
+/// Under load it looks at the free space once per this many bytes, not for each commit.
 const LOOK_AFTER: u64 = 8 << 20;
 
-/// What is kept for a time begins a segment so many times meanwhile, however little comes: so it goes at most that part of the time too late.
+/// A log that keeps records for a time begins this many segments in that time, however few records come. So records go at most an eighth of the
+/// time too late.
 const SEGMENTS: u32 = 8;
 
-/// What bounds a log.
+/// How large a log may be, and how old.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Bytes of a segment.
     pub(super) segment: u64,
     /// Appends wait while less than this is free.
     pub(super) min_free: u64,
-    /// Oldest segments go when the log is larger or they are older. `None`: only the watermark deletes.
-    pub(super) keep: Option<(Duration, u64)>,
+    /// `None`: records go only once the watermark has passed them.
+    pub(super) retention: Option<Retention>,
+}
+
+/// When the oldest segments of a log are deleted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retention {
+    /// When they are older than this. Age is the time in which a process had the log, so no clock makes a record older.
+    pub(super) keep: Duration,
+    /// When the log is larger than this many bytes.
+    pub(super) max_bytes: u64,
 }
 
 /// A log's thread.
@@ -45,7 +55,9 @@ pub(super) struct Committer {
     /// Where in the file the next frame goes.
     position: u64,
     end: Offset,
-    /// Written, not synced.
+    /// Every record below it is durable.
+    durable_end: Offset,
+    /// Frames that are written and not synced.
     written: Vec<Frame>,
     since_look: u64,
     looked: Instant,
@@ -56,7 +68,7 @@ pub(super) struct Committer {
 
 /// Why a commit stopped.
 enum Stop {
-    /// It was closed while it waited for space.
+    /// The log was closed while the committer waited for space.
     Closed,
     Failed(QueueError),
 }
@@ -71,18 +83,30 @@ impl Committer {
     pub(super) fn new(log: Arc<Log>, bounds: Bounds, last: &LastSegment) -> Self {
         let (file, position, end) = (Arc::clone(&last.file), last.position, last.end);
         let size = gauge!(names::LOG_BYTES, "log" => log.name);
-        Self { log, bounds, file, position, end, size, written: Vec::new(), since_look: LOOK_AFTER, looked: Instant::now(), waits: false }
+        Self {
+            log,
+            bounds,
+            file,
+            position,
+            end,
+            durable_end: end,
+            written: Vec::new(),
+            since_look: LOOK_AFTER,
+            looked: Instant::now(),
+            waits: false,
+            size,
+        }
     }
 
-    /// Runs until the log is closed and all of it is written, or writing fails.
+    /// Runs until the log is closed and everything is written, or until writing fails.
     pub(super) fn run(mut self) {
         while let Some(pending) = self.log.take_pending(LOOK_EVERY) {
             self.size.set(approximately(self.log.bytes()));
-            if let Err(stop) = self.commit(pending).and_then(|()| Ok(self.forget()?)) {
+            if let Err(stop) = self.commit(pending).and_then(|()| Ok(self.delete_old()?)) {
                 if let Stop::Failed(error) = stop {
                     self.log.failure.note(&error);
                 }
-                // What is pending is dropped, which says that it isn't durable.
+                // Dropping the pending batches tells their appenders that they aren't durable.
                 self.log.close();
                 while self.log.take_pending(Duration::ZERO).is_some() {}
                 return;
@@ -95,11 +119,9 @@ impl Committer {
         if frames.is_empty() {
             return Ok(());
         }
-        let durable_end = self.end;
         for builder in frames {
-            let frame = builder.seal(self.end, durable_end);
-            self.make_room(frame.bytes().len() as u64)?;
-            self.write(frame)?;
+            self.make_room(builder.frame_len() as u64)?;
+            self.write(builder)?;
         }
         self.sync()?;
         resolvers.into_iter().for_each(|resolver| resolver.resolve(Ok(())));
@@ -107,61 +129,75 @@ impl Committer {
         Ok(())
     }
 
-    /// Begins a segment where the last one is full, and waits where the disk is.
+    /// Begins a segment where the last one is full, and waits while the disk is full. No frame is sealed while it waits.
     fn make_room(&mut self, bytes: u64) -> Result<(), Stop> {
         self.since_look += bytes;
         if self.since_look >= LOOK_AFTER || self.looked.elapsed() >= LOOK_EVERY {
             (self.since_look, self.looked) = (0, Instant::now());
             while self.free()? < self.bounds.min_free {
-                self.wait_until_it_passes("less than queue.min_free is free")?;
+                self.wait_for_space("less than queue.min_free is free")?;
             }
             self.has_space();
         }
         if self.position + bytes > self.bounds.segment && self.position > SEGMENT_HEADER as u64 {
             self.sync()?;
-            self.patiently(Self::begin_segment)?;
+            loop {
+                match self.begin_segment() {
+                    Err(error) if error.is_passing() => self.wait_for_space(&error.to_string())?,
+                    begun => break begun?,
+                }
+            }
+            self.has_space();
         }
         Ok(())
     }
 
-    /// What was written is durable by now.
+    /// Every record that was written is durable by now.
     fn begin_segment(&mut self) -> Result<(), QueueError> {
-        let segment = Segment::create(&*self.log.fs, &self.log.dir, self.end)?;
+        let segment = Segment::create(&*self.log.fs, &self.log.dir, self.end, self.log.last_time())?;
         (self.file, self.position) = (Arc::clone(&segment.file), segment.bytes);
         self.log.begin_segment(segment);
         Ok(())
     }
 
-    fn write(&mut self, frame: Frame) -> Result<(), Stop> {
-        self.patiently(|committer| {
-            let written = committer.file.write_at(frame.bytes(), committer.position);
-            written.map_err(QueueError::io("write", &committer.log.dir))
-        })?;
+    /// Seals a frame and writes it. A frame that has to wait for space loses its log time and gets a new one: else a full disk would hold back the
+    /// horizon, and with it every quiet group's packets.
+    fn write(&mut self, builder: FrameBuilder) -> Result<(), Stop> {
+        let mut frame = builder.seal(self.end, self.durable_end, self.log.stamp());
+        loop {
+            let written = self.file.write_at(frame.bytes(), self.position).map_err(QueueError::io("write", &self.log.dir));
+            match written {
+                Ok(()) => break,
+                Err(error) if error.is_passing() => {
+                    self.cut_half_written()?;
+                    self.wait_for_space(&error.to_string())?;
+                    frame = frame.with_log_time(self.log.stamp());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.has_space();
         self.position += frame.bytes().len() as u64;
         self.end = frame.end();
         self.written.push(frame);
         Ok(())
     }
 
-    /// Tries again as long as the disk is full. What was half written is written over.
-    fn patiently<T>(&mut self, action: impl Fn(&mut Self) -> Result<T, QueueError>) -> Result<T, Stop> {
-        loop {
-            match action(self) {
-                Ok(done) => {
-                    self.has_space();
-                    return Ok(done);
-                }
-                Err(error) if error.is_passing() => self.wait_until_it_passes(&error.to_string())?,
-                Err(error) => return Err(error.into()),
-            }
-        }
+    /// Makes the whole frames durable and shows them, and removes what was half written for good: so no crash brings back a frame whose log time
+    /// was taken back.
+    fn cut_half_written(&mut self) -> Result<(), QueueError> {
+        self.file.truncate(self.position).map_err(QueueError::io("truncate a segment of", &self.log.dir))?;
+        self.sync_file()
     }
 
     fn sync(&mut self) -> Result<(), QueueError> {
-        if !self.written.is_empty() {
-            self.file.sync().map_err(QueueError::io("sync", &self.log.dir))?;
-            self.log.publish(std::mem::take(&mut self.written));
-        }
+        if self.written.is_empty() { Ok(()) } else { self.sync_file() }
+    }
+
+    fn sync_file(&mut self) -> Result<(), QueueError> {
+        self.file.sync().map_err(QueueError::io("sync", &self.log.dir))?;
+        self.log.publish(std::mem::take(&mut self.written));
+        self.durable_end = self.end;
         Ok(())
     }
 
@@ -174,9 +210,17 @@ impl Committer {
         self.log.fs.free_space(&self.log.dir).map_err(QueueError::io("ask for the free space of", &self.log.dir))
     }
 
-    fn wait_until_it_passes(&mut self, why: &str) -> Result<(), Stop> {
+    /// Waits a while. What was written before is durable and visible meanwhile.
+    fn wait_for_space(&mut self, why: &str) -> Result<(), Stop> {
+        self.sync()?;
         if !std::mem::replace(&mut self.waits, true) {
-            warn!(log = self.log.name, dir = %self.log.dir.display(), min_free = self.bounds.min_free, why, "the disk is full, or no file can be opened: nothing is acknowledged until there is room");
+            warn!(
+                log = self.log.name,
+                dir = %self.log.dir.display(),
+                min_free = self.bounds.min_free,
+                why,
+                "the disk is full or the limit of open files is reached: the log waits and acknowledges nothing; free space, or raise the limit"
+            );
             gauge!(names::WAITING_FOR_SPACE, "log" => self.log.name).set(1);
             self.log.set_waiting(true);
         }
@@ -185,7 +229,7 @@ impl Committer {
 
     fn has_space(&mut self) {
         if std::mem::take(&mut self.waits) {
-            info!(log = self.log.name, "the disk has room again");
+            info!(log = self.log.name, "the disk has space again; the log accepts records");
             gauge!(names::WAITING_FOR_SPACE, "log" => self.log.name).set(0);
             self.log.set_waiting(false);
         }
@@ -193,39 +237,38 @@ impl Committer {
 
     // --- retention
 
-    /// Dead letters are kept for a time and within a size.
-    fn forget(&mut self) -> Result<(), QueueError> {
-        let Some((keep, max_bytes)) = self.bounds.keep else { return Ok(()) };
-        self.forget_oldest(keep, max_bytes)?;
-        let due = Timestamp::of(SystemTime::now()).minus(keep / SEGMENTS);
+    /// Deletes the oldest segments of a log with a retention, and begins a segment now and then so that there are some to delete.
+    fn delete_old(&mut self) -> Result<(), QueueError> {
+        let Some(retention) = self.bounds.retention else { return Ok(()) };
+        self.delete_oldest(retention)?;
+        let due = self.log.now().minus(retention.keep / SEGMENTS);
         if self.log.last_began().is_none_or(|began| began >= due) {
             return Ok(());
         }
         match self.begin_segment() {
-            Err(error) if error.is_passing() => Ok(()), // nobody waits for it: the next look tries again
+            Err(error) if error.is_passing() => Ok(()), // no record waits for it: the next look tries again
             begun => begun,
         }
     }
 
-    /// A segment at a time.
-    fn forget_oldest(&self, keep: Duration, max_bytes: u64) -> Result<(), QueueError> {
-        let now = Timestamp::of(SystemTime::now());
-        while let Some((end, newest)) = self.log.oldest() {
-            let too_old = newest.plus(keep) < now;
-            if !too_old && self.log.bytes() <= max_bytes {
+    /// One segment at a time.
+    fn delete_oldest(&self, Retention { keep, max_bytes }: Retention) -> Result<(), QueueError> {
+        while let Some((end, last_time)) = self.log.oldest() {
+            let is_old = last_time.plus(keep) < self.log.now();
+            if !is_old && self.log.bytes() <= max_bytes {
                 break;
             }
             let start = self.log.range().start;
-            let records = self.log.forget_below(end)?;
+            let records = self.log.delete_below(end)?;
             counter!(names::FORGOTTEN, "log" => self.log.name).increment(records);
-            let why = if too_old { "older than dead_letters.keep" } else { "beyond dead_letters.max_bytes" };
-            warn!(log = self.log.name, start, end, records, why, "the oldest dead letters were dropped");
+            let why = if is_old { "older than dead_letters.keep" } else { "beyond dead_letters.max_bytes" };
+            warn!(log = self.log.name, start, end, records, why, "deleted the oldest dead letters");
         }
         Ok(())
     }
 }
 
-/// Where the committer goes on.
+/// The segment to which the committer appends next.
 pub(super) struct LastSegment {
     pub(super) file: Arc<dyn File>,
     pub(super) position: u64,

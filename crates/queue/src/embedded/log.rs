@@ -1,5 +1,5 @@
-//! One log in one folder: what waits to be durable, what is durable, and how both are seen from outside. The committer beside it is the
-//! only one that writes.
+//! One log in one folder: the records that wait to be durable, those that are durable, and how appenders and readers see both. Only the committer
+//! beside it writes.
 
 use std::{
     collections::VecDeque,
@@ -17,9 +17,9 @@ use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
-use super::{fs::FileSystem, reader::LogReader, segment::Segment};
+use super::{clock::LogClock, fs::FileSystem, reader::LogReader, segment::Segment};
 use crate::{
-    Append, AppendError, Appended, Frame, FrameBuilder, QueueError, Read, Reader, Record, Resolver, failure::Failure, frame::fits,
+    Append, AppendError, Appended, Frame, FrameBuilder, Horizon, QueueError, Read, Reader, Record, Resolver, failure::Failure, frame::fits,
 };
 
 /// A log.
@@ -28,6 +28,7 @@ pub(super) struct Log {
     pub(super) dir: PathBuf,
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) failure: Arc<Failure>,
+    clock: LogClock,
     pending: Mutex<Pending>,
     /// Notified when the first record of a commit arrives, and at the end.
     arrived: Condvar,
@@ -37,7 +38,20 @@ pub(super) struct Log {
     waiting: AtomicBool,
 }
 
-/// What the next commit will hold.
+/// What a log is opened with.
+pub(super) struct Opened {
+    pub(super) name: &'static str,
+    pub(super) dir: PathBuf,
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) failure: Arc<Failure>,
+    pub(super) clock: LogClock,
+    /// At least one.
+    pub(super) segments: VecDeque<Segment>,
+    /// Bytes of its end that stay in memory.
+    pub(super) tail_max: usize,
+}
+
+/// The records of the next commit.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) frames: Vec<FrameBuilder>,
@@ -47,22 +61,25 @@ pub(super) struct Pending {
     closed: bool,
 }
 
-/// What is durable.
+/// The records that are durable. Log time is given, and the end is published, under the one lock around this.
 #[derive(Debug)]
 struct Stored {
+    /// At least one.
     segments: VecDeque<Segment>,
     /// The frames written last, for readers that are near the end.
     tail: VecDeque<Frame>,
     tail_bytes: usize,
+    /// The log time of the oldest frame that is sealed and not published.
+    sealed: Option<Timestamp>,
 }
 
 /// Where a reader finds the records at an offset.
 pub(super) enum Found {
     /// In memory.
     Frame(Frame),
-    /// In a file: read frames from `position` up to `limit`. The first may lie before the offset.
+    /// In a file: the reader reads frames from `position` up to `limit`. The first may lie before the offset.
     File { segment: Place, position: u64, limit: u64 },
-    /// Nowhere yet.
+    /// The log ends at the offset or below.
     Nothing,
 }
 
@@ -73,24 +90,21 @@ pub(super) struct Place {
     pub(super) file: Arc<dyn super::fs::File>,
 }
 
+const ONE_AT_LEAST: &str = "recovery leaves one segment at least, and the last one is never deleted";
+
 // === impl Log ===
 
 impl Log {
-    pub(super) fn new(
-        name: &'static str,
-        dir: PathBuf,
-        fs: Arc<dyn FileSystem>,
-        failure: Arc<Failure>,
-        segments: VecDeque<Segment>,
-        tail_max: usize,
-    ) -> Self {
-        let end = watch::Sender::new(segments.back().map_or(0, |last| last.end));
-        let stored = Mutex::new(Stored { segments, tail: VecDeque::new(), tail_bytes: 0 });
+    pub(super) fn new(opened: Opened) -> Self {
+        let Opened { name, dir, fs, failure, clock, segments, tail_max } = opened;
+        let stored = Stored { segments, tail: VecDeque::new(), tail_bytes: 0, sealed: None };
+        let (end, stored) = (watch::Sender::new(stored.end()), Mutex::new(stored));
         Self {
             name,
             dir,
             fs,
             failure,
+            clock,
             pending: Mutex::default(),
             arrived: Condvar::new(),
             stored,
@@ -102,7 +116,7 @@ impl Log {
 
     // --- for the committer
 
-    /// Waits until something is to be written, at most that long. `None`: the log was closed and all of it is written.
+    /// Waits for records to write, at most that long. `None`: the log was closed and everything is written.
     pub(super) fn take_pending(&self, at_most: Duration) -> Option<Pending> {
         let pending = lock(&self.pending);
         let idle = |pending: &mut Pending| pending.frames.is_empty() && !pending.closed;
@@ -122,14 +136,20 @@ impl Log {
         pending.closed
     }
 
-    /// Frames are durable now: readers may see them.
-    pub(super) fn publish(&self, frames: Vec<Frame>) {
-        let Some(end) = frames.last().map(Frame::end) else { return };
+    /// The log time of a frame that is sealed now. Until the frame is published, or its log time is taken back, the horizon stays there.
+    pub(super) fn stamp(&self) -> Timestamp {
         let mut stored = lock(&self.stored);
+        let now = self.clock.now();
+        stored.sealed.get_or_insert(now);
+        now
+    }
+
+    /// Shows durable frames to the readers. A frame that was sealed and isn't among them has lost its log time.
+    pub(super) fn publish(&self, frames: Vec<Frame>) {
+        let mut stored = lock(&self.stored);
+        stored.sealed = None;
         for frame in frames {
-            if let Some(last) = stored.segments.back_mut() {
-                last.extend(&frame);
-            }
+            stored.last_mut().extend(&frame);
             stored.tail_bytes += frame.bytes().len();
             stored.tail.push_back(frame);
         }
@@ -138,8 +158,8 @@ impl Log {
         {
             stored.tail_bytes -= oldest.bytes().len();
         }
-        drop(stored);
-        self.end.send_replace(end);
+        let end = stored.end();
+        self.end.send_if_modified(|known| std::mem::replace(known, end) != end);
     }
 
     /// A new last segment.
@@ -147,22 +167,34 @@ impl Log {
         lock(&self.stored).segments.push_back(segment);
     }
 
-    /// Whether it waits for space.
+    /// Notes whether the committer waits for space.
     pub(super) fn set_waiting(&self, waiting: bool) {
         self.waiting.store(waiting, Ordering::Relaxed);
     }
 
-    // --- for everybody
+    // --- for readers and appenders
+
+    /// The log's time now.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Every record that becomes visible later has that log time or a later one.
+    pub(super) fn horizon(&self) -> Horizon {
+        let stored = lock(&self.stored);
+        Horizon { offset: stored.end(), time: stored.sealed.unwrap_or_else(|| self.clock.now()) }
+    }
 
     pub(super) fn range(&self) -> Range<Offset> {
-        lock(&self.stored).start()..*self.end.borrow()
+        let stored = lock(&self.stored);
+        stored.start()..stored.end()
     }
 
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes no more; what was taken is still written.
+    /// Refuses further records. The committer still writes those that were appended.
     pub(super) fn close(&self) {
         lock(&self.pending).closed = true;
         self.arrived.notify_all();
@@ -173,35 +205,41 @@ impl Log {
         lock(&self.stored).segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// The time of the first record of the last segment.
+    /// The log time of the first record of the last segment. `None`: the last segment is empty.
     pub(super) fn last_began(&self) -> Option<Timestamp> {
-        lock(&self.stored).segments.back().and_then(|last| last.oldest)
+        lock(&self.stored).last().first_time
     }
 
-    /// The end and the time of the last record of the oldest segment, unless it is the last.
+    /// The log time of the last record that was published; 1970 where there was none yet.
+    pub(super) fn last_time(&self) -> Timestamp {
+        lock(&self.stored).last().last_time
+    }
+
+    /// The end of the oldest segment and the log time of its last record. `None`: there is only one segment.
     pub(super) fn oldest(&self) -> Option<(Offset, Timestamp)> {
         let stored = lock(&self.stored);
-        (stored.segments.len() > 1).then(|| stored.segments.front().map(|oldest| (oldest.end, oldest.newest))).flatten()
+        let oldest = stored.segments.front().filter(|_| stored.segments.len() > 1)?;
+        Some((oldest.end, oldest.last_time))
     }
 
-    /// Deletes whole segments below an offset; the last one stays. Returns how many records went.
-    pub(super) fn forget_below(&self, offset: Offset) -> Result<u64, QueueError> {
-        let mut forgotten = Vec::new();
+    /// Deletes whole segments below an offset, never the last one. Returns how many records it deleted.
+    pub(super) fn delete_below(&self, offset: Offset) -> Result<u64, QueueError> {
+        let mut deleted = Vec::new();
         let mut stored = lock(&self.stored);
         while stored.segments.len() > 1
             && let Some(oldest) = stored.segments.pop_front_if(|oldest| oldest.end <= offset)
         {
-            forgotten.push(oldest);
+            deleted.push(oldest);
         }
         let start = stored.start();
         while let Some(frame) = stored.tail.pop_front_if(|frame| frame.end() <= start) {
             stored.tail_bytes -= frame.bytes().len();
         }
         drop(stored);
-        for segment in &forgotten {
+        for segment in &deleted {
             self.fs.remove(&segment.path).map_err(QueueError::io("remove", &segment.path))?;
         }
-        Ok(forgotten.iter().map(|segment| segment.end - segment.base).sum())
+        Ok(deleted.iter().map(|segment| segment.end - segment.base).sum())
     }
 
     pub(super) fn find(&self, offset: Offset) -> Found {
@@ -225,7 +263,19 @@ impl Log {
 
 impl Stored {
     fn start(&self) -> Offset {
-        self.segments.front().map_or(0, |oldest| oldest.base)
+        self.segments.front().expect(ONE_AT_LEAST).base
+    }
+
+    fn end(&self) -> Offset {
+        self.last().end
+    }
+
+    fn last(&self) -> &Segment {
+        self.segments.back().expect(ONE_AT_LEAST)
+    }
+
+    fn last_mut(&mut self) -> &mut Segment {
+        self.segments.back_mut().expect(ONE_AT_LEAST)
     }
 }
 

@@ -1,13 +1,15 @@
-//! The embedded queue: a segmented log in a folder, for one process on one machine (DESIGN.md section 3).
+//! The embedded queue: a segmented log in a folder, for one process on one machine (docs/queue-format.md).
 //!
 //! ```text
-//! <dir>/lock                          held for as long as the process has the queue
-//! <dir>/packets/<first offset>.log    segments of 64 MiB: a header, then frames
+//! <dir>/lock                               held while the process has the queue
+//! <dir>/packets/<first offset>.log         segments of 64 MiB: a header, then frames
 //! <dir>/dead-letters/…  <dir>/unrouted/…   logs of the same kind
-//! <dir>/checkpoint.a  checkpoint.b        alternating
+//! <dir>/checkpoint.a  checkpoint.b         written in turns
 //! ```
 
 mod checkpoint_files;
+mod checkpoints;
+mod clock;
 mod committer;
 pub mod fs;
 mod log;
@@ -26,19 +28,22 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
 use self::{
-    checkpoint_files::CheckpointFiles,
-    committer::{Bounds, Committer, LastSegment},
+    checkpoint_files::{CheckpointFiles, LogEnd},
+    checkpoints::Checkpoints,
+    clock::{Clock, LogClock, SystemClock},
+    committer::{Bounds, Committer, LastSegment, Retention},
     fs::{FileSystem, OsFileSystem},
-    log::{Log, lock},
+    log::{Log, Opened, lock},
     recovery::{Known, recover},
 };
 use crate::{
-    Append, Appended, Checkpoint, DeadLetters, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
     failure::Failure,
 };
 
@@ -47,13 +52,13 @@ use crate::{
 pub struct Options {
     /// The folder. Created where it is missing.
     pub dir: PathBuf,
-    /// Bytes of packets that are kept: beyond, the oldest become dead letters.
+    /// Bytes that the packets log may have. Beyond them the oldest packets become dead letters.
     pub max_bytes: u64,
-    /// Bytes that must stay free on the disk: below, appends wait. Dead letters and checkpoint may use the rest.
+    /// Bytes that must stay free on the disk. Below that, appends wait; dead letters and checkpoints may use them.
     pub min_free: u64,
-    /// How long dead letters are kept.
+    /// How long dead letters are kept, in time during which a process has the queue.
     pub keep_dead_letters: Duration,
-    /// Bytes that dead letters may take; unrouted get a quarter of it.
+    /// Bytes that dead letters may have. Unrouted packets may have a quarter of that.
     pub dead_letters_max_bytes: u64,
     /// Bytes of a segment of the packets log.
     pub segment_bytes: u64,
@@ -70,27 +75,38 @@ pub struct Embedded {
     _lock: Box<dyn Any + Send + Sync>,
 }
 
-/// The threads that write, each with its log. Dropping them closes the logs and waits until what was appended is written.
+/// The threads that write, each with its log. Dropping them closes the logs, waits until every appended record is written, and saves where the logs
+/// end: a clean stop.
 #[derive(Debug, Default)]
-struct Committers(Vec<(Arc<Log>, JoinHandle<()>)>);
+struct Committers {
+    threads: Vec<(Arc<Log>, JoinHandle<()>)>,
+    checkpoints: Option<Arc<Checkpoints>>,
+}
 
 /// The packets log with its checkpoint.
 #[derive(Debug)]
 struct OnePartition {
     log: Arc<Log>,
-    files: Arc<Mutex<CheckpointFiles>>,
-    saved: Mutex<Saved>,
+    checkpoints: Arc<Checkpoints>,
     max_bytes: u64,
 }
 
-/// How much of a log's end stays in memory for its readers.
+/// How a log is opened.
+struct Opening<'a> {
+    options: &'a Options,
+    fs: &'a Arc<dyn FileSystem>,
+    failure: &'a Arc<Failure>,
+    committers: &'a mut Committers,
+}
+
+/// Bytes of a log's end that stay in memory for its readers.
 const PACKETS_TAIL: usize = 16 << 20;
 const DEAD_LETTERS_TAIL: usize = 1 << 20;
 
 // === impl Options ===
 
 impl Options {
-    /// The defaults of DESIGN.md, in a folder.
+    /// The defaults, in a folder.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
         Self {
@@ -103,9 +119,13 @@ impl Options {
         }
     }
 
+    fn packets(&self) -> Bounds {
+        Bounds { segment: self.segment_bytes, min_free: self.min_free, retention: None }
+    }
+
     fn dead_letters(&self, max_bytes: u64) -> Bounds {
         let segment = (max_bytes / 8).clamp(1 << 20, 64 << 20);
-        Bounds { segment, min_free: 0, keep: Some((self.keep_dead_letters, max_bytes)) }
+        Bounds { segment, min_free: 0, retention: Some(Retention { keep: self.keep_dead_letters, max_bytes }) }
     }
 }
 
@@ -115,7 +135,7 @@ impl Embedded {
     /// Opens the queue in a folder, checks every frame of it and cuts a torn tail.
     ///
     /// # Errors
-    /// [`QueueError`]: the folder can't be used, another process has it, a later version wrote it, or it is corrupt.
+    /// [`QueueError`]: the folder can't be used, another process has it, another version wrote it, or it is corrupt.
     pub fn open(options: &Options) -> Result<Self, QueueError> {
         Self::open_on(&(Arc::new(OsFileSystem) as Arc<dyn FileSystem>), options)
     }
@@ -125,42 +145,60 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::open`].
     pub fn open_on(fs: &Arc<dyn FileSystem>, options: &Options) -> Result<Self, QueueError> {
+        Self::open_with(fs, &(Arc::new(SystemClock::new()) as Arc<dyn Clock>), options)
+    }
+
+    fn open_with(fs: &Arc<dyn FileSystem>, clock: &Arc<dyn Clock>, options: &Options) -> Result<Self, QueueError> {
         let dir = &options.dir;
         fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
         let path = dir.join("lock");
         let held = fs.lock(&path).map_err(QueueError::io("lock", &path))?.ok_or(QueueError::Locked { path })?;
-        let (files, saved) = CheckpointFiles::open(&**fs, dir)?;
-        let known = saved.checkpoint.as_ref().map_or_else(Known::default, |checkpoint| Known {
-            durable_end: checkpoint.durable_end,
-            needed_from: saved.watermark.unwrap_or(0),
-        });
-        let failure = Arc::new(Failure::default());
-        let mut committers = Committers::default();
-        let mut open = |name, tail, known, bounds| -> Result<Arc<Log>, QueueError> {
-            let log_dir = dir.join(name);
-            let segments = recover(&**fs, &log_dir, known)?;
-            let last = segments.back().map(LastSegment::of).expect("recovery leaves at least one segment");
-            let log = Arc::new(Log::new(name, log_dir, Arc::clone(fs), Arc::clone(&failure), segments, tail));
-            let committer = Committer::new(Arc::clone(&log), bounds, &last);
-            let thread = std::thread::Builder::new().name(format!("commit-{name}")).spawn(move || committer.run());
-            committers.0.push((Arc::clone(&log), thread.map_err(QueueError::io("start a thread for", dir))?));
-            Ok(log)
+        let (files, envelope, saved) = CheckpointFiles::open(&**fs, dir)?;
+        let ends = envelope.as_ref().map_or_else(Default::default, |envelope| envelope.ends);
+        let (failure, mut committers) = (Arc::new(Failure::default()), Committers::default());
+        let mut opening = Opening { options, fs, failure: &failure, committers: &mut committers };
+        let known = Known { durable_end: ends[0].durable_end, needed_from: saved.watermark.unwrap_or(0), may_be_absent: false };
+        let windows = |last: Timestamp| LogClock::for_windows(clock, last);
+        let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
+        let mut dead_letters = |name, max_bytes, end: LogEnd| {
+            let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };
+            // The last save may be younger than the last record.
+            let retention = |last: Timestamp| LogClock::for_retention(clock, last.max(end.log_time));
+            opening.log(name, DEAD_LETTERS_TAIL, options.dead_letters(max_bytes), known, retention)
         };
-        let packets =
-            open("packets", PACKETS_TAIL, known, Bounds { segment: options.segment_bytes, min_free: options.min_free, keep: None })?;
-        let anywhere = Known { durable_end: 0, needed_from: Offset::MAX };
-        let dead_letters = open("dead-letters", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes))?;
-        let unrouted = open("unrouted", DEAD_LETTERS_TAIL, anywhere, options.dead_letters(options.dead_letters_max_bytes / 4))?;
+        let letters = dead_letters("dead-letters", options.dead_letters_max_bytes, ends[1])?;
+        let unrouted = dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
-        let partition = Arc::new(OnePartition {
-            log: packets,
-            files: Arc::new(Mutex::new(files)),
-            saved: Mutex::new(saved),
-            max_bytes: options.max_bytes,
-        });
-        let letters = DeadLetters::new(Arc::new(dead_letters));
-        let unrouted = DeadLetters::new(Arc::new(unrouted));
+        let logs = [&packets, &letters, &unrouted].map(Arc::clone);
+        let checkpoints = Arc::new(Checkpoints::new(files, envelope.unwrap_or_default(), saved, logs, Arc::clone(&failure)));
+        committers.checkpoints = Some(Arc::clone(&checkpoints));
+        let partition = Arc::new(OnePartition { log: packets, checkpoints, max_bytes: options.max_bytes });
+        let (letters, unrouted) = (DeadLetters::new(Arc::new(letters)), DeadLetters::new(Arc::new(unrouted)));
         Ok(Self { partition, letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
+    }
+}
+
+impl Opening<'_> {
+    /// Recovers a log and starts its committer. `clock` makes the log's clock of the log time of its last record.
+    fn log(
+        &mut self,
+        name: &'static str,
+        tail_max: usize,
+        bounds: Bounds,
+        known: Known,
+        clock: impl Fn(Timestamp) -> LogClock,
+    ) -> Result<Arc<Log>, QueueError> {
+        let dir = self.options.dir.join(name);
+        let segments = recover(&**self.fs, &dir, known)?;
+        let last = segments.back().expect("recovery leaves one segment at least");
+        let (clock, last) = (clock(last.last_time), LastSegment::of(last));
+        let (fs, failure) = (Arc::clone(self.fs), Arc::clone(self.failure));
+        let log = Arc::new(Log::new(Opened { name, dir, fs, failure, clock, segments, tail_max }));
+        let committer = Committer::new(Arc::clone(&log), bounds, &last);
+        let thread = std::thread::Builder::new().name(format!("commit-{name}")).spawn(move || committer.run());
+        let thread = thread.map_err(QueueError::io("start a thread for", &log.dir))?;
+        self.committers.threads.push((Arc::clone(&log), thread));
+        Ok(log)
     }
 }
 
@@ -184,9 +222,9 @@ impl Queue for Embedded {
     }
 
     fn stalled(&self) -> Option<Stalled> {
-        // While no dead letter can be written nothing settles that needs one, and no unrouted packet is acknowledged.
-        let waits = lock(&self.committers).0.iter().any(|(log, _)| log.is_waiting());
-        waits.then(|| "the disk is full: nothing is acknowledged until there is room".to_owned()).map(Stalled)
+        // A log of dead letters that waits stalls packets too: those that need a dead letter don't settle, and unrouted ones aren't acknowledged.
+        let waits = lock(&self.committers).threads.iter().any(|(log, _)| log.is_waiting());
+        waits.then(|| Stalled("the disk is full: packets aren't acknowledged until it has space".to_owned()))
     }
 
     fn failed(&self) -> BoxFuture<'static, QueueError> {
@@ -196,7 +234,11 @@ impl Queue for Embedded {
     fn close(&self) -> BoxFuture<'static, ()> {
         let committers = std::mem::take(&mut *lock(&self.committers));
         committers.close_logs();
-        async move { tokio::task::spawn_blocking(move || drop(committers)).await.unwrap_or_default() }.boxed()
+        async move {
+            let closed = tokio::task::spawn_blocking(move || drop(committers)).await;
+            closed.unwrap_or_else(|error| tracing::error!(%error, "the queue couldn't be closed cleanly"));
+        }
+        .boxed()
     }
 }
 
@@ -204,18 +246,21 @@ impl Queue for Embedded {
 
 impl Committers {
     fn close_logs(&self) {
-        self.0.iter().for_each(|(log, _)| log.close());
+        self.threads.iter().for_each(|(log, _)| log.close());
     }
 }
 
 impl Drop for Committers {
     fn drop(&mut self) {
         self.close_logs();
-        for (_, thread) in self.0.drain(..) {
-            // One that panicked is a bug: whoever closes the queue hears of it.
+        for (log, thread) in self.threads.drain(..) {
             if let Err(panic) = thread.join() {
-                tracing::error!(?panic, "a committer panicked");
+                tracing::error!(log = log.name, ?panic, "a committer panicked: records that it didn't write weren't acknowledged");
+                self.checkpoints = None;
             }
+        }
+        if let Some(checkpoints) = self.checkpoints.take() {
+            checkpoints.save_ends();
         }
     }
 }
@@ -250,35 +295,35 @@ impl Partition for OnePartition {
     }
 
     fn overflow(&self) -> Option<Offset> {
-        let oldest = self.log.oldest().map(|(end, _)| end);
+        let oldest = self.log.oldest().map(|(end, _last_time)| end);
         oldest.filter(|_| self.log.bytes() > self.max_bytes)
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
-        std::future::ready(Ok(lock(&self.saved).clone())).boxed()
+    fn horizon(&self) -> Option<Horizon> {
+        Some(self.log.horizon())
     }
 
-    /// Nobody else can.
-    fn confirm_ownership(&self, _: Offset) -> BoxFuture<'_, bool> {
+    fn tick(&self) -> BoxFuture<'static, Result<Offset, AppendError>> {
+        std::future::ready(Err(AppendError::no_tick())).boxed()
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
+        std::future::ready(Ok(self.checkpoints.saved())).boxed()
+    }
+
+    /// No other process can own it.
+    fn confirm_ownership(&self) -> BoxFuture<'_, bool> {
         std::future::ready(true).boxed()
     }
 
-    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
-        let (files, log, checkpoint) = (Arc::clone(&self.files), Arc::clone(&self.log), checkpoint.clone());
-        let saved = tokio::task::spawn_blocking(move || {
-            lock(&files).save(&checkpoint, watermark)?;
-            log.forget_below(watermark)?;
-            Ok(Saved { checkpoint: Some(checkpoint), watermark: Some(watermark) })
-        });
-        async move {
-            *lock(&self.saved) = saved.await.unwrap_or(Err(QueueError::Closed))?;
-            Ok(())
-        }
-        .boxed()
+    fn save(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'static, Result<(), QueueError>> {
+        let checkpoints = Arc::clone(&self.checkpoints);
+        let done = tokio::task::spawn_blocking(move || checkpoints.save(checkpoint, watermark));
+        async move { done.await.unwrap_or(Err(QueueError::Closed)) }.boxed()
     }
 
-    /// Until the first save, the next start finds again what this one found.
-    fn reset(&self, _: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
-        std::future::ready(Ok(())).boxed()
+    /// One save holds both.
+    fn reset(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
+        self.save(checkpoint, watermark)
     }
 }

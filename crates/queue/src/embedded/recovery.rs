@@ -1,31 +1,33 @@
-//! What a log finds when it is opened: every frame is checked. A torn tail is cut; corruption is refused, and nothing is changed then.
+//! Opening a log (docs/queue-format.md, Recovery): every frame is checked. A torn tail is cut. Corruption is refused, and no file is changed then.
 //!
-//! The rule: an invalid frame above every durable end that checkpoint or a valid frame names is a torn tail, the rest of a write that was
-//! never acknowledged. One below was durable once: that is corruption. A later segment says so too, since a segment is only begun when the
-//! one before is durable.
+//! The rule: an invalid frame above every durable end that a checkpoint or a valid frame names may be the rest of a write that was interrupted; it is
+//! cut. An invalid frame below was durable once: that is corruption. A later segment proves it too, since a segment is only begun when the one before
+//! is durable.
 
 use std::{collections::VecDeque, path::Path};
 
 use bytes::Bytes;
-use pushline_model::Offset;
-use tracing::warn;
+use pushline_model::{Offset, Timestamp};
+use tracing::{error, warn};
 
 use super::{
     fs::FileSystem,
-    segment::{HeaderFault, SEGMENT_HEADER, Segment, VERSION, base_of, check_header, name_of},
+    segment::{HeaderFault, SEGMENT_HEADER, Segment, VERSION, base_of, name_of, read_header},
 };
 use crate::{
     Frame, QueueError,
     frame::{HEADER, Header, RECORD_HEADER},
 };
 
-/// What is known of a log from elsewhere.
+/// What the checkpoint file tells of a log.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Known {
-    /// Everything below it was durable once.
+    /// Every record below it was durable once.
     pub(super) durable_end: Offset,
-    /// Everything from here on must still be there.
+    /// Every record from here on must still be there.
     pub(super) needed_from: Offset,
+    /// The log may be gone as a whole: an operator may move dead letters away.
+    pub(super) may_be_absent: bool,
 }
 
 /// The segments of a log, at least one, in order.
@@ -48,12 +50,19 @@ pub(super) fn recover(fs: &dyn FileSystem, dir: &Path, known: Known) -> Result<V
         }
     }
     if segments.is_empty() {
-        // Nothing there, or only a segment that was being created.
-        let first = bases.first().copied().unwrap_or(0);
+        // The folder is empty, or it held only a segment that was being created.
+        let first = match bases.first() {
+            Some(first) => *first,
+            None if known.may_be_absent => known.durable_end,
+            None => 0,
+        };
         if first < known.durable_end {
             return Err(missing(dir, first));
         }
-        segments.push_back(Segment::create(fs, dir, first)?);
+        if bases.is_empty() && first > 0 {
+            error!(dir = %dir.display(), records_below = first, "the folder of this log is empty: what it held is gone; the log goes on from there");
+        }
+        segments.push_back(Segment::create(fs, dir, first, Timestamp(0))?);
     }
     Ok(segments)
 }
@@ -68,7 +77,7 @@ fn check_order(before: Option<&Segment>, segment: &Segment, known: Known) -> Res
     }
 }
 
-/// Nothing of the log is there, and nothing is created: else the next start would find a log that begins anew.
+/// The whole log is missing. No file is created: the next start would take it for a new log.
 fn missing(dir: &Path, first: Offset) -> QueueError {
     QueueError::Corrupt { path: dir.join(name_of(first)), position: 0, offset: first, what: "records that were durable are missing".into() }
 }
@@ -77,11 +86,11 @@ fn check_end(segment: &Segment, known: Known) -> Result<(), QueueError> {
     if segment.end < known.durable_end { Err(segment.corrupt(segment.bytes, "records that were durable are missing")) } else { Ok(()) }
 }
 
-/// Reads a segment and cuts a torn tail. `false`: it was being created when the process ended; there is nothing in it.
+/// Reads a segment and cuts a torn tail. `false`: it was being created when the process ended, and holds nothing.
 fn scan(segment: &mut Segment, is_last: bool, known: Known) -> Result<bool, QueueError> {
     let bytes = read_whole(segment)?;
-    match check_header(&bytes, segment.base) {
-        Ok(()) => {}
+    match read_header(&bytes, segment.base) {
+        Ok(last_time) => segment.last_time = last_time,
         Err(HeaderFault::Version(found)) => return Err(QueueError::Version { path: segment.path.clone(), found, known: VERSION }),
         // A header is durable before the first frame is written.
         Err(HeaderFault::Invalid) if is_last && bytes.len() <= SEGMENT_HEADER => {
@@ -96,8 +105,14 @@ fn scan(segment: &mut Segment, is_last: bool, known: Known) -> Result<bool, Queu
         rest = rest.slice(frame.bytes().len()..);
     }
     if !rest.is_empty() {
-        judge(segment, is_last, &rest, known)?;
-        warn!(file = %segment.path.display(), bytes = rest.len(), "cut a torn tail: the rest of a write that was never acknowledged");
+        let known_to = judge(segment, is_last, &rest, known)?;
+        warn!(
+            file = %segment.path.display(),
+            bytes = rest.len(),
+            next_offset = segment.end,
+            known_durable_to = known_to,
+            "cut the bytes behind the last whole record: most likely a write was interrupted when the process or the machine stopped; if the disk changed them, records that were acknowledged since known_durable_to are lost"
+        );
         let cut = segment.file.truncate(segment.bytes).and_then(|()| segment.file.sync());
         cut.map_err(QueueError::io("cut the torn tail of", &segment.path))?;
     }
@@ -107,8 +122,8 @@ fn scan(segment: &mut Segment, is_last: bool, known: Known) -> Result<bool, Queu
     Ok(true)
 }
 
-/// Whether what lies behind the last valid frame is a torn tail.
-fn judge(segment: &Segment, is_last: bool, rest: &Bytes, known: Known) -> Result<(), QueueError> {
+/// Refuses bytes behind the last valid frame that can't be a torn tail. Returns up to which offset records are known to have been durable.
+fn judge(segment: &Segment, is_last: bool, rest: &Bytes, known: Known) -> Result<Offset, QueueError> {
     if !is_last {
         return Err(segment.corrupt(segment.bytes, "a frame is invalid, and a later segment says that it was durable"));
     }
@@ -116,11 +131,11 @@ fn judge(segment: &Segment, is_last: bool, rest: &Bytes, known: Known) -> Result
     if named > segment.end {
         return Err(segment.corrupt(segment.bytes, "a frame is invalid"));
     }
-    Ok(())
+    Ok(named)
 }
 
-/// Valid frames anywhere behind an invalid one, whose length can't be believed. A payload may hold what looks like one: its base is believed only where the
-/// bytes before it can hold as many records.
+/// Valid frames anywhere behind an invalid one, whose length can't be trusted. A payload may hold bytes that look like a frame: one counts only if the
+/// bytes before it can hold as many records as its base says.
 fn later_frames(rest: &Bytes, above: Offset) -> impl Iterator<Item = Frame> {
     let mut at = 1;
     std::iter::from_fn(move || {

@@ -1,17 +1,19 @@
-//! Appending: one idempotent producer, a token a record instead of a future a record. A batch is durable when the last of its tokens has come back.
+//! Appending: one idempotent producer, with a token for each record instead of a future for each record. A batch is durable when the last of its tokens has
+//! come back.
 
 use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use metrics::histogram;
+use pushline_model::{Offset, Timestamp};
 use rdkafka::{
-    ClientContext,
+    ClientContext, Message,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -19,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{Options, clients, header, health::Health};
-use crate::{AppendError, Appended, QueueError, Record, Resolver, frame::fits, metrics as names};
+use crate::{AppendError, Appended, Kind, QueueError, Record, Resolver, frame::fits, metrics as names};
 
 /// The writing half of a queue.
 pub(super) struct Appender {
@@ -41,7 +43,15 @@ pub(super) struct Batch {
     /// Bytes of its largest value.
     largest: usize,
     failed: OnceLock<Unkept>,
+    /// The offset of a record that is durable; negative while none is known.
+    offset: AtomicI64,
     resolver: Mutex<Option<Resolver>>,
+}
+
+/// One record on its way to a partition that was given. Dropping it takes nothing back.
+pub(super) struct Put {
+    appended: Appended,
+    batch: Arc<Batch>,
 }
 
 /// Why a record isn't kept.
@@ -66,11 +76,12 @@ impl Appender {
         if let Some(refused) = records.iter().find_map(|record| fits(record).err().or_else(|| self.too_large(record))) {
             return Appended::ready(Err(refused));
         }
+        let Some(largest) = records.iter().map(|record| record.payload.len()).max() else {
+            return Appended::ready(Ok(()));
+        };
         let mut scratch = Vec::with_capacity(64);
-        let largest = records.iter().map(|record| record.payload.len()).max().unwrap_or_default();
         self.send(
-            (topic, largest),
-            records.len(),
+            &Arc::new(Batch::new((topic, largest), records.len())),
             records.iter().map(|record| {
                 header::encode(record, &mut scratch);
                 let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: header::NAME, value: Some(&scratch) });
@@ -79,35 +90,47 @@ impl Appender {
         )
     }
 
-    /// Appends bytes of ours to a partition of a topic of ours.
-    pub(super) fn put(&self, topic: &str, partition: i32, key: &str, bytes: &[u8]) -> Appended {
+    /// Appends a record of Pushline's own, a checkpoint, to a partition of a topic.
+    pub(super) fn put(&self, topic: &str, partition: i32, key: &str, bytes: &[u8]) -> Put {
         let record = |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).key(key).payload(bytes);
-        self.send((topic, bytes.len()), 1, std::iter::once(record))
+        self.send_one((topic, bytes.len()), record)
     }
 
-    fn send<'a, F>(&self, (topic, largest): (&str, usize), count: usize, records: impl Iterator<Item = F>) -> Appended
+    /// Appends a tick to a partition: a record without key and value.
+    pub(super) fn tick(&self, topic: &str, partition: i32, at: Timestamp) -> Put {
+        let mut header = Vec::new();
+        header::encode(&Record { group: "", at, kind: Kind::Tick, payload: b"" }, &mut header);
+        let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: header::NAME, value: Some(&header) });
+        let record = move |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).headers(headers);
+        self.send_one((topic, 0), record)
+    }
+
+    /// Appends a record with any header.
+    #[cfg(test)]
+    pub(super) fn put_with_header(&self, topic: &str, partition: i32, header: &[u8]) -> Put {
+        let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: header::NAME, value: Some(header) });
+        let record = move |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).headers(headers);
+        self.send_one((topic, 0), record)
+    }
+
+    fn send_one<'a>(&self, place: (&str, usize), record: impl FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>) -> Put {
+        let batch = Arc::new(Batch::new(place, 1));
+        let appended = self.send(&batch, std::iter::once(record));
+        Put { appended, batch }
+    }
+
+    fn send<'a, F>(&self, batch: &Arc<Batch>, records: impl Iterator<Item = F>) -> Appended
     where
         F: FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>,
     {
         if self.closed.load(Ordering::Acquire) {
             return Appended::ready(Err(AppendError::Closed));
         }
-        if count == 0 {
-            return Appended::ready(Ok(()));
-        }
         let (resolver, appended) = Appended::pending();
-        let began = Instant::now();
-        let batch = Arc::new(Batch {
-            waits: AtomicUsize::new(count),
-            began,
-            topic: topic.to_owned(),
-            largest,
-            failed: OnceLock::new(),
-            resolver: Mutex::new(Some(resolver)),
-        });
-        self.health.appending(began);
+        *batch.resolver.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolver);
+        self.health.appending(batch.began);
         for record in records {
-            if let Err((error, _)) = self.producer.send(record(Arc::clone(&batch))) {
+            if let Err((error, _)) = self.producer.send(record(Arc::clone(batch))) {
                 batch.token(Err(&error), &self.health);
             }
         }
@@ -121,26 +144,26 @@ impl Appender {
 
     /// Messages that aren't durable yet.
     pub(super) fn in_flight(&self) -> usize {
-        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+        usize::try_from(self.producer.in_flight_count()).expect("a count isn't negative")
     }
 
-    /// Why nothing can be appended any more until the process starts again: an idempotent producer that has lost its place says so for ever.
+    /// Why no record can be appended until the process starts again: an idempotent producer that has lost its place stays in that error.
     pub(super) fn failed(&self) -> Option<QueueError> {
         let (_, what) = self.producer.client().fatal_error()?;
         Some(QueueError::Fatal { doing: "go on appending".into(), what })
     }
 
-    /// Takes no more, and waits until what was taken is durable.
+    /// Refuses further records, and waits until those that were appended are durable.
     pub(super) fn close(&self) {
-        /// Whoever closes the queue has a shorter deadline; this one ends a thread that nobody waits for.
+        /// The caller that closes the queue has a shorter deadline; this one ends a thread that no caller waits for any more.
         const AT_MOST: Duration = Duration::from_secs(60);
         self.closed.store(true, Ordering::Release);
         if let Err(error) = self.producer.flush(AT_MOST) {
-            tracing::warn!(%error, "some records aren't durable at the end: they were never acknowledged");
+            tracing::warn!(%error, "some records aren't durable: they were not acknowledged");
         }
     }
 
-    /// For what any client can be asked.
+    /// The client, for questions that any client can ask.
     pub(super) fn client(&self) -> &rdkafka::client::Client<Deliveries> {
         self.producer.client()
     }
@@ -152,10 +175,33 @@ impl fmt::Debug for Appender {
     }
 }
 
+// === impl Put ===
+
+impl Put {
+    /// Resolves when the record is durable, to its offset. `None`: Kafka has it and doesn't tell where, since it was sent again after an
+    /// acknowledgement was lost.
+    pub(super) async fn offset(self) -> Result<Option<Offset>, AppendError> {
+        self.appended.await?;
+        Ok(Offset::try_from(self.batch.offset.load(Ordering::Acquire)).ok())
+    }
+}
+
 // === impl Batch ===
 
 impl Batch {
-    /// A token is back. The last one says what became of the batch.
+    fn new((topic, largest): (&str, usize), records: usize) -> Self {
+        Self {
+            waits: AtomicUsize::new(records),
+            began: Instant::now(),
+            topic: topic.to_owned(),
+            largest,
+            failed: OnceLock::new(),
+            offset: AtomicI64::new(-1),
+            resolver: Mutex::new(None),
+        }
+    }
+
+    /// A token has come back. The last one resolves the batch.
     fn token(&self, result: Result<(), &KafkaError>, health: &Health) {
         result.err().into_iter().for_each(|error| _ = self.failed.set(unkept(&self.topic, error)));
         if self.waits.fetch_sub(1, Ordering::AcqRel) > 1 {
@@ -180,7 +226,7 @@ fn unkept(topic: &str, error: &KafkaError) -> Unkept {
     let code = error.rdkafka_error_code();
     let why = code.map_or_else(|| error.to_string(), |code| code.to_string());
     let error = match code {
-        // Taken back while the queue was closed.
+        // The record was taken back while the queue was closed.
         Some(Code::PurgeQueue | Code::PurgeInflight) => AppendError::Closed,
         _ => AppendError::Refused(format!("{topic}: {why}")),
     };
@@ -203,6 +249,9 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Arc<Batch>;
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, batch: Arc<Batch>) {
+        if let Ok(message) = delivery {
+            batch.offset.store(message.offset(), Ordering::Release);
+        }
         let result = delivery.as_ref().map(drop).map_err(|(error, _)| error);
         batch.token(result, &self.0);
     }

@@ -1,5 +1,7 @@
-//! Reading at a place of its own: sweeps, checkpoint, dead letters. One consumer on one thread serves all of it, one block after the other; it is
-//! assigned by hand, never subscribes and never commits, so that it costs live reading nothing.
+//! Reading at a place of its own: catch-up reads, checkpoints, dead letters. One consumer on one thread serves all of them, one block after the other. It
+//! is assigned by hand, never subscribes and never commits, so it costs live reading nothing.
+//!
+//! A place that gives nothing (its partition has no leader) gets short slices while other requests wait, so it holds none of them up.
 
 use std::{
     collections::VecDeque,
@@ -7,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Offset;
 use rdkafka::{
@@ -20,25 +22,29 @@ use tokio::{sync::oneshot, time::sleep};
 use super::{
     Options,
     clients::{self, Quiet},
-    frames::{Frames, offset_of},
+    frames::{Frames, offset_of, to_kafka},
     health::Health,
 };
 use crate::{Frame, QueueError, Reader};
 
-/// Bytes of a reader's first block; each is twice the one before. Whoever wants a few records doesn't fetch many.
+/// Bytes of a reader's first block; each is twice the one before. A reader that wants a few records doesn't fetch many.
 const FIRST_BLOCK: usize = 256 << 10;
 
-/// Bytes of the largest block. What was fetched ahead is lost when another partition has its turn, so it is a whole turn of a sweep.
+/// Bytes of the largest block. Records that were fetched ahead are lost when another partition gets its turn, so a block is a whole catch-up slice.
 const LARGEST_BLOCK: usize = 8 << 20;
 
 /// How long a block that has begun waits for more to arrive.
 const MORE: Duration = Duration::from_millis(10);
 
-/// After so long without a request, nothing is fetched ahead any more.
+/// After this time without a request, the consumer fetches nothing ahead any more.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How long a block may take before the reader is told that Kafka is away.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long Kafka may take for a block before the reader is told that it doesn't answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a request that gets nothing keeps others waiting: the first time, and at most. It is twice as long each time, for a broker that is slow.
+const SLICE: Duration = Duration::from_millis(100);
+const LONGEST_SLICE: Duration = Duration::from_millis(1600);
 
 /// How long a reader waits before it asks again: at the end of a log, and while Kafka is away.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -51,16 +57,16 @@ pub(super) struct Place {
     pub(super) holds: Holds,
 }
 
-/// What a log holds, and so what it means that it begins above where it is read.
+/// What a log holds. It decides what it means that the log begins above the place where it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holds {
-    /// Nobody may cut them below the watermark: the start finds out what was lost (LANES.md L10).
+    /// Packets. Records that are missing above the watermark are a loss, which the next start counts.
     Packets,
-    /// Dead letters and checkpoint go when they are old: what is left is read.
+    /// Dead letters or checkpoints. Old ones are deleted; the rest is read.
     WhatIsLeft,
 }
 
-/// The way to ask the consumer's thread, which ends when nobody can ask it any more.
+/// The way to ask the consumer's thread. The thread ends when the last of these is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct CatchUp {
     requests: Sender<Request>,
@@ -72,7 +78,18 @@ struct Request {
     place: Place,
     from: Offset,
     bytes: usize,
+    asked: Instant,
+    /// How long it may get nothing while others wait.
+    slice: Duration,
     answer: oneshot::Sender<Result<Vec<Frame>, QueueError>>,
+}
+
+/// What a request has come to.
+enum Fetched {
+    /// The records; none at the end of the log.
+    Block(Vec<Frame>),
+    /// Nothing came in its slice, and others wait.
+    Nothing,
 }
 
 struct Fetcher {
@@ -90,7 +107,7 @@ pub(super) struct CatchUpReader {
     /// Bytes of the next block.
     block: usize,
     ahead: VecDeque<Frame>,
-    /// A block that was asked for: whoever stops waiting for it and comes back still gets it.
+    /// A block that was asked for. A caller that stops waiting for it and comes back still gets it.
     asked: Option<oneshot::Receiver<Result<Vec<Frame>, QueueError>>>,
     health: Arc<Health>,
 }
@@ -126,23 +143,45 @@ impl CatchUp {
 
 impl Fetcher {
     fn run(mut self, requests: &Receiver<Request>) {
-        let mut asked = Instant::now();
+        // Requests that weren't served yet, and those that got nothing so far: they are served in turns, so neither kind holds up the other.
+        let (mut new, mut again) = (VecDeque::new(), VecDeque::new());
+        let (mut last, mut is_turn_of_new) = (Instant::now(), true);
         loop {
-            match requests.recv_timeout(AGAIN) {
+            new.extend(requests.try_iter());
+            is_turn_of_new = !is_turn_of_new || again.is_empty();
+            let next = if is_turn_of_new { new.pop_front().or_else(|| again.pop_front()) } else { again.pop_front() };
+            match next.map_or_else(|| requests.recv_timeout(AGAIN), Ok) {
+                // A reader that is gone wants nothing.
+                Ok(request) if request.answer.is_closed() => {}
                 Ok(request) => {
-                    asked = Instant::now();
-                    let block = self.fetch(&request);
-                    if block.is_err() {
-                        self.at = None;
-                    }
-                    // A reader that is gone wants nothing.
-                    drop(request.answer.send(block));
+                    last = Instant::now();
+                    let others_wait = || !new.is_empty() || !again.is_empty() || !requests.is_empty();
+                    let unserved = self.serve(request, others_wait);
+                    again.extend(unserved);
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) if asked.elapsed() > IDLE => self.rest(),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(error) if error.is_disconnected() => return,
+                Err(_) if last.elapsed() > IDLE => self.rest(),
+                Err(_) => {}
             }
         }
+    }
+
+    /// Answers a request, or gives it back to be served again after the others.
+    fn serve(&mut self, mut request: Request, others_wait: impl Fn() -> bool) -> Option<Request> {
+        let fetched = self.fetch(&request, others_wait);
+        let block = match fetched {
+            Ok(Fetched::Block(frames)) => Ok(frames),
+            Ok(Fetched::Nothing) => {
+                request.slice = LONGEST_SLICE.min(request.slice * 2);
+                return Some(request);
+            }
+            Err(error) => {
+                self.at = None;
+                Err(error)
+            }
+        };
+        drop(request.answer.send(block));
+        None
     }
 
     /// Fetches nothing ahead, but is still polled.
@@ -150,31 +189,48 @@ impl Fetcher {
         if self.at.take().is_some()
             && let Err(error) = self.consumer.unassign()
         {
-            tracing::debug!(%error, "can't be unassigned");
+            tracing::debug!(%error, "the catch-up consumer can't be unassigned");
         }
         while self.consumer.poll(Duration::ZERO).is_some() {}
     }
 
-    /// A block of records from an offset on; none at the end of the log.
-    fn fetch(&mut self, request: &Request) -> Result<Vec<Frame>, QueueError> {
-        let &Request { ref place, from, bytes, .. } = request;
-        if self.at.as_ref().is_none_or(|(other, next)| other != place || *next != from) {
-            self.assign(place, KafkaOffset::Offset(i64::try_from(from).unwrap_or(i64::MAX)), from)?;
+    /// A block of records from an offset on.
+    fn fetch(&mut self, request: &Request, others_wait: impl Fn() -> bool) -> Result<Fetched, QueueError> {
+        let &Request { ref place, from, bytes, asked, slice, .. } = request;
+        let mut is_fresh = self.at.as_ref().is_none_or(|(other, next)| other != place || *next != from);
+        if is_fresh {
+            self.assign(place, KafkaOffset::Offset(to_kafka(from)), from)?;
         }
-        let (mut frames, until) = (Frames::default(), Instant::now() + PATIENCE);
+        let (mut frames, end_of_slice) = (Frames::default(), Instant::now() + slice);
+        let until = end_of_slice.max(asked + ANSWER);
         while frames.bytes() < bytes && Instant::now() < until {
             let wait = if frames.is_empty() { AGAIN } else { MORE };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) if message.topic() == &*place.topic && message.partition() == place.partition => {
                     if offset_of(&message) >= from {
-                        frames.push(&message);
-                        self.at = Some((place.clone(), offset_of(&message) + 1));
+                        match frames.push(&message) {
+                            Ok(()) => self.at = Some((place.clone(), offset_of(&message) + 1)),
+                            // What lies before it is read first.
+                            Err(_) if !frames.is_empty() => {
+                                self.at = None;
+                                break;
+                            }
+                            Err(_) if place.holds == Holds::WhatIsLeft => {
+                                return Err(QueueError::Unreadable { offset: offset_of(&message) });
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
+                // The end is told once for an offset: to be told again, the place must be assigned again.
+                Some(Err(KafkaError::PartitionEOF(_))) if is_fresh || !frames.is_empty() => {
+                    self.at = None;
+                    return Ok(Fetched::Block(frames.take()));
+                }
+                // It was told before this request was made, and records may have come since.
                 Some(Err(KafkaError::PartitionEOF(_))) => {
-                    // The end is told once for an offset: to be told again, it is assigned again.
-                    self.at = self.at.take().filter(|_| !frames.is_empty());
-                    return Ok(frames.take());
+                    self.assign(place, KafkaOffset::Offset(to_kafka(from)), from)?;
+                    is_fresh = true;
                 }
                 Some(Err(error)) if clients::is_out_of_range(&error) => match place.holds {
                     Holds::Packets => return Err(QueueError::cut()),
@@ -182,16 +238,18 @@ impl Fetcher {
                 },
                 Some(Err(error)) => return Err(QueueError::kafka("read", &error)),
                 None if !frames.is_empty() => break,
+                Some(Ok(_)) | None if frames.is_empty() && Instant::now() >= end_of_slice && others_wait() => return Ok(Fetched::Nothing),
                 Some(Ok(_)) | None => {}
             }
         }
         if frames.is_empty() {
-            return Err(QueueError::Unavailable { doing: "read".into(), what: format!("nothing came within {PATIENCE:?}") });
+            let what = format!("{}, partition {}: Kafka sent nothing within {ANSWER:?}", place.topic, place.partition);
+            return Err(QueueError::Unavailable { doing: "read".into(), what });
         }
-        Ok(frames.take())
+        Ok(Fetched::Block(frames.take()))
     }
 
-    /// To read from there on. `from` is the first offset that is wanted.
+    /// Lets the consumer read from an offset on. `from` is the first offset that is wanted.
     fn assign(&mut self, place: &Place, offset: KafkaOffset, from: Offset) -> Result<(), QueueError> {
         let mut list = TopicPartitionList::new();
         let assigned = list.add_partition_offset(&place.topic, place.partition, offset).and_then(|()| self.consumer.assign(&list));
@@ -204,7 +262,7 @@ impl Fetcher {
 // === impl CatchUpReader ===
 
 impl CatchUpReader {
-    /// Moves on by a block of records. None: the log ends here. Asks until Kafka answers.
+    /// Moves on by a block of records, which is empty at the end of the log. Asks until Kafka answers.
     pub(super) async fn read_on(&mut self) -> Result<Vec<Frame>, QueueError> {
         // The health is its own, while `self` is used.
         let health = Arc::clone(&self.health);
@@ -214,7 +272,8 @@ impl CatchUpReader {
                 Some(asked) => asked.await.unwrap_or(Err(QueueError::Closed)),
                 None => {
                     let (answer, block) = oneshot::channel();
-                    let request = Request { place: self.place.clone(), from: self.position, bytes: self.block, answer };
+                    let (place, from, bytes, asked) = (self.place.clone(), self.position, self.block, Instant::now());
+                    let request = Request { place, from, bytes, asked, slice: SLICE, answer };
                     self.requests.send(request).map_err(|_| QueueError::Closed)?;
                     self.asked = Some(block);
                     continue;

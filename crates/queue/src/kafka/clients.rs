@@ -1,4 +1,4 @@
-//! How the clients of librdkafka are set up: what the promise needs is fixed, the rest is the operator's.
+//! The settings of librdkafka's clients: those that the promise needs are fixed, the others are the operator's.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tracing::debug;
 use super::Options;
 use crate::QueueError;
 
-/// Properties that the promise rests on: they can't be given.
+/// Properties that the promise rests on: an operator can't set them.
 const OURS: [&str; 19] = [
     "acks",
     "allow.auto.create.topics",
@@ -36,22 +36,22 @@ const OURS: [&str; 19] = [
     "transactional.id",
 ];
 
-/// Checkpoint lists what hasn't settled: a few dozen bytes a message.
+/// Bytes of the largest checkpoint. It lists the messages that haven't settled, with a few dozen bytes each.
 pub(super) const CHECKPOINT_BYTES: usize = 16 << 20;
 
-/// What a fetch gives at the most, but for its first batch: librdkafka's own number, and room for the answer's frame.
+/// Bytes of the largest answer to a fetch, without its first batch: librdkafka's own number, and some for the frame of the answer.
 const FETCHED: usize = 64 << 20;
 
-/// What a record takes beside its key, header and value, at the most.
+/// Bytes of a record besides its key, header and value, at the most.
 pub(super) const OVERHEAD: usize = 1024;
 
-/// Says what is wrong with a property before anything is connected.
+/// Checks a property before a client is connected.
 ///
 /// # Errors
-/// Why it can't be given so.
+/// Why the property can't have this value.
 pub fn check_property(name: &str, value: &str) -> Result<(), String> {
     if OURS.contains(&name) {
-        return Err("Pushline sets it: the promise rests on it".to_owned());
+        return Err("Pushline sets this property itself, since its promise rests on it: remove it".to_owned());
     }
     match ClientConfig::new().set(name, value).create_native_config() {
         Ok(_) => Ok(()),
@@ -71,10 +71,10 @@ fn client(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) 
     config
 }
 
-/// The producer: idempotent, so in order and never twice; without a time-out, so that it is Kafka that decides; without a bound of its own,
-/// since whoever appends holds a lease.
+/// The producer: idempotent, so it keeps the order and stores no record twice; without a time-out, so that Kafka decides; without a limit of its own,
+/// since the caller that appends holds a lease on memory.
 pub(super) fn producer(options: &Options) -> ClientConfig {
-    // A batch is bounded by its own limit; this one is for records, checkpoint among them.
+    // Of the largest record; a checkpoint is one too.
     let largest = (options.largest_record.max(CHECKPOINT_BYTES) + OVERHEAD).to_string();
     let fixed = [
         ("enable.idempotence", "true"),
@@ -82,7 +82,7 @@ pub(super) fn producer(options: &Options) -> ClientConfig {
         ("message.max.bytes", &largest),
         ("queue.buffering.max.messages", "0"),
         ("queue.buffering.max.kbytes", "2147483647"),
-        // That of Kafka's own clients: other producers agree about a key's partition.
+        // The partitioner of Kafka's own clients: other producers choose the same partition for a key.
         ("partitioner", "murmur2_random"),
     ];
     client(options, &[("linger.ms", "2")], &fixed)
@@ -100,7 +100,7 @@ pub(super) fn group(options: &Options) -> ClientConfig {
     consumer(options, &[("session.timeout.ms", "10000"), ("fetch.wait.max.ms", "100")], &fixed)
 }
 
-/// How long the group waits for a member of which it hears nothing.
+/// How long the group waits for a member that sends no heartbeat.
 ///
 /// # Errors
 /// A property can't be given as it is.
@@ -110,10 +110,10 @@ pub(super) fn session(options: &Options) -> Result<Duration, QueueError> {
     Ok(Duration::from_millis(milliseconds.parse().expect("librdkafka writes its numbers in decimal")))
 }
 
-/// Everything that is read at a place of its own: sweeps, checkpoint, dead letters. It is in a group by name only.
+/// The consumer for reading at a place of its own: catch-up reads, checkpoints, dead letters. It has the name of a group and is no member.
 pub(super) fn catch_up(options: &Options) -> ClientConfig {
     let id = format!("{}-catch-up", options.topic_prefix);
-    // What is fetched ahead is lost when another partition has its turn.
+    // Records that were fetched ahead are lost when another partition gets its turn.
     consumer(
         options,
         &[("fetch.wait.max.ms", "50"), ("queued.max.messages.kbytes", "1024")],
@@ -126,40 +126,40 @@ fn consumer(options: &Options, defaults: &[(&str, &str)], fixed: &[(&str, &str)]
         ("check.crcs", "false"),
         ("queued.max.messages.kbytes", "16384"),
         ("fetch.error.backoff.ms", "100"),
-        // Once it has fetched enough ahead it looks again after so long, else after a whole second: that is longer than what is ahead lasts.
+        // How long it pauses once it has fetched enough ahead. The default is a second, in which the task would run out of records.
         ("fetch.queue.backoff.ms", "10"),
     ];
     let defaults = [&own, defaults].concat();
-    // A broker gives a batch whole, however large, beside what it was asked for.
+    // A broker sends its first batch whole, however large.
     let answer = (FETCHED + options.largest_record.max(CHECKPOINT_BYTES) + OVERHEAD).to_string();
     let always = [
         ("receive.message.max.bytes", answer.as_str()),
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("enable.partition.eof", "true"),
-        // A foreign transaction that hangs must hold nobody up.
+        // A foreign transaction that hangs must not hold up a partition. All consumers have the same level, so they see the same records.
         ("isolation.level", "read_uncommitted"),
     ];
     client(options, &defaults, &[&always, fixed].concat())
 }
 
-/// Whether the log doesn't hold what was to be read next.
+/// Whether Kafka doesn't have the offset that was to be read next.
 pub(super) fn is_out_of_range(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(error, KafkaError::MessageConsumption(Code::OffsetOutOfRange | Code::AutoOffsetReset))
 }
 
-/// For asking and creating.
+/// The client for asking about topics and creating them.
 pub(super) fn admin(options: &Options) -> ClientConfig {
     client(options, &[], &[])
 }
 
-/// Where librdkafka's own log goes: what matters of it is said by whoever notices.
+/// librdkafka's own log goes to the debug level: Pushline reports the errors that matter itself.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     debug!(target: "librdkafka", ?level, facility, "{line}");
 }
 
-/// A client that only asks.
+/// The context of a client without callbacks.
 #[derive(Debug)]
 pub(super) struct Quiet;
 

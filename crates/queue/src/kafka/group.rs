@@ -1,9 +1,9 @@
-//! Live reading: a member of the group that shares the partitions. One thread polls one consumer, always; what it reads is handed over to the
-//! partitions' tasks within bounds, and a partition whose task is slow is paused, never the others.
+//! Live reading: a member of the group that shares the partitions. One thread polls one consumer all the time. It hands the records over to the
+//! partitions' tasks within bounds. A partition whose task is slow is paused, the others aren't.
 //!
-//! A rebalance is answered outside its callback (LANES.md L11), and librdkafka reads nothing until it is. Assigned: it is answered at once; the task of
-//! each partition finds where to begin, then it is read from there. Revoked: they leave the list of partitions, and are given up when their tasks have
-//! let go of them.
+//! The thread answers a rebalance outside its callback, and librdkafka reads nothing until it is answered. An assignment is answered at once; the task of
+//! each partition finds where to begin, and then the partition is read from there. Revoked partitions leave the list of partitions and are given up when
+//! their tasks, and the commits that are still being sent, have let go of them.
 
 use std::{
     collections::BTreeMap,
@@ -16,57 +16,65 @@ use std::{
 };
 
 use metrics::{counter, gauge};
+use pushline_model::Offset;
 use rdkafka::{
     Message, Offset as KafkaOffset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
     Options, clients,
-    frames::Frames,
-    health::Health,
+    frames::{Frames, to_kafka},
+    health::{Health, Unserved},
     live::Live,
-    partition::KafkaPartition,
+    partition::{KafkaPartition, Shared},
     rebalances::{Event, Rebalances, set_paused},
 };
 use crate::{Partition, Partitions, QueueError, failure::Failure, metrics as names};
 
-/// Under load, records are handed over after so many, or so many bytes.
+/// Under load, records are handed over after this many, or this many bytes.
 const HAND_OVER_AFTER: u64 = 1024;
 const HAND_OVER_BYTES: usize = 4 << 20;
 
-/// What the hand-over of all partitions may hold, and what is kept once it was passed.
+/// Bytes that wait for the tasks of all partitions, and bytes that are kept once the tasks have taken them.
 const HANDED_OVER: usize = 32 << 20;
 const KEPT: usize = 32 << 20;
 
-/// How often the thread looks at what it was told when nothing arrives.
+/// How often the thread looks for rebalances when no record arrives.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The consumer, and who it reads for.
+/// How long the thread waits for slow tasks before it pauses their partitions: for all of them together, and in at most a tenth of its time.
+const MOMENT: Duration = Duration::from_millis(50);
+const BETWEEN_MOMENTS: Duration = Duration::from_millis(450);
+
+/// The group's member in this process.
 pub(super) struct Group {
     pub(super) partitions: watch::Sender<Partitions>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the polling thread knows.
+/// The polling thread.
 struct Poller {
     consumer: Arc<BaseConsumer<Rebalances>>,
     topic: Arc<str>,
-    /// Makes the partitions that are assigned.
+    /// Makes a partition that was assigned.
     make: Box<dyn Fn(Arc<Live>) -> Arc<KafkaPartition> + Send>,
     partitions: watch::Sender<Partitions>,
     /// By partition.
     reading: BTreeMap<i32, Reading>,
-    /// They are assigned, and their tasks don't know yet where to begin.
+    /// Assigned partitions whose tasks don't know yet where to begin.
     starting: Vec<Arc<Live>>,
-    lost: Vec<Lost>,
+    revoked: Vec<Revoked>,
     /// Bytes that may wait for one partition's task, and bytes that are kept for it.
     most: usize,
     kept: usize,
+    /// When the thread waited last for slow tasks.
+    waited: Instant,
     health: Arc<Health>,
     failure: Arc<Failure>,
 }
@@ -74,15 +82,17 @@ struct Poller {
 /// A partition that is assigned, or will be.
 struct Reading {
     live: Arc<Live>,
-    partition: Weak<KafkaPartition>,
-    /// Polled, and not handed over yet.
+    partition: Weak<Shared>,
+    /// Records that were polled and not handed over yet.
     frames: Frames,
+    /// Another version of Pushline wrote the next record: the partition isn't served. Dropping it clears the report.
+    stopped: Option<Unserved>,
 }
 
 /// Partitions that were revoked together, and are given up together.
-struct Lost {
-    partitions: Vec<Weak<KafkaPartition>>,
-    /// Those of them that were read: only they can be taken out of what is, but even for none of them it is answered.
+struct Revoked {
+    partitions: Vec<Weak<Shared>>,
+    /// Those that were read: only they are part of the assignment. The rebalance is answered even where there are none.
     read: Vec<i32>,
 }
 
@@ -110,9 +120,10 @@ impl Group {
             partitions: partitions.clone(),
             reading: BTreeMap::new(),
             starting: Vec::new(),
-            lost: Vec::new(),
-            most: HANDED_OVER / usize::try_from(options.partitions.clamp(4, 128)).unwrap_or(1),
-            kept: KEPT / usize::try_from(options.partitions.max(4)).unwrap_or(1),
+            revoked: Vec::new(),
+            most: HANDED_OVER / options.partitions.clamp(4, 128) as usize,
+            kept: KEPT / options.partitions.max(4) as usize,
+            waited: Instant::now(),
             health: Arc::clone(health),
             failure: Arc::clone(failure),
         };
@@ -143,8 +154,11 @@ impl Poller {
             match consumer.poll(wait) {
                 Some(Ok(message)) => {
                     (wait, polled, bytes) = (Duration::ZERO, polled + 1, bytes + message.payload_len());
-                    if let Some(reading) = self.reading.get_mut(&message.partition()) {
-                        reading.frames.push(&message);
+                    if let Some(reading) = self.reading.get_mut(&message.partition())
+                        && let Err(error) = reading.push(&message)
+                    {
+                        reading.stopped = Some(self.health.unserved(&error));
+                        set_paused(&consumer, &self.topic, message.partition(), true);
                     }
                     if polled == HAND_OVER_AFTER || bytes > HAND_OVER_BYTES {
                         self.hand_over();
@@ -152,15 +166,15 @@ impl Poller {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if let Some(reading) = self.reading.get_mut(&partition) {
-                        reading.hand_over(&consumer, &self.topic);
+                    self.hand_over_from(Some(partition));
+                    if let Some(reading) = self.reading.get(&partition) {
                         reading.live.is_at_end();
                         self.health.reads();
                     }
                 }
                 Some(Err(error)) => self.trouble(&error),
                 None => {
-                    // Nothing more has arrived: what has is handed over, and only then it is waited.
+                    // No more records have arrived: those that have are handed over before the thread waits.
                     self.hand_over();
                     wait = LOOK_EVERY;
                 }
@@ -169,18 +183,36 @@ impl Poller {
         self.leave();
     }
 
-    /// Hands over what was polled, and looks up.
+    /// Hands over the records that were polled, then looks for rebalances.
     fn hand_over(&mut self) {
-        let handed_over = self.reading.values_mut().filter_map(|reading| reading.hand_over(&self.consumer, &self.topic)).count();
-        if handed_over > 0 {
+        if self.hand_over_from(None) > 0 {
             self.health.reads();
         }
         self.look();
     }
 
-    /// Says goodbye, so that the others needn't wait until it is missed.
+    /// Hands over the records of one partition, or of all. Waits a moment for the tasks that have too many now, and pauses the partitions of those that
+    /// still have. Returns how many partitions had records.
+    fn hand_over_from(&mut self, one: Option<i32>) -> usize {
+        let its = self.reading.values_mut().filter(|reading| one.is_none_or(|one| reading.live.kafka_index() == one));
+        let handed_over: Vec<(Arc<Live>, bool)> =
+            its.filter_map(|reading| reading.hand_over().map(|is_full| (Arc::clone(&reading.live), is_full))).collect();
+        if handed_over.iter().any(|(_, is_full)| *is_full) {
+            let moment = if self.waited.elapsed() >= BETWEEN_MOMENTS { MOMENT } else { Duration::ZERO };
+            let until = Instant::now() + moment;
+            for (live, _) in handed_over.iter().filter(|(_, is_full)| *is_full) {
+                live.pause_unless_taken(until, || set_paused(&self.consumer, &self.topic, live.kafka_index(), true));
+            }
+            if !moment.is_zero() {
+                self.waited = Instant::now();
+            }
+        }
+        handed_over.len()
+    }
+
+    /// Leaves the group, so that the others needn't wait for the session to end.
     fn leave(self) {
-        /// Brokers that are away can't be told.
+        /// Brokers that are away don't answer.
         const AT_MOST: Duration = Duration::from_secs(5);
         let until = Instant::now() + AT_MOST;
         self.consumer.context().closing.store(true, Ordering::Release);
@@ -191,11 +223,11 @@ impl Poller {
                     drop(self.consumer.poll(LOOK_EVERY));
                 }
             }
-            Err(error) => warn!(%error, "the group can't be left: the others notice after the session's time-out"),
+            Err(error) => warn!(%error, "can't leave the group: the other members take over after session.timeout.ms"),
         }
     }
 
-    /// What was told meanwhile: by rebalances, by tasks, by statistics.
+    /// Takes in what rebalances, tasks and statistics have told meanwhile.
     fn look(&mut self) {
         let (events, ends) = (self.consumer.context().take_events(), self.consumer.context().take_ends());
         for event in events {
@@ -207,59 +239,62 @@ impl Poller {
         for (partition, end) in ends {
             self.reading.get(&partition).into_iter().for_each(|reading| reading.live.ends_at(end));
         }
-        let ready = self.starting.extract_if(.., |live| live.begin().is_some()).collect::<Vec<_>>();
-        if !ready.is_empty() {
-            self.read(&ready);
+        let begins: Vec<(i32, Offset)> = self.starting.iter().filter_map(|live| Some((live.kafka_index(), live.begin()?))).collect();
+        if !begins.is_empty() {
+            self.starting.retain(|live| begins.iter().all(|(index, _)| *index != live.kafka_index()));
+            self.read(&begins);
         }
-        let is_free = |lost: &mut Lost| lost.partitions.iter().all(|partition| partition.strong_count() == 0);
-        let free = self.lost.extract_if(.., is_free).collect::<Vec<_>>();
-        free.iter().for_each(|lost| self.unassign(lost));
+        let is_free = |revoked: &mut Revoked| revoked.partitions.iter().all(|partition| partition.strong_count() == 0);
+        let free = self.revoked.extract_if(.., is_free).collect::<Vec<_>>();
+        free.iter().for_each(|revoked| self.unassign(revoked));
     }
 
     fn assigned(&mut self, partitions: &[i32]) {
         counter!(names::REBALANCES).increment(1);
         self.read(&[]);
         for &index in partitions {
-            let live = Arc::new(Live::new(u32::try_from(index).unwrap_or_default(), self.most, self.kept));
+            let live = Arc::new(Live::new(index, self.most, self.kept));
             let partition = (self.make)(Arc::clone(&live));
-            self.reading
-                .insert(index, Reading { live: Arc::clone(&live), partition: Arc::downgrade(&partition), frames: Frames::default() });
+            let held = Arc::downgrade(partition.shared());
+            let reading = Reading { live: Arc::clone(&live), partition: held, frames: Frames::default(), stopped: None };
+            self.reading.insert(index, reading);
             self.partitions.send_modify(|all| all.push(partition as Arc<dyn Partition>));
             self.starting.push(live);
         }
-        self.told("assigned", partitions);
+        self.log("assigned", partitions);
     }
 
-    /// Their tasks hear of it by the list.
+    /// The tasks learn it from the list of partitions.
     fn revoked(&mut self, partitions: &[i32]) {
         counter!(names::REBALANCES).increment(1);
-        let index = |partition: &Arc<dyn Partition>| i32::try_from(partition.index()).unwrap_or_default();
-        self.partitions.send_modify(|all| all.retain(|partition| !partitions.contains(&index(partition))));
-        let starts = |index: &i32| self.starting.iter().any(|live| i32::try_from(live.index()).is_ok_and(|own| own == *index));
+        let is_revoked = |index: u32| partitions.iter().any(|revoked| u32::try_from(*revoked) == Ok(index));
+        self.partitions.send_modify(|all| all.retain(|partition| !is_revoked(partition.index())));
+        let starts = |index: &i32| self.starting.iter().any(|live| live.kafka_index() == *index);
         let read = partitions.iter().copied().filter(|index| self.reading.contains_key(index) && !starts(index)).collect();
-        let lost = partitions.iter().filter_map(|index| self.reading.remove(index));
-        let partitions_lost = lost.map(|reading| {
+        let revoked = partitions.iter().filter_map(|index| self.reading.remove(index)).map(|reading| {
             reading.live.close();
             reading.partition
         });
-        self.lost.push(Lost { partitions: partitions_lost.collect(), read });
-        self.starting.retain(|live| !partitions.contains(&i32::try_from(live.index()).unwrap_or_default()));
-        self.told("revoked", partitions);
+        self.revoked.push(Revoked { partitions: revoked.collect(), read });
+        self.starting.retain(|live| !is_revoked(live.index()));
+        self.log("revoked", partitions);
     }
 
-    fn told(&self, what: &str, partitions: &[i32]) {
+    #[expect(clippy::cast_precision_loss, reason = "a count of partitions is far below 2^52")]
+    fn log(&self, what: &str, partitions: &[i32]) {
         let now = self.partitions.borrow().len();
-        gauge!(names::ASSIGNED).set(f64::from(u32::try_from(now).unwrap_or(u32::MAX)));
+        gauge!(names::ASSIGNED).set(now as f64);
         info!(?partitions, now, "partitions were {what}");
     }
 
-    /// Reads them too from now on. This answers an assignment, also when there is none to read yet.
-    fn read(&self, lives: &[Arc<Live>]) {
-        let mut list = TopicPartitionList::with_capacity(lives.len());
-        for live in lives {
-            let offset = KafkaOffset::Offset(i64::try_from(live.begin().unwrap_or_default()).unwrap_or(i64::MAX));
-            let added = list.add_partition_offset(&self.topic, i32::try_from(live.index()).unwrap_or_default(), offset);
-            added.map_err(|error| QueueError::kafka("name a partition", &error)).unwrap_or_else(|error| self.failure.note(&error));
+    /// Reads these partitions too from now on, each from an offset. This answers an assignment, also where there is none to read yet.
+    fn read(&self, begins: &[(i32, Offset)]) {
+        let mut list = TopicPartitionList::with_capacity(begins.len());
+        for (index, offset) in begins {
+            let added = list.add_partition_offset(&self.topic, *index, KafkaOffset::Offset(to_kafka(*offset)));
+            if let Err(error) = added {
+                self.failure.note(&QueueError::kafka("name a partition", &error));
+            }
         }
         // A pause outlives the assignment that it was made under.
         let assigned = self.consumer.incremental_assign(&list).and_then(|()| self.consumer.resume(&list));
@@ -268,9 +303,9 @@ impl Poller {
         }
     }
 
-    fn unassign(&self, lost: &Lost) {
-        let mut list = TopicPartitionList::with_capacity(lost.read.len());
-        lost.read.iter().for_each(|index| _ = list.add_partition(&self.topic, *index));
+    fn unassign(&self, revoked: &Revoked) {
+        let mut list = TopicPartitionList::with_capacity(revoked.read.len());
+        revoked.read.iter().for_each(|index| _ = list.add_partition(&self.topic, *index));
         if let Err(error) = self.consumer.incremental_unassign(&list) {
             self.failure.note(&QueueError::kafka("give partitions up", &error));
         }
@@ -282,7 +317,7 @@ impl Poller {
                 self.failure.note(&QueueError::Fatal { doing: "go on reading".into(), what: code.to_string() });
             }
             out_of_range if clients::is_out_of_range(out_of_range) => self.failure.note(&QueueError::cut()),
-            // Brokers come and go: that is told where something waits for them.
+            // Brokers come and go: that is reported where something waits for them.
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,
             ) => {}
@@ -292,12 +327,15 @@ impl Poller {
 }
 
 impl Reading {
-    /// Hands over what was polled, if anything was.
-    fn hand_over(&mut self, consumer: &BaseConsumer<Rebalances>, topic: &str) -> Option<()> {
+    /// Takes a record that was polled. After one of another version, no further one is taken.
+    fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<(), QueueError> {
+        if self.stopped.is_some() { Ok(()) } else { self.frames.push(message) }
+    }
+
+    /// Hands over the records that were polled. Returns whether the task has too many now; `None`: there were none.
+    fn hand_over(&mut self) -> Option<bool> {
         let frames = Some(self.frames.take()).filter(|frames| !frames.is_empty())?;
-        let index = i32::try_from(self.live.index()).unwrap_or_default();
-        self.live.hand_over(frames, || set_paused(consumer, topic, index, true));
-        Some(())
+        Some(self.live.hand_over(frames))
     }
 }
 

@@ -1,15 +1,16 @@
-//! The one header that a record of ours carries on Kafka, for us and for any other consumer. Pure.
+//! The one header that a record of Pushline carries on Kafka, for Pushline and for any other consumer (docs/kafka-topics.md, Header). Pure.
 //!
-//! A record's key is its group (`organisation/name`), its value a packet's payload as published. Whatever else belongs to it lies in the header
-//! `pushline`:
+//! A record's key is its group (`organisation/name`), its value a packet's payload as published. The header `pushline` holds the rest:
 //!
 //! ```text
-//! version u8 = 1 | kind u8 | at u64, big endian, units of 100 ns since 1970-01-01T00:00:00Z
-//! and for a packet (kind 0): ICCID length u8 | ICCID, ASCII | MQTT topic, UTF-8, to the end
+//! version u8 = 2 | kind u8 | at u64, big endian, units of 100 ns since 1970-01-01T00:00:00Z
+//! for a packet (kind 0): ICCID length u8 | ICCID, ASCII | topic length u16, big endian | MQTT topic, UTF-8
+//! extensions to the end, each: tag u8 | length u16, big endian | bytes
 //! ```
 //!
 //! `at` is a packet's `received_at`, else the time of writing. The other kinds are 1 a replay, 2 a dead letter, 3 a mark that dead letters were
-//! replayed; their values are Pushline's own. A reader that meets a version it doesn't know leaves the record alone.
+//! replayed, 4 a tick, which has no key and no value. The values of kinds 1 to 3 are Pushline's own. This version writes no extensions and skips those
+//! that it finds. A reader stops at a record of another version: it can't know what the record means.
 
 use pushline_model::{GroupId, Iccid, Timestamp};
 
@@ -18,15 +19,38 @@ use crate::{Kind, Record, frame::fits};
 /// The header's name.
 pub(super) const NAME: &str = "pushline";
 
-const VERSION: u8 = 1;
+/// The version that this Pushline writes and reads.
+pub(super) const VERSION: u8 = 2;
 
-/// Writes a record's header.
+const PACKET: u8 = 0;
+const REPLAY: u8 = 1;
+const DEAD_LETTER: u8 = 2;
+const REPLAYED: u8 = 3;
+const TICK: u8 = 4;
+
+/// The header has this version, which another Pushline wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OtherVersion(pub(super) u8);
+
+/// A record as it lies on Kafka.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Raw<'a> {
+    pub(super) key: Option<&'a [u8]>,
+    /// The value of the header `pushline`.
+    pub(super) header: Option<&'a [u8]>,
+    pub(super) payload: Option<&'a [u8]>,
+    /// Kafka's own time of the record.
+    pub(super) written_at: Timestamp,
+}
+
+/// Writes a record's header. A foreign record is only ever read.
 pub(super) fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
     let kind = match record.kind {
-        Kind::Packet { .. } => 0,
-        Kind::Replay => 1,
-        Kind::DeadLetter => 2,
-        Kind::Replayed => 3,
+        Kind::Packet { .. } => PACKET,
+        Kind::Replay => REPLAY,
+        Kind::DeadLetter => DEAD_LETTER,
+        Kind::Replayed => REPLAYED,
+        Kind::Tick => TICK,
         Kind::Foreign { .. } => u8::MAX,
     };
     into.clear();
@@ -34,40 +58,58 @@ pub(super) fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
     into.extend_from_slice(&record.at.0.to_be_bytes());
     if let Kind::Packet { iccid, topic } = record.kind {
         let iccid = iccid.text();
-        into.push(u8::try_from(iccid.as_str().len()).unwrap_or_default());
+        into.push(u8::try_from(iccid.as_str().len()).expect("an ICCID has 20 characters at most"));
         into.extend_from_slice(iccid.as_str().as_bytes());
+        into.extend_from_slice(&u16::try_from(topic.len()).expect("the record was checked to fit a frame").to_be_bytes());
         into.extend_from_slice(topic.as_bytes());
     }
 }
 
-/// A record as it lies on Kafka. Whatever isn't as we write it is [`Kind::Foreign`], with the time that Kafka gave it.
-pub(super) fn record<'a>(key: Option<&'a [u8]>, header: Option<&'a [u8]>, payload: Option<&'a [u8]>, written_at: Timestamp) -> Record<'a> {
-    let foreign = |why| Record { group: "", at: written_at, kind: Kind::Foreign { why }, payload: payload.unwrap_or_default() };
-    let Some(header) = header else { return foreign("it has no header \"pushline\"") };
-    let Some((kind, at)) = decode(header) else {
-        return foreign("its header \"pushline\" can't be read: a later version may have written it");
+/// Reads a record. One that Pushline can't have written is [`Kind::Foreign`], with the time that Kafka gave it.
+///
+/// # Errors
+/// Another version of Pushline wrote it.
+pub(super) fn record(raw: Raw<'_>) -> Result<Record<'_>, OtherVersion> {
+    let foreign = |why| {
+        let payload = raw.payload.unwrap_or(b"");
+        Ok(Record { group: "", at: raw.written_at, kind: Kind::Foreign { why }, payload })
     };
-    let Ok(group) = std::str::from_utf8(key.unwrap_or_default()) else { return foreign("its key isn't UTF-8") };
+    let Some(header) = raw.header else { return foreign("it has no header \"pushline\"") };
+    if let Some(&version) = header.first()
+        && version != VERSION
+        && version != 0
+    {
+        return Err(OtherVersion(version));
+    }
+    let Some((kind, at)) = decode(header) else { return foreign("its header \"pushline\" can't be read") };
+    if kind == Kind::Tick {
+        return Ok(Record { group: "", at, kind, payload: b"" });
+    }
+    let Ok(group) = std::str::from_utf8(raw.key.unwrap_or(b"")) else { return foreign("its key isn't UTF-8") };
     if matches!(kind, Kind::Packet { .. } | Kind::Replay) && !GroupId::is_valid(group) {
         return foreign("its key isn't a group: organisation/name");
     }
-    let Some(payload) = payload else { return foreign("it has no value") };
+    let Some(payload) = raw.payload else { return foreign("it has no value") };
     let record = Record { group, at, kind, payload };
-    if fits(&record).is_err() { foreign("it is larger than a record of ours can be") } else { record }
+    if fits(&record).is_err() { foreign("it is larger than a record of Pushline can be") } else { Ok(record) }
 }
 
+/// The kind and the time. `None`: the header isn't whole. Bytes behind them are extensions.
 fn decode(header: &[u8]) -> Option<(Kind<'_>, Timestamp)> {
-    let (&[version, kind], rest) = header.split_first_chunk()?;
+    let (&[_version, kind], rest) = header.split_first_chunk()?;
     let (at, rest) = rest.split_first_chunk()?;
-    let kind = match (version, kind) {
-        (VERSION, 0) => {
+    let kind = match kind {
+        PACKET => {
             let (&length, rest) = rest.split_first()?;
-            let (iccid, topic) = rest.split_at_checked(usize::from(length))?;
+            let (iccid, rest) = rest.split_at_checked(usize::from(length))?;
+            let (length, rest) = rest.split_first_chunk()?;
+            let topic = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
             Kind::Packet { iccid: Iccid::from_bytes(iccid)?, topic: std::str::from_utf8(topic).ok()? }
         }
-        (VERSION, 1) => Kind::Replay,
-        (VERSION, 2) => Kind::DeadLetter,
-        (VERSION, 3) => Kind::Replayed,
+        REPLAY => Kind::Replay,
+        DEAD_LETTER => Kind::DeadLetter,
+        REPLAYED => Kind::Replayed,
+        TICK => Kind::Tick,
         _ => return None,
     };
     Some((kind, Timestamp(u64::from_be_bytes(*at))))
@@ -79,31 +121,68 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_packets_header_is_as_it_is_documented() {
-        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic: "mti/8976/é" };
+    type Bytes<'a> = Option<&'a [u8]>;
+
+    fn read<'a>(key: Bytes<'a>, header: Bytes<'a>, payload: Bytes<'a>) -> Result<Record<'a>, OtherVersion> {
+        record(Raw { key, header, payload, written_at: Timestamp(9) })
+    }
+
+    fn packet<'a>(topic: &'a str, at: u64) -> Record<'a> {
+        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic };
+        Record { group: "mti/line", at: Timestamp(at), kind, payload: b"ABC" }
+    }
+
+    fn header_of(record: &Record<'_>) -> Vec<u8> {
         let mut header = Vec::new();
-        encode(&Record { group: "mti/line", at: Timestamp(0x0102_0304_0506_0708), kind, payload: b"ABC" }, &mut header);
-        assert_eq!(header, [&[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 4], "8976mti/8976/é".as_bytes()].concat());
+        encode(record, &mut header);
+        header
     }
 
     #[test]
-    fn what_is_not_as_we_write_it_is_foreign_and_keeps_its_bytes() {
-        let mut header = Vec::new();
-        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic: "mti/8976" };
-        encode(&Record { group: "mti/line", at: Timestamp(7), kind, payload: b"ABC" }, &mut header);
-        let later = [&[2], &header[1..]].concat();
-        type Bytes<'a> = Option<&'a [u8]>;
-        let cases: [(Bytes<'_>, Bytes<'_>, Bytes<'_>); 6] = [
+    fn a_packets_header_is_as_it_is_documented() {
+        let header = header_of(&packet("mti/8976/é", 0x0102_0304_0506_0708));
+        assert_eq!(header, [&[2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 4], &b"8976"[..], &[0, 11], "mti/8976/é".as_bytes()].concat());
+    }
+
+    #[test]
+    fn a_tick_has_neither_key_nor_value() {
+        let header = header_of(&Record { group: "", at: Timestamp(7), kind: Kind::Tick, payload: b"" });
+        assert_eq!(header, [2, 4, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert_eq!(read(None, Some(&header), None), Ok(Record { group: "", at: Timestamp(7), kind: Kind::Tick, payload: b"" }));
+    }
+
+    #[test]
+    fn unknown_extensions_are_skipped() {
+        for record in [packet("mti/8976", 7), Record { kind: Kind::Replay, ..packet("", 7) }] {
+            let extended = [&header_of(&record)[..], &[1, 0, 3], b"new"].concat();
+            assert_eq!(read(Some(b"mti/line"), Some(&extended), Some(b"ABC")), Ok(record));
+        }
+    }
+
+    #[test]
+    fn another_version_is_never_taken_for_a_foreign_record() {
+        let header = header_of(&packet("mti/8976", 7));
+        for version in [1, VERSION + 1, u8::MAX] {
+            let other = [&[version], &header[1..]].concat();
+            assert_eq!(read(Some(b"mti/line"), Some(&other), Some(b"ABC")), Err(OtherVersion(version)));
+            assert_eq!(read(None, Some(&[version]), None), Err(OtherVersion(version)), "of another version nothing else is known");
+        }
+    }
+
+    #[test]
+    fn a_record_that_pushline_cannot_have_written_is_foreign_and_keeps_its_bytes() {
+        let header = header_of(&packet("mti/8976", 7));
+        let cases: [(Bytes<'_>, Bytes<'_>, Bytes<'_>); 7] = [
             (Some(b"mti/line"), None, Some(b"ABC")),
+            (Some(b"mti/line"), Some(b""), Some(b"ABC")),
             (Some(b"mti/line"), Some(&header[..9]), Some(b"ABC")),
-            (Some(b"mti/line"), Some(&later), Some(b"ABC")),
+            (Some(b"mti/line"), Some(&header[..header.len() - 1]), Some(b"ABC")),
             (Some(b"line"), Some(&header), Some(b"ABC")),
             (None, Some(&header), Some(b"ABC")),
             (Some(b"mti/line"), Some(&header), None),
         ];
         for (key, header, payload) in cases {
-            let found = record(key, header, payload, Timestamp(9));
+            let found = read(key, header, payload).unwrap();
             assert!(matches!(found.kind, Kind::Foreign { .. }), "{found:?}");
             assert_eq!((found.group, found.at, found.payload), ("", Timestamp(9), payload.unwrap_or_default()));
         }
@@ -120,14 +199,13 @@ mod tests {
         ) {
             let kinds = [Kind::Packet { iccid: iccid.parse().unwrap(), topic: &topic }, Kind::Replay, Kind::DeadLetter, Kind::Replayed];
             let written = Record { group: "mti/line 1", at: Timestamp(at), kind: kinds[usize::from(kind)], payload: &payload };
-            let mut header = Vec::new();
-            encode(&written, &mut header);
-            prop_assert_eq!(record(Some(b"mti/line 1"), Some(&header), Some(&payload), Timestamp(0)), written);
+            let header = header_of(&written);
+            prop_assert_eq!(read(Some(b"mti/line 1"), Some(&header), Some(&payload)), Ok(written));
         }
 
         #[test]
         fn garbage_never_panics(key: Option<Vec<u8>>, header: Option<Vec<u8>>, payload: Option<Vec<u8>>) {
-            record(key.as_deref(), header.as_deref(), payload.as_deref(), Timestamp(0));
+            let _ = read(key.as_deref(), header.as_deref(), payload.as_deref());
         }
     }
 }

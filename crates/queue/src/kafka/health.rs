@@ -1,24 +1,24 @@
-//! What Kafka keeps us waiting for, and what it refuses: counted, told once per change, shown by `/readyz`.
+//! What Kafka is slow with and what it refuses: counted, logged once per change, reported by `/readyz`.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
-use crate::Stalled;
+use crate::{QueueError, Stalled};
 
 /// An append that Kafka takes longer for than this is a stall.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 const STALLED: &str = "Kafka doesn't make records durable: they are not acknowledged until it does";
 
-/// A refusal is over after so long without another: whoever sent what was refused has given up.
+/// A refusal is over after this time without another one: the sender of the refused records has given up.
 const REFUSED_FOR: Duration = Duration::from_mins(5);
 
-/// So is what live reading has complained of, if it reads nothing meanwhile.
+/// An error of live reading is over after this time without another one, if no record is read meanwhile.
 const TROUBLE_FOR: Duration = Duration::from_mins(1);
 
 /// Seen by every client of a queue.
@@ -29,18 +29,28 @@ pub(super) struct Health(Mutex<State>);
 struct State {
     /// Batches that aren't durable yet: how many, by the moment at which they were handed to the producer.
     pending: BTreeMap<Instant, u64>,
-    /// A stall was told.
+    /// A stall was logged.
     stalled: bool,
-    /// What is refused, by topic, since it was told.
+    /// What Kafka refuses, by topic; it was logged.
     refused: BTreeMap<String, Refusal>,
-    /// Why those who wait can't read, by who waits.
+    /// Why a caller that waits gets no answer, by the caller's number.
     unread: BTreeMap<u64, String>,
-    waits: u64,
-    /// What live reading has complained of last.
+    /// Partitions that aren't served since another version wrote a record of theirs, by number of the report.
+    unserved: BTreeMap<u64, String>,
+    /// How many numbers were given.
+    numbers: u64,
+    /// The last error of live reading.
     trouble: Option<(String, Instant)>,
 }
 
-/// Somebody who asks Kafka until it answers. Dropped when it has, or when nobody wants to know any more.
+/// A partition that isn't served. Dropping it takes the report back.
+#[derive(Debug)]
+pub(super) struct Unserved {
+    health: Arc<Health>,
+    number: u64,
+}
+
+/// A caller that asks Kafka until it answers. Dropped when Kafka has answered, or when the caller has given up.
 #[derive(Debug)]
 pub(super) struct Wait<'a> {
     health: &'a Health,
@@ -50,7 +60,7 @@ pub(super) struct Wait<'a> {
 #[derive(Debug)]
 struct Refusal {
     why: String,
-    /// Bytes of the smallest value that was refused for its size, else 0: smaller ones are taken all the same.
+    /// Bytes of the smallest value that was refused for its size, else 0: Kafka accepts smaller ones all the same.
     from: usize,
     last: Instant,
 }
@@ -65,18 +75,18 @@ impl Health {
         self.change(|state| *state.pending.entry(began).or_default() += 1);
     }
 
-    /// A batch is durable, the largest value of which has so many bytes.
+    /// A batch is durable. Its largest value has `largest` bytes.
     pub(super) fn appended(&self, began: Instant, topic: &str, largest: usize) {
         self.change(|state| {
             state.is_over(began);
             if state.refused.get(topic).is_some_and(|refusal| largest >= refusal.from) {
                 state.refused.remove(topic);
-                info!(topic, "Kafka takes records again");
+                info!(topic, "Kafka accepts records again");
             }
         });
     }
 
-    /// A batch isn't durable, and never will be. `from`: the bytes of what is refused for its size, else 0.
+    /// A batch isn't durable and never will be. `from`: the bytes of the value that was refused for its size, else 0.
     pub(super) fn refused(&self, began: Instant, topic: &str, from: usize, why: &str) {
         self.change(|state| {
             state.is_over(began);
@@ -84,8 +94,8 @@ impl Health {
                 Some(refusal) => (refusal.from, refusal.last) = (refusal.from.min(from), Instant::now()),
                 None => {
                     error!(
-                        why,
-                        "Kafka refuses records: what they hold is not acknowledged; see to the topic, its limits and the rights on it"
+                        topic,
+                        why, "Kafka refuses records: they are not acknowledged; check the topic, its limits and the rights on it"
                     );
                     state.refused.insert(topic.to_owned(), Refusal { why: why.to_owned(), from, last: Instant::now() });
                 }
@@ -98,17 +108,27 @@ impl Health {
         self.change(|state| state.is_over(began));
     }
 
-    /// Somebody asks Kafka.
+    /// A caller begins to ask Kafka.
     pub(super) fn wait(&self) -> Wait<'_> {
         let mut id = 0;
         self.change(|state| {
-            state.waits += 1;
-            id = state.waits;
+            id = state.number();
         });
         Wait { health: self, id }
     }
 
-    /// Live reading goes on, or the log has ended where it stands.
+    /// Reports a partition that isn't served, until what is returned is dropped.
+    pub(super) fn unserved(self: &Arc<Self>, why: &QueueError) -> Unserved {
+        error!(%why, "a partition isn't served");
+        let mut number = 0;
+        self.change(|state| {
+            number = state.number();
+            state.unserved.insert(number, why.to_string());
+        });
+        Unserved { health: Arc::clone(self), number }
+    }
+
+    /// Live reading goes on, or stands at the end of the log.
     pub(super) fn reads(&self) {
         self.change(|state| {
             if state.trouble.take().is_some() && state.unread.is_empty() {
@@ -117,7 +137,7 @@ impl Health {
         });
     }
 
-    /// Live reading complains. It goes on by itself, and on a quiet topic nothing tells when it does.
+    /// Live reading got an error. librdkafka tries again by itself, and on a quiet topic nothing tells that it has succeeded.
     pub(super) fn trouble(&self, why: &str) {
         self.change(|state| {
             if !state.says(why) {
@@ -127,13 +147,13 @@ impl Health {
         });
     }
 
-    /// Tells of a stall, once when it begins and once when it ends. Forgets refusals and troubles that are over.
+    /// Logs a stall once when it begins and once when it ends. Drops refusals and errors that are over.
     pub(super) fn look(&self) {
         self.change(|state| {
             state.refused.retain(|topic, refusal| {
                 let is_recent = refusal.last.elapsed() < REFUSED_FOR;
                 if !is_recent {
-                    info!(topic, "Kafka has refused nothing more");
+                    info!(topic, "Kafka accepts records again");
                 }
                 is_recent
             });
@@ -153,7 +173,8 @@ impl Health {
         let refused = state.refused.values().next().map(|refusal| Stalled(format!("Kafka refuses records: {}", refusal.why)));
         let unread = || state.unread.values().chain(state.trouble.iter().map(|(why, _)| why)).next();
         let stall = || state.is_stalled().then(|| Stalled(STALLED.to_owned()));
-        refused.or_else(|| unread().map(|why| Stalled(format!("Kafka can't be read: {why}")))).or_else(stall)
+        let unserved = state.unserved.values().next().map(|why| Stalled(why.clone()));
+        refused.or(unserved).or_else(|| unread().map(|why| Stalled(format!("Kafka can't be read: {why}")))).or_else(stall)
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -166,7 +187,13 @@ impl State {
         self.pending.first_key_value().is_some_and(|(oldest, _)| oldest.elapsed() > STALLED_AFTER)
     }
 
-    /// A batch that was handed over then isn't pending any more.
+    /// A number for a report.
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// A batch that was handed over at that moment isn't pending any more.
     fn is_over(&mut self, began: Instant) {
         if let Entry::Occupied(mut batches) = self.pending.entry(began) {
             *batches.get_mut() -= 1;
@@ -182,7 +209,7 @@ impl State {
 }
 
 impl Wait<'_> {
-    /// It hasn't answered yet.
+    /// Kafka hasn't answered yet.
     pub(super) fn because(&mut self, why: &str) {
         self.health.change(|state| {
             if !state.says(why) {
@@ -200,6 +227,12 @@ impl Drop for Wait<'_> {
                 info!("Kafka can be read again");
             }
         });
+    }
+}
+
+impl Drop for Unserved {
+    fn drop(&mut self) {
+        self.health.change(|state| _ = state.unserved.remove(&self.number));
     }
 }
 

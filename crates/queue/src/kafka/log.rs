@@ -1,17 +1,17 @@
-//! One partition of one topic as a log: for the packets, for checkpoint, and for dead letters, which have one partition.
+//! One partition of one topic as a log: for packets, for checkpoints, and for dead letters, which have one partition.
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
-    append::Appender,
+    append::{Appender, Put},
     catch_up::{CatchUp, CatchUpReader, Place},
     health::Health,
 };
-use crate::{Append, AppendError, Appended, QueueError, Read, Reader, Record};
+use crate::{Append, Appended, QueueError, Read, Reader, Record};
 
 /// How long Kafka may take to answer a question before it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -30,9 +30,13 @@ impl KafkaLog {
         Self { place, health: Arc::clone(health), appender: Arc::clone(appender), catch_up: catch_up.clone() }
     }
 
-    /// Bytes of ours.
-    pub(super) async fn put(&self, key: &str, bytes: &[u8]) -> Result<(), AppendError> {
-        self.appender.put(&self.place.topic, self.place.partition, key, bytes).await
+    /// Appends a record of Pushline's own, a checkpoint.
+    pub(super) fn put(&self, key: &str, bytes: &[u8]) -> Put {
+        self.appender.put(&self.place.topic, self.place.partition, key, bytes)
+    }
+
+    pub(super) fn tick(&self, at: Timestamp) -> Put {
+        self.appender.tick(&self.place.topic, self.place.partition, at)
     }
 
     pub(super) fn read_from(&self, offset: Offset) -> CatchUpReader {
@@ -46,19 +50,28 @@ impl KafkaLog {
             let (appender, place) = (Arc::clone(&self.appender), self.place.clone());
             let ask = move || appender.client().fetch_watermarks(&place.topic, place.partition, ANSWER);
             match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
-                Ok((start, end)) => return Ok(offset(start)..offset(end)),
-                Err(error) => {
-                    wait.because(&error.to_string());
-                    sleep(ANSWER / 10).await;
-                }
+                Ok((start, end)) if start >= 0 && end >= start => return Ok(start.unsigned_abs()..end.unsigned_abs()),
+                Ok(_) => wait.because("it doesn't know the bounds of a log"),
+                Err(error) => wait.because(&error.to_string()),
             }
+            sleep(ANSWER / 10).await;
         }
+    }
+
+    /// The value of the record at an offset. `None`: there is none any more.
+    pub(super) async fn value_at(&self, offset: Offset) -> Result<Option<Vec<u8>>, QueueError> {
+        if !self.ask_bounds().await?.contains(&offset) {
+            return Ok(None);
+        }
+        let frames = self.read_from(offset).read_on().await?;
+        let first = frames.iter().flat_map(|frame| frame.records(offset)).next();
+        Ok(first.filter(|(found, _)| *found == offset).map(|(_, record)| record.payload.to_vec()))
     }
 
     /// The value of its last record.
     pub(super) async fn last_value(&self) -> Result<Option<Vec<u8>>, QueueError> {
         let bounds = self.ask_bounds().await?;
-        // The last record is never compacted away. What may lie behind it without being one is skipped backwards.
+        // The last record is never compacted away. Offsets without a record may lie behind it: it is looked for further back each time.
         for back in [1, 16, Offset::MAX] {
             let from = bounds.end.saturating_sub(back).max(bounds.start);
             if from >= bounds.end {
@@ -81,10 +94,6 @@ impl KafkaLog {
         }
         Ok(None)
     }
-}
-
-fn offset(kafka: i64) -> Offset {
-    Offset::try_from(kafka).unwrap_or_default()
 }
 
 impl Append for KafkaLog {

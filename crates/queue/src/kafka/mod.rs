@@ -1,24 +1,26 @@
-//! The queue on Apache Kafka, for processes that share its partitions (DESIGN.md section 3). The only place that knows librdkafka.
+//! The queue on Apache Kafka, for processes that share its partitions (docs/kafka-topics.md). The only place that knows librdkafka.
 //!
-//! | topic | what lies there |
+//! | topic | records |
 //! |---|---|
-//! | `<prefix>.packets` | packets: key `organisation/group`, value the payload as published, the rest in one header (`header.rs`); and replays |
-//! | `<prefix>.checkpoints` | what the owner of each partition saved last (LANES.md L9): compacted, as many partitions |
+//! | `<prefix>.packets` | packets: key `organisation/group`, value the payload as published, the rest in one header (`header.rs`); replays; ticks |
+//! | `<prefix>.checkpoints` | checkpoints of the owners of the partitions: compacted, as many partitions as packets |
 //! | `<prefix>.dead-letters`, `<prefix>.unrouted` | dead letters, one partition each |
 //!
-//! | what | where |
+//! | part | file |
 //! |---|---|
 //! | the header (pure) | `header.rs` |
-//! | live reading | `group.rs`, handed over by `live.rs` |
-//! | what rebalances tell | `rebalances.rs`, answered by `group.rs` |
+//! | live reading | `group.rs`; the hand-over to the tasks `live.rs` |
+//! | rebalances | `rebalances.rs`, answered by `group.rs` |
 //! | reading at a place of its own | `recent_reader.rs`: from memory (`recent.rs`), else `catch_up.rs` |
 //! | appending | `append.rs` |
-//! | a partition's checkpoint and watermark | `partition.rs` |
+//! | a partition's checkpoint and watermark | `partition.rs`; their bytes `checkpoints.rs` (pure) |
 //! | creating and checking topics | `topics.rs` |
-//! | what the promise fixes of librdkafka's configuration | `clients.rs` |
+//! | the settings of librdkafka that the promise fixes | `clients.rs` |
+//! | stalls, refusals, partitions that aren't served | `health.rs` |
 
 mod append;
 mod catch_up;
+mod checkpoints;
 mod clients;
 mod frames;
 mod group;
@@ -68,21 +70,21 @@ use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record
 pub struct Options {
     /// `host:port`, several with commas.
     pub brokers: String,
-    /// The topics' and groups' names begin with it.
+    /// The names of the topics and groups begin with it.
     pub topic_prefix: String,
-    /// How many partitions the packets topic has. Never changes: a group's packets would change their partition.
+    /// How many partitions the packets topic has. It never changes: a group's packets would change their partition.
     pub partitions: u32,
-    /// For librdkafka, beside what the promise fixes ([`check_property`]).
+    /// Further properties of librdkafka; the promise fixes some ([`check_property`]).
     pub properties: BTreeMap<String, String>,
-    /// Whether this process takes its share of the partitions, to deliver what lies there.
+    /// Whether this process takes its share of the partitions, to deliver their packets.
     pub serves_partitions: bool,
     /// Bytes of the largest record: a packet, a dead letter or a replay.
     pub largest_record: usize,
-    /// How long packets may wait before they become dead letters (LANES.md L12); Kafka keeps them a day longer.
+    /// How long packets may wait before they become dead letters. Kafka keeps them a day longer.
     pub max_age: Duration,
     /// How long dead letters are kept.
     pub keep_dead_letters: Duration,
-    /// Bytes that dead letters may take; unrouted get a quarter of it.
+    /// Bytes that dead letters may have. Unrouted packets may have a quarter of that.
     pub dead_letters_max_bytes: u64,
 }
 
@@ -91,7 +93,7 @@ pub struct Kafka {
     appender: Arc<Appender>,
     topics: Topics,
     group: Option<Arc<Group>>,
-    /// Where this process serves no partitions.
+    /// The list of partitions of a process that serves none: empty.
     none: watch::Sender<Partitions>,
     dead_letters: DeadLetters,
     unrouted: DeadLetters,
@@ -101,7 +103,7 @@ pub struct Kafka {
 }
 
 impl Options {
-    /// The defaults of DESIGN.md.
+    /// The defaults.
     #[must_use]
     pub fn new(brokers: &str) -> Self {
         Self {
@@ -119,8 +121,7 @@ impl Options {
 }
 
 impl Kafka {
-    /// Creates the topics that are missing, checks the others, and joins the group where this process serves partitions. Waits while Kafka
-    /// is away.
+    /// Creates the topics that are missing, checks the others, and joins the group if this process serves partitions. Waits while Kafka is away.
     ///
     /// # Errors
     /// [`QueueError`]: the topics aren't as they must be, or a client can't be set up.
@@ -129,21 +130,21 @@ impl Kafka {
         Self::connect(options)
     }
 
-    /// The same on topics that are there.
+    /// The same without looking at the topics.
     fn connect(options: &Options) -> Result<Self, QueueError> {
         let topics = Topics::new(&options.topic_prefix);
         let (health, failure) = (Arc::new(Health::new()), Arc::new(Failure::default()));
         let appender = Arc::new(Appender::new(options, &health)?);
-        let (writes, reads, told) = (Arc::clone(&appender), CatchUp::start(options)?, Arc::clone(&health));
+        let (writes, reads, reports) = (Arc::clone(&appender), CatchUp::start(options)?, Arc::clone(&health));
         let log = move |topic: &Arc<str>, partition, holds| {
-            KafkaLog::new(Place { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &told)
+            KafkaLog::new(Place { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &reports)
         };
         let letters = |topic| DeadLetters::new(Arc::new(log(topic, 0, Holds::WhatIsLeft)));
         let (dead_letters, unrouted) = (letters(&topics.dead_letters), letters(&topics.unrouted));
         let group = if options.serves_partitions {
             let (names, session) = (topics.clone(), clients::session(options)?);
             let make = move |live: Arc<Live>, consumer: &_| {
-                let index = i32::try_from(live.index()).unwrap_or_default();
+                let index = live.kafka_index();
                 let (packets, checkpoint) = (log(&names.packets, index, Holds::Packets), log(&names.checkpoints, index, Holds::WhatIsLeft));
                 Arc::new(KafkaPartition::new(live, packets, checkpoint, Arc::clone(consumer), session))
             };
@@ -192,7 +193,12 @@ impl Queue for Kafka {
             group.iter().for_each(|group| group.close());
             appender.close();
         };
-        spawn_blocking(close).map(Result::unwrap_or_default).boxed()
+        async move {
+            if let Err(error) = spawn_blocking(close).await {
+                tracing::error!(%error, "the queue couldn't be closed cleanly");
+            }
+        }
+        .boxed()
     }
 }
 
@@ -216,8 +222,8 @@ impl Drop for Kafka {
     }
 }
 
-/// Tells of stalls, and ends the queue when the producer has lost its place, or when somebody changed the number of partitions: a group's packets would
-/// change their partition.
+/// Reports stalls. Ends the queue when the producer can't append any more, and when an operator has changed the number of partitions: a group's packets
+/// would change their partition.
 async fn watch_over(appender: Arc<Appender>, health: Arc<Health>, failure: Arc<Failure>, topics: Topics, partitions: u32) {
     const LOOK_AT_TOPICS: Duration = Duration::from_mins(1);
     let mut looked = Instant::now();
@@ -232,11 +238,11 @@ async fn watch_over(appender: Arc<Appender>, health: Arc<Health>, failure: Arc<F
         }
         looked = Instant::now();
         let asking = Arc::clone(&appender);
-        // Kafka that is away is told by others.
+        // Others report that Kafka is away.
         let Ok(Ok(metadata)) = spawn_blocking(move || topics::ask_metadata(asking.client())).await else { continue };
         if let Some(count) = topics::partition_counts(&metadata).get(&*topics.packets).filter(|count| **count != partitions as usize) {
             failure.note(&QueueError::Misfit(format!(
-                "topic {} has {count} partitions now, it had {partitions}: a group's packets would change their partition, and their order would be lost",
+                "topic {} has {count} partitions now, expected {partitions}: a group's packets would change their partition and lose their order; restore the number, or take another topic_prefix",
                 topics.packets
             )));
         }
@@ -253,9 +259,9 @@ impl QueueError {
         Self::Unavailable { doing: doing.to_owned(), what: error.to_string() }
     }
 
-    /// The start finds out what that means.
+    /// Kafka doesn't have the next offset. The next start finds out what was lost.
     fn cut() -> Self {
-        let what = "the log doesn't hold the offset any more that is read next: it was cut, or its topic made anew".to_owned();
+        let what = "Kafka doesn't have the next offset any more: its records were deleted, or the topic was created anew".to_owned();
         Self::Fatal { doing: "go on reading".into(), what }
     }
 

@@ -1,15 +1,17 @@
-//! A partition of the packets topic, for the task that serves it. Its checkpoint is the last record of the same partition of the checkpoint topic; its
-//! watermark is the group's committed offset, so that Kafka's own tools show what is unsettled.
+//! A partition of the packets topic, for the task that serves it (docs/kafka-topics.md). Its checkpoint is a record of the same partition of the
+//! checkpoints topic. Its watermark is the group's committed offset, so that Kafka's own tools show what is unsettled; the commit's metadata names
+//! the checkpoint that belongs to it.
 
 use std::{
     fmt,
     ops::Range,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use pushline_model::Offset;
+use pushline_model::{Offset, Timestamp};
 use rdkafka::{
     Offset as KafkaOffset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -18,15 +20,14 @@ use rdkafka::{
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
+    checkpoints::{self, Commit, Decoded},
+    frames::to_kafka,
     live::Live,
     log::KafkaLog,
     rebalances::{Rebalances, set_paused},
     recent_reader::RecentReader,
 };
-use crate::{AppendError, Checkpoint, Frame, Partition, QueueError, Read, Reader, Saved};
-
-/// The first byte of saved checkpoint; the rest is postcard.
-const VERSION: u8 = 1;
+use crate::{AppendError, Frame, Horizon, Partition, QueueError, Read, Reader, Saved, SavedCheckpoint};
 
 /// How long Kafka may take to answer a question before it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -34,17 +35,25 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How often a commit is tried during a rebalance.
 const COMMITS: usize = 4;
 
-/// L11: what settles, checkpoint and commit of a partition that another process shall serve.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long settling, saving and committing may take once another process waits for the partition.
+const REVOKE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A partition that this process serves. It is given up when the last of its [`Arc`]s is dropped.
-pub(super) struct KafkaPartition {
+/// A partition that this process serves.
+pub(super) struct KafkaPartition(Arc<Shared>);
+
+/// What the partition and its unfinished commits share. The partition is given up when the last of its [`Arc`]s is dropped: a commit that is
+/// still being sent holds one, since Kafka would accept it from any member of the group after another one has taken over.
+pub(super) struct Shared {
     live: Arc<Live>,
     log: KafkaLog,
-    checkpoint: KafkaLog,
+    checkpoints: KafkaLog,
     consumer: Arc<BaseConsumer<Rebalances>>,
     /// How long the group waits for a process of which it hears nothing.
     session: Duration,
+    /// What the next commit says: the last checkpoint that is durable with its watermark, else what was loaded.
+    durable: Mutex<Option<Commit>>,
+    /// Held while a commit is sent, so that an older one never follows a newer one.
+    committing: Mutex<()>,
 }
 
 /// Live reading.
@@ -58,30 +67,43 @@ impl KafkaPartition {
     pub(super) fn new(
         live: Arc<Live>,
         log: KafkaLog,
-        checkpoint: KafkaLog,
+        checkpoints: KafkaLog,
         consumer: Arc<BaseConsumer<Rebalances>>,
         session: Duration,
     ) -> Self {
-        Self { live, log, checkpoint, consumer, session }
+        let (durable, committing) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { live, log, checkpoints, consumer, session, durable, committing }))
     }
 
-    fn list(&self, offset: KafkaOffset) -> Result<TopicPartitionList, KafkaError> {
+    /// What must be gone before the partition is given up.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Shared {
+    fn list(&self, offset: KafkaOffset, metadata: &str) -> Result<TopicPartitionList, KafkaError> {
         let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(&self.log.place.topic, self.log.place.partition, offset)?;
+        let mut element = list.add_partition(&self.log.place.topic, self.log.place.partition);
+        element.set_offset(offset)?;
+        element.set_metadata(metadata);
         Ok(list)
     }
 
-    /// The committed offset; `None`: there is none.
-    async fn committed(&self) -> Result<Option<Offset>, QueueError> {
+    /// The committed offset and its metadata. `None`: nothing was committed.
+    async fn committed(self: &Arc<Self>) -> Result<Option<(Offset, String)>, QueueError> {
         let mut wait = self.log.health.wait();
         loop {
-            let (consumer, list) = (Arc::clone(&self.consumer), self.list(KafkaOffset::Invalid));
-            let asked = spawn_blocking(move || consumer.committed_offsets(list?, ANSWER)).await.map_err(|_| QueueError::Closed)?;
-            let committed = asked.and_then(|list| {
-                list.elements().first().map_or(Ok(KafkaOffset::Invalid), |element| element.error().map(|()| element.offset()))
-            });
-            match committed {
-                Ok(offset) => return Ok(offset.to_raw().and_then(|offset| Offset::try_from(offset).ok())),
+            let shared = Arc::clone(self);
+            let ask = move || {
+                let list = shared.consumer.committed_offsets(shared.list(KafkaOffset::Invalid, "")?, ANSWER)?;
+                let element = list.elements().into_iter().next().ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition))?;
+                element.error()?;
+                let offset = element.offset().to_raw().and_then(|offset| Offset::try_from(offset).ok());
+                Ok::<_, KafkaError>(offset.map(|offset| (offset, element.metadata().to_owned())))
+            };
+            match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
+                Ok(committed) => return Ok(committed),
                 Err(error) => {
                     wait.because(&error.to_string());
                     sleep(ANSWER / 10).await;
@@ -90,18 +112,37 @@ impl KafkaPartition {
         }
     }
 
-    /// Commits once.
-    async fn try_commit(&self, watermark: Offset) -> Result<Result<(), KafkaError>, QueueError> {
-        let offset = KafkaOffset::Offset(i64::try_from(watermark).unwrap_or(i64::MAX));
-        let (consumer, list) = (Arc::clone(&self.consumer), self.list(offset));
-        spawn_blocking(move || consumer.commit(&list?, CommitMode::Sync)).await.map_err(|_| QueueError::Closed)
+    /// What was committed last; where nothing was, the log's start without a checkpoint, which says nothing about any record.
+    async fn last_commit(self: &Arc<Self>) -> Result<Commit, QueueError> {
+        let durable = *lock(&self.durable);
+        if let Some(durable) = durable {
+            return Ok(durable);
+        }
+        let commit = match self.committed().await? {
+            Some((watermark, metadata)) => Commit { watermark, checkpoint: checkpoints::named(&metadata).flatten() },
+            None => Commit { watermark: self.log.ask_bounds().await?.start, checkpoint: None },
+        };
+        Ok(*lock(&self.durable).get_or_insert(commit))
     }
 
-    async fn commit(&self, watermark: Offset) -> Result<(), QueueError> {
+    /// Commits what is durable, once.
+    async fn try_commit(self: &Arc<Self>) -> Result<Result<(), KafkaError>, QueueError> {
+        self.last_commit().await?;
+        let shared = Arc::clone(self);
+        let commit = move || {
+            let _one_at_a_time = lock(&shared.committing);
+            let Commit { watermark, checkpoint } = lock(&shared.durable).expect("it was read before");
+            let offset = KafkaOffset::Offset(to_kafka(watermark));
+            shared.consumer.commit(&shared.list(offset, &checkpoints::metadata(checkpoint))?, CommitMode::Sync)
+        };
+        spawn_blocking(commit).await.map_err(|_| QueueError::Closed)
+    }
+
+    async fn commit(self: &Arc<Self>) -> Result<(), QueueError> {
         for _ in 0..COMMITS {
-            match self.try_commit(watermark).await? {
+            match self.try_commit().await? {
                 Ok(()) => return Ok(()),
-                // Another process serves the partition: that it is refused is no error (L11).
+                // Another process serves the partition: a refused commit is no error then.
                 Err(_) if self.live.is_closed() => return Ok(()),
                 Err(error) if !is_of_a_rebalance(&error) => return Err(QueueError::kafka("commit", &error)),
                 Err(_) => sleep(ANSWER / 20).await,
@@ -109,6 +150,69 @@ impl KafkaPartition {
         }
         Err(QueueError::Unavailable { doing: "commit".into(), what: "the group is being rebalanced".into() })
     }
+
+    async fn save(self: &Arc<Self>, checkpoint: &[u8], watermark: Offset) -> Result<(), QueueError> {
+        let (key, value) = (self.live.index().to_string(), checkpoints::encode(checkpoint, watermark));
+        let record = loop {
+            match self.checkpoints.put(&key, &value).offset().await {
+                Ok(Some(offset)) => break offset,
+                // The commit has to name it: another one is written, whose offset is told.
+                Ok(None) => {}
+                Err(AppendError::Closed) => return Err(QueueError::Closed),
+                Err(AppendError::Refused(what)) => return Err(QueueError::Unavailable { doing: "save a checkpoint".into(), what }),
+            }
+        };
+        *lock(&self.durable) = Some(Commit { watermark, checkpoint: Some(record) });
+        self.commit().await
+    }
+
+    async fn load(self: &Arc<Self>) -> Result<Saved, QueueError> {
+        let committed = self.committed().await?;
+        let watermark = committed.as_ref().map(|(watermark, _)| *watermark);
+        let named = committed.as_ref().map(|(_, metadata)| checkpoints::named(metadata));
+        *lock(&self.durable) = None;
+        self.last_commit().await?;
+        let checkpoint = match named {
+            Some(Some(None)) => SavedCheckpoint::None,
+            Some(Some(Some(offset))) => match self.checkpoints.value_at(offset).await? {
+                Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Named),
+                None => self.last_checkpoint(&format!("the commit names the checkpoint at offset {offset}, which is gone")).await?,
+            },
+            Some(None) => self.last_checkpoint("the committed offset names no checkpoint: another program has set it").await?,
+            None => match self.checkpoints.last_value().await? {
+                None => SavedCheckpoint::None,
+                Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
+            },
+        };
+        Ok(Saved { watermark, checkpoint })
+    }
+
+    async fn last_checkpoint(self: &Arc<Self>, why: &str) -> Result<SavedCheckpoint, QueueError> {
+        Ok(match self.checkpoints.last_value().await? {
+            None => missing(format!("{why}, and {} holds none", self.checkpoints.place.topic)),
+            Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
+        })
+    }
+
+    /// The checkpoint in a record, or why there is none. Waits for ever where a later version wrote it: this process doesn't serve the partition.
+    async fn read(self: &Arc<Self>, value: Vec<u8>) -> Result<Result<Bytes, String>, QueueError> {
+        match checkpoints::decode(value) {
+            Decoded::Checkpoint(bytes) => Ok(Ok(bytes)),
+            Decoded::Unreadable => Ok(Err(format!("the checkpoint in {} can't be read", self.checkpoints.place.topic))),
+            Decoded::Version(found) => {
+                let mut wait = self.log.health.wait();
+                wait.because(&checkpoints::later_version(&self.checkpoints.place.topic, self.live.index(), found));
+                while !self.live.is_closed() {
+                    sleep(ANSWER / 10).await;
+                }
+                Err(QueueError::Closed)
+            }
+        }
+    }
+}
+
+fn missing(reason: String) -> SavedCheckpoint {
+    SavedCheckpoint::Missing { reason }
 }
 
 /// Whether a commit was refused since partitions move. Whether this one does is known soon.
@@ -123,35 +227,35 @@ fn is_of_a_rebalance(error: &KafkaError) -> bool {
 impl Read for KafkaPartition {
     fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
         async {
-            let bounds = self.log.ask_bounds().await?;
-            self.live.ends_at(bounds.end);
+            let bounds = self.0.log.ask_bounds().await?;
+            self.0.live.ends_at(bounds.end);
             Ok(bounds)
         }
         .boxed()
     }
 
     fn reader(&self, from: Offset) -> Box<dyn Reader> {
-        Box::new(RecentReader::new(&self.live, self.log.clone(), from))
+        Box::new(RecentReader::new(&self.0.live, self.0.log.clone(), from))
     }
 }
 
 impl Partition for KafkaPartition {
     fn index(&self) -> u32 {
-        self.live.index()
+        self.0.live.index()
     }
 
     fn end(&self) -> Offset {
-        self.live.end()
+        self.0.live.end()
     }
 
     fn live(&self, from: Offset) -> Box<dyn Reader> {
-        self.live.begins_at(from);
-        let (live, consumer, topic) = (Arc::clone(&self.live), Arc::clone(&self.consumer), Arc::clone(&self.log.place.topic));
+        self.0.live.begins_at(from);
+        let (live, consumer, topic) = (Arc::clone(&self.0.live), Arc::clone(&self.0.consumer), Arc::clone(&self.0.log.place.topic));
         Box::new(LiveReader { live, topic, consumer })
     }
 
     fn revoke_deadline(&self) -> Option<Duration> {
-        Some(PATIENCE)
+        Some(REVOKE_DEADLINE)
     }
 
     /// Kafka keeps by age alone.
@@ -159,39 +263,46 @@ impl Partition for KafkaPartition {
         None
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
-        async {
-            let watermark = self.committed().await?;
-            let checkpoint = self.checkpoint.last_value().await?.and_then(|bytes| decode(&bytes));
-            Ok(Saved { checkpoint, watermark })
-        }
-        .boxed()
+    /// The brokers' clocks differ, so nothing is known of later records.
+    fn horizon(&self) -> Option<Horizon> {
+        None
     }
 
-    fn save<'a>(&'a self, checkpoint: &'a Checkpoint, watermark: Offset) -> BoxFuture<'a, Result<(), QueueError>> {
+    fn tick(&self) -> BoxFuture<'static, Result<Offset, AppendError>> {
+        let shared = Arc::clone(&self.0);
+        let tick = shared.log.tick(Timestamp::of(SystemTime::now()));
         async move {
-            match self.checkpoint.put(&self.index().to_string(), &encode(checkpoint)).await {
-                Ok(()) => self.commit(watermark).await,
-                Err(AppendError::Closed) => Err(QueueError::Closed),
-                Err(AppendError::Refused(what)) => Err(QueueError::Unavailable { doing: "save checkpoint".into(), what }),
+            match tick.offset().await? {
+                Some(offset) => Ok(offset),
+                // It lies below the end.
+                None => shared.log.ask_bounds().await.map(|bounds| bounds.end.saturating_sub(1)).map_err(|_| AppendError::Closed),
             }
         }
         .boxed()
     }
 
-    /// A commit that is taken says that nobody else serves it yet, though it may have been revoked. One is refused to whoever isn't in the group
-    /// any more; it may also be refused while the group rebalances and the partition stays. Which of the two it is, the revoke tells.
+    fn load(&self) -> BoxFuture<'_, Result<Saved, QueueError>> {
+        self.0.load().boxed()
+    }
+
+    fn save(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'static, Result<(), QueueError>> {
+        let shared = Arc::clone(&self.0);
+        async move { shared.save(&checkpoint, watermark).await }.boxed()
+    }
+
+    /// Kafka accepts a commit from a member of the group, and refuses it to a process that isn't a member any more. It may also refuse one while
+    /// the group rebalances and the partition stays; a revoke tells the two apart.
     ///
-    /// An answer that took as long as a session says nothing: it may be this process that was stopped, while another took over.
-    fn confirm_ownership(&self, watermark: Offset) -> BoxFuture<'_, bool> {
+    /// An answer that took as long as a session says nothing: this process may have been stopped while another one took over.
+    fn confirm_ownership(&self) -> BoxFuture<'_, bool> {
         async move {
             loop {
                 let asked = Instant::now();
-                let committed = self.try_commit(watermark).await;
-                if matches!(committed, Ok(Ok(()))) && asked.elapsed() < self.session {
+                let committed = self.0.try_commit().await;
+                if matches!(committed, Ok(Ok(()))) && asked.elapsed() < self.0.session {
                     return true;
                 }
-                if self.live.is_closed() || committed.is_err() {
+                if self.0.live.is_closed() || committed.is_err() {
                     return false;
                 }
                 sleep(ANSWER / 20).await;
@@ -200,15 +311,23 @@ impl Partition for KafkaPartition {
         .boxed()
     }
 
-    fn reset(&self, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
+    fn reset(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
         async move {
-            let mut wait = self.log.health.wait();
+            // First the watermark: with the checkpoint first, a crash in between would leave a watermark inside the new log.
+            *lock(&self.0.durable) = Some(Commit { watermark, checkpoint: None });
+            let mut wait = self.0.log.health.wait();
+            let mut is_committed = false;
             loop {
-                match self.commit(watermark).await {
+                let done = match is_committed {
+                    false => self.0.commit().await,
+                    true => self.0.save(&checkpoint, watermark).await,
+                };
+                match done {
                     Err(error) if error.is_passing() => {
                         wait.because(&error.to_string());
                         sleep(ANSWER / 10).await;
                     }
+                    Ok(()) if !is_committed => is_committed = true,
                     done => return done,
                 }
             }
@@ -219,7 +338,7 @@ impl Partition for KafkaPartition {
 
 impl Reader for LiveReader {
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
-        let resume = || set_paused(&self.consumer, &self.topic, i32::try_from(self.live.index()).unwrap_or_default(), false);
+        let resume = || set_paused(&self.consumer, &self.topic, self.live.kafka_index(), false);
         self.live.next(resume).map(Ok).boxed()
     }
 }
@@ -230,12 +349,6 @@ impl fmt::Debug for KafkaPartition {
     }
 }
 
-fn encode(checkpoint: &Checkpoint) -> Vec<u8> {
-    postcard::to_extend(checkpoint, vec![VERSION]).expect("checkpoint is plain data, and a Vec takes all of it")
-}
-
-/// `None`: another version wrote it, so the watermark decides alone.
-fn decode(bytes: &[u8]) -> Option<Checkpoint> {
-    let (&version, rest) = bytes.split_first()?;
-    (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What librdkafka tells the group's consumer while it is polled: noted here, answered later by the polling thread (LANES.md L11).
+//! What librdkafka tells the group's consumer while it is polled. It is noted here, and the polling thread answers it later (docs/delivery.md, Hand-over).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,12 +21,13 @@ use tracing::warn;
 
 use super::clients;
 
-/// Takes note of rebalances while the consumer is polled.
+/// Notes rebalances while the consumer is polled.
 #[derive(Debug, Default)]
 pub(super) struct Rebalances {
     events: Mutex<VecDeque<Event>>,
-    /// The ends of partitions, as librdkafka's statistics tell.
+    /// The ends of partitions, from librdkafka's statistics.
     ends: Mutex<Vec<(i32, Offset)>>,
+    /// The consumer is being closed: rebalances are answered at once.
     pub(super) closing: AtomicBool,
 }
 
@@ -36,14 +37,14 @@ pub(super) enum Event {
     Revoked(Vec<i32>),
 }
 
-/// Pauses or resumes one partition: what was fetched ahead of it is fetched again.
+/// Pauses or resumes one partition. librdkafka fetches again what it had fetched ahead.
 pub(super) fn set_paused(consumer: &BaseConsumer<Rebalances>, topic: &str, partition: i32, paused: bool) {
     let mut list = TopicPartitionList::with_capacity(1);
     list.add_partition(topic, partition);
     let done = if paused { consumer.pause(&list) } else { consumer.resume(&list) };
     if let Err(error) = done {
-        // It isn't assigned any more.
-        warn!(partition, paused, %error, "can't be paused or resumed");
+        // The partition isn't assigned any more.
+        warn!(partition, paused, %error, "the partition can't be paused or resumed");
     }
 }
 
@@ -68,7 +69,7 @@ impl ClientContext for Rebalances {
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 
-    /// Only the ends of partitions are taken out.
+    /// Notes the ends of partitions and drops the rest.
     fn stats_raw(&self, statistics: &[u8]) {
         #[derive(Deserialize)]
         struct Statistics {
@@ -87,7 +88,7 @@ impl ClientContext for Rebalances {
                 let ends = statistics.topics.into_values().flat_map(|topic| topic.partitions);
                 lock(&self.ends).extend(ends.filter_map(|(partition, end)| Some((partition, Offset::try_from(end.hi_offset).ok()?))));
             }
-            Err(error) => warn!(%error, "librdkafka's statistics can't be read: lag isn't known"),
+            Err(error) => warn!(%error, "librdkafka's statistics can't be read: the lag isn't known"),
         }
     }
 }
@@ -98,7 +99,9 @@ impl ConsumerContext for Rebalances {
         let is_assigned = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
             let done = if is_assigned { consumer.unassign() } else { consumer.incremental_unassign(list) };
-            done.unwrap_or_else(|error| warn!(%error, "partitions can't be given up"));
+            if let Err(error) = done {
+                warn!(%error, "partitions can't be given up while the consumer is closed");
+            }
             return;
         }
         let partitions = list.elements().iter().map(|element| element.partition()).collect();

@@ -1,5 +1,5 @@
-//! What live reading has just passed is kept for a while, so that a lane that fell behind a moment ago is served from memory. Bounded by bytes, whatever
-//! customers do: nobody's reading holds a frame here. Pure.
+//! The frames that live reading has just passed are kept for a while, so that a lane that fell behind a moment ago is served from memory. They are
+//! bounded by bytes, however fast customers are: no reader keeps a frame here. Pure.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Frames come in order. The oldest go when there are more bytes than that.
+    /// Adds the next frame, and drops the oldest ones while there are more than `most` bytes.
     pub(super) fn push(&mut self, frame: Frame, most: usize) {
         self.bytes += frame.bytes().len();
         self.frames.push_back(frame);
@@ -26,7 +26,7 @@ impl Recent {
         }
     }
 
-    /// The frame with the first record from an offset on, unless there may be an earlier one that isn't kept any more.
+    /// The frame with the first record at or above an offset. `None`: an earlier one may have been dropped, or there is none yet.
     pub(super) fn at(&self, offset: Offset) -> Option<&Frame> {
         let is_kept = self.frames.front().is_some_and(|oldest| oldest.base() <= offset);
         let place = self.frames.partition_point(|frame| frame.end() <= offset);

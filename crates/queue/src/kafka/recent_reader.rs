@@ -1,5 +1,4 @@
-//! Reading at a place of its own: from memory where live reading has passed it lately, else from the log, so that Kafka isn't asked for the same records
-//! twice.
+//! Reading at a place of its own: from memory where live reading has passed it lately, else from the log. So Kafka doesn't send the same records twice.
 
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ pub(super) struct RecentReader<L> {
     live: Arc<Live>,
     log: L,
     at: Offset,
-    /// While the place isn't in memory.
+    /// The reader of the log, while the place isn't in memory.
     from_log: Option<Box<dyn Reader>>,
 }
 
@@ -49,10 +48,10 @@ mod tests {
     use super::*;
     use crate::frame::tests::frame;
 
-    /// A log of frames of seven records, that aren't those which were handed over. It ends at 70.
+    /// A log in frames of seven records; the frames that are handed over are others. It ends at 70.
     struct Sevens;
 
-    /// Asked a second time, it gives what it was asked for.
+    /// The first call of each frame never resolves; the second one returns the frame.
     struct SevensReader {
         at: Offset,
         asked: bool,
@@ -91,7 +90,7 @@ mod tests {
             // Live reading passes 30 to 59 once the reader is there: before and beyond only the log has anything.
             if at == 35 {
                 live.begins_at(30);
-                live.hand_over(vec![frame(30, 10), frame(40, 10), frame(50, 10)], || ());
+                live.hand_over(vec![frame(30, 10), frame(40, 10), frame(50, 10)]);
                 for _ in 0..3 {
                     live.next(|| ()).await;
                 }

@@ -21,6 +21,12 @@ fn options(brokers: &str, topic_prefix: String) -> Options {
     Options { topic_prefix, partitions: 1, ..Options::new(brokers) }
 }
 
+/// The only partition of a topic, with a catch-up consumer of its own.
+fn log_of(queue: &Kafka, topic: &Arc<str>, reads: &CatchUp) -> KafkaLog {
+    let place = Place { topic: Arc::clone(topic), partition: 0, holds: Holds::WhatIsLeft };
+    KafkaLog::new(place, &queue.appender, reads, &queue.health)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_kafka_keeps_the_contract() {
     let kafka = RealKafka::shared().await;
@@ -82,14 +88,128 @@ async fn a_record_of_somebody_else_is_read_as_foreign_and_a_gap_is_passed() {
     let kafka = RealKafka::shared().await;
     let queue = Kafka::open(&options(kafka.brokers(), kafka.prefix())).await.unwrap();
     queue.append(&[record("o/g", b"ours")]).await.unwrap();
-    queue.appender.put(&queue.topics.packets, 0, "theirs", b"\xff bytes").await.unwrap();
+    queue.appender.put(&queue.topics.packets, 0, "theirs", b"\xff bytes").offset().await.unwrap();
     queue.append(&[record("o/g", b"ours again")]).await.unwrap();
-    let mut reader = partition(&queue).await.reader(0);
-    let frame = reader.next().await.unwrap();
-    let kinds: Vec<_> =
-        frame.records(0).map(|(offset, record)| (offset, matches!(record.kind, Kind::Foreign { .. }), record.payload.to_vec())).collect();
+    let (mut reader, mut kinds) = (partition(&queue).await.reader(0), Vec::new());
+    while kinds.len() < 3 {
+        // Records with the same time are in one frame.
+        let frame = reader.next().await.unwrap();
+        let kind = |(offset, record): (_, Record<'_>)| (offset, matches!(record.kind, Kind::Foreign { .. }), record.payload.to_vec());
+        kinds.extend(frame.records(frame.base()).map(kind));
+    }
     assert_eq!(kinds, [(0, false, b"ours".to_vec()), (1, true, b"\xff bytes".to_vec()), (2, false, b"ours again".to_vec())]);
     queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_another_version_stops_its_partition_and_no_other_and_is_never_passed() {
+    let kafka = RealKafka::shared().await;
+    let options = Options { partitions: 2, ..options(kafka.brokers(), kafka.prefix()) };
+    let queue = Kafka::open(&options).await.unwrap();
+    let mut partitions = queue.partitions();
+    let both = partitions.wait_for(|partitions| partitions.len() == 2).await.unwrap().clone();
+    let ticks = |index: usize| both[index].tick();
+    let stopped = usize::from(both[0].index() == 0);
+    assert_eq!((ticks(0).await.unwrap(), ticks(1).await.unwrap()), (0, 0));
+    queue.appender.put_with_header(&queue.topics.packets, 1, &[header::VERSION + 1, 0]).offset().await.unwrap();
+    assert_eq!((ticks(stopped).await.unwrap(), ticks(1 - stopped).await.unwrap()), (2, 1));
+    let mut other = both[1 - stopped].live(0);
+    let mut live = both[stopped].live(0);
+    while other.next().await.unwrap().end() < 2 {}
+    assert_eq!(live.next().await.unwrap().end(), 1);
+    let says = || queue.stalled().is_some_and(|Stalled(why)| why.contains("offset 1") && why.contains("format version 3"));
+    timeout(PATIENCE, async {
+        while !says() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it is reported");
+    let mut catch_up = both[stopped].reader(1);
+    tokio::select! {
+        frame = live.next() => panic!("{frame:?}"),
+        frame = catch_up.next() => panic!("{frame:?}"),
+        () = tokio::time::sleep(Duration::from_secs(2)) => {}
+    }
+    queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checkpoint_that_the_commit_names_is_loaded_whatever_else_was_written() {
+    let kafka = RealKafka::shared().await;
+    let queue = Kafka::open(&options(kafka.brokers(), kafka.prefix())).await.unwrap();
+    conformance::append(&queue, 0..9).await;
+    let partition = partition(&queue).await;
+    let first = partition.load().await.unwrap();
+    assert_eq!(first, crate::Saved::default());
+    // Before the first save, ownership is confirmed with a commit that names no checkpoint.
+    assert!(partition.confirm_ownership().await);
+    assert_eq!(partition.load().await.unwrap(), crate::Saved { watermark: Some(0), ..first });
+    partition.save(conformance::checkpoint(1), 3).await.unwrap();
+    // A process that was stopped for long writes a checkpoint, and its commit is refused.
+    let foreign = checkpoints::encode(b"of a zombie", 1);
+    queue.appender.put(&queue.topics.checkpoints, 0, "0", &foreign).offset().await.unwrap();
+    assert_eq!(partition.load().await.unwrap(), conformance::saved(1, 3));
+    assert!(partition.confirm_ownership().await);
+    assert_eq!(partition.load().await.unwrap(), conformance::saved(1, 3));
+    partition.reset(conformance::checkpoint(2), 0).await.unwrap();
+    assert_eq!(partition.load().await.unwrap(), conformance::saved(2, 0));
+    queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_holds_up_no_other_reader() {
+    let mock = MockCluster::new(1).unwrap();
+    let options = options(&mock.bootstrap_servers(), "t".to_owned());
+    let topics = Topics::new(&options.topic_prefix);
+    for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted] {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let queue = Kafka::connect(&Options { serves_partitions: false, ..options.clone() }).unwrap();
+    queue.unrouted().bury(&conformance::letter(0)).await.unwrap();
+    queue.dead_letters().bury(&conformance::letter(1)).await.unwrap();
+    mock.partition_leader(&topics.dead_letters, 0, None).unwrap();
+    let reads = CatchUp::start(&options).unwrap();
+    let (mut leaderless, unrouted) = (log_of(&queue, &topics.dead_letters, &reads).read_from(0), log_of(&queue, &topics.unrouted, &reads));
+    let others = async {
+        for _ in 0..20 {
+            assert_eq!(unrouted.read_from(0).read_on().await.unwrap().len(), 1);
+        }
+    };
+    // Each of them would take ten seconds, one behind the other.
+    tokio::select! {
+        frames = leaderless.read_on() => panic!("{frames:?}"),
+        done = timeout(PATIENCE, others) => done.expect("others are served meanwhile"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stands_at_the_end_is_told_so_again() {
+    let mock = MockCluster::new(1).unwrap();
+    let options = options(&mock.bootstrap_servers(), "t".to_owned());
+    let topics = Topics::new(&options.topic_prefix);
+    for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted] {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let queue = Kafka::connect(&Options { serves_partitions: false, ..options.clone() }).unwrap();
+    queue.unrouted().bury(&conformance::letter(0)).await.unwrap();
+    let mut reader = log_of(&queue, &topics.unrouted, &CatchUp::start(&options).unwrap()).read_from(0);
+    let ends = async {
+        let mut blocks = Vec::new();
+        for _ in 0..4 {
+            blocks.push(reader.read_on().await.unwrap().len());
+        }
+        blocks
+    };
+    let reported = async {
+        while queue.stalled().is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        blocks = ends => assert_eq!(blocks, [1, 0, 0, 0]),
+        () = reported => panic!("it waits for an end that was told before: {:?}", queue.stalled()),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

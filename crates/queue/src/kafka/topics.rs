@@ -1,4 +1,4 @@
-//! The topics: created as the promise needs them, and refused with advice where they are there and are not so.
+//! The topics (docs/kafka-topics.md): created with the settings that the promise needs; an existing one with other settings is refused with advice.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,10 +21,13 @@ use crate::{QueueError, metrics as names};
 /// How long Kafka may take to answer before it is asked again.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long packets outlive the time at which they become dead letters.
+/// How much longer Kafka keeps packets than they may wait before they become dead letters.
 const MARGIN: Duration = Duration::from_hours(24);
 
-/// Their names.
+/// How long a checkpoint stays in its topic after a later one was written. A commit names an older one only while the later one isn't committed.
+const CHECKPOINT_STAYS: Duration = Duration::from_hours(1);
+
+/// The names of the topics.
 #[derive(Debug, Clone)]
 pub(super) struct Topics {
     pub(super) packets: Arc<str>,
@@ -44,11 +47,11 @@ struct Wanted {
 /// How one of its settings must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Setting {
-    /// Just that.
+    /// It must have this value.
     Is(String),
-    /// A number, or more; -1 stands for no end.
+    /// It must be this number or more; -1 stands for no limit.
     AtLeast(u64),
-    /// Given when the topic is created; another value is the operator's choice.
+    /// Pushline creates the topic with this value; an operator may choose another one.
     Created(String),
 }
 
@@ -60,13 +63,18 @@ impl Topics {
 
     fn wanted(&self, options: &Options) -> [Wanted; 4] {
         use Setting::{AtLeast, Created, Is};
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        /// Kafka's longest time, in milliseconds.
+        const FOR_EVER: u128 = i64::MAX as u128;
+        let millis = |duration: Duration| u64::try_from(duration.as_millis().min(FOR_EVER)).expect("an i64 that isn't negative fits");
+        // Else the clock of a process that writes would decide when its records are deleted. Of packets it is the log time too.
+        let by_kafkas_clock = ("message.timestamp.type", Is("LogAppendTime".into()));
         let largest = AtLeast((options.largest_record + OVERHEAD).max(1 << 20) as u64);
         let letters = |name: &Arc<str>, bytes: u64| Wanted {
             name: Arc::clone(name),
             partitions: 1,
             settings: vec![
                 ("cleanup.policy", Is("delete".into())),
+                by_kafkas_clock.clone(),
                 ("max.message.bytes", largest.clone()),
                 ("retention.ms", AtLeast(millis(options.keep_dead_letters))),
                 ("retention.bytes", Created(bytes.to_string())),
@@ -78,9 +86,9 @@ impl Topics {
                 name: Arc::clone(&self.packets),
                 partitions: options.partitions,
                 settings: vec![
+                    // Compaction would delete records that show where a window ends.
                     ("cleanup.policy", Is("delete".into())),
-                    // Else a device's clock would say when its packets are deleted.
-                    ("message.timestamp.type", Is("LogAppendTime".into())),
+                    by_kafkas_clock.clone(),
                     ("retention.bytes", Is("-1".into())),
                     ("retention.ms", AtLeast(millis(options.max_age + MARGIN))),
                     ("max.message.bytes", largest.clone()),
@@ -92,6 +100,7 @@ impl Topics {
                 settings: vec![
                     ("cleanup.policy", Is("compact".into())),
                     ("max.message.bytes", AtLeast((CHECKPOINT_BYTES + OVERHEAD) as u64)),
+                    ("min.compaction.lag.ms", AtLeast(millis(CHECKPOINT_STAYS))),
                     ("segment.ms", Created("3600000".into())),
                 ],
             },
@@ -100,7 +109,7 @@ impl Topics {
         ]
     }
 
-    /// Creates those that are missing and checks the others. Kafka that is away is waited for.
+    /// Creates the topics that are missing and checks the others. Waits while Kafka is away.
     ///
     /// # Errors
     /// [`QueueError::Misfit`] with what would be right.
@@ -113,7 +122,7 @@ impl Topics {
             match self.try_ensure(&client, options).await {
                 Err(error) if error.is_passing() => {
                     if !std::mem::replace(&mut told, true) {
-                        warn!(%error, "Kafka doesn't answer for the topics: it is asked again until it does");
+                        warn!(%error, "can't check the topics while Kafka is away; trying again until it answers");
                     }
                     sleep(Duration::from_secs(1)).await;
                 }
@@ -155,7 +164,7 @@ impl Topics {
         Ok(())
     }
 
-    /// `acks=all` is as durable as the topic.
+    /// Warns of topics with few replicas: `acks=all` is only as durable as the topic.
     async fn warn_of_replication(&self, client: &Arc<AdminClient<Quiet>>, options: &Options, wanted: &[Wanted]) {
         let metadata = wait_for_metadata(client, &options.brokers).await;
         let weak = |name: &str| {
@@ -168,7 +177,7 @@ impl Topics {
                 any = true;
                 warn!(
                     topic = &*topic.name,
-                    replicas, "fewer than three replicas: what is acknowledged is only as durable as these brokers"
+                    replicas, "the topic has fewer than three replicas: an acknowledged packet is only as durable as these brokers"
                 );
             }
         }
@@ -177,7 +186,7 @@ impl Topics {
         let in_sync = found.ok().and_then(|found| found.into_iter().next()?.ok()?.get("min.insync.replicas")?.value.clone());
         if let Some(in_sync) = in_sync.filter(|in_sync| in_sync.parse::<u32>().is_ok_and(|in_sync| in_sync < 2)) {
             any = true;
-            warn!(topic = &*self.packets, in_sync, "min.insync.replicas is below two: one broker may acknowledge alone");
+            warn!(topic = &*self.packets, in_sync, "min.insync.replicas is below 2: a single broker may acknowledge a packet alone");
         }
         gauge!(names::WEAK_REPLICATION).set(f64::from(u8::from(any)));
     }
@@ -188,7 +197,7 @@ pub(super) fn partition_counts(metadata: &Metadata) -> HashMap<String, usize> {
     metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect()
 }
 
-/// Of all topics: asking for a single one could create it.
+/// The metadata of all topics: asking for a single one could create it.
 pub(super) fn ask_metadata<C: rdkafka::ClientContext>(client: &Client<C>) -> Result<Metadata, KafkaError> {
     client.fetch_metadata(None, ANSWER)
 }
@@ -200,7 +209,7 @@ async fn wait_for_metadata(client: &Arc<AdminClient<Quiet>>, brokers: &str) -> M
         match spawn_blocking(move || ask_metadata(asking.inner())).await {
             Ok(Ok(metadata)) => return metadata,
             Ok(Err(error)) if !std::mem::replace(&mut told, true) => {
-                warn!(brokers, %error, "Kafka doesn't answer ([queue.kafka] brokers): it is tried again until it does");
+                warn!(brokers, %error, "Kafka doesn't answer ([queue.kafka] brokers); trying again until it does");
             }
             _ => {}
         }
@@ -209,9 +218,11 @@ async fn wait_for_metadata(client: &Arc<AdminClient<Quiet>>, brokers: &str) -> M
 }
 
 async fn create(client: &AdminClient<Quiet>, topic: &Wanted, replication: usize) -> Result<(), QueueError> {
-    let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
+    let too_many = |_| QueueError::Misfit(format!("{} partitions are more than Kafka can have", topic.partitions));
+    let partitions = i32::try_from(topic.partitions).map_err(too_many)?;
+    let replication = i32::try_from(replication).expect("three replicas at most");
     let settings: Vec<(&str, String)> = topic.settings.iter().map(|(name, setting)| (*name, setting.value())).collect();
-    let mut new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(i32::try_from(replication).unwrap_or(1)));
+    let mut new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(replication));
     for (name, value) in &settings {
         new = new.set(name, value);
     }
@@ -221,7 +232,7 @@ async fn create(client: &AdminClient<Quiet>, topic: &Wanted, replication: usize)
     let options = AdminOptions::new().operation_timeout(Some(ANSWER)).request_timeout(Some(ANSWER));
     let created = client.create_topics([&new], &options).await.map_err(|error| QueueError::kafka("create the topics", &error))?;
     match created.into_iter().next() {
-        // Another process was faster.
+        // Another process has created it meanwhile.
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
         Some(Err((name, code))) => Err(refused("create topic", &name, code)),
         _ => {
@@ -231,7 +242,7 @@ async fn create(client: &AdminClient<Quiet>, topic: &Wanted, replication: usize)
     }
 }
 
-/// Brokers that come and go are waited for; anything else is for people.
+/// An error that Kafka gave for a topic: passing where brokers come and go, else one that an operator must mend.
 fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
     use RDKafkaErrorCode as Code;
     if matches!(
@@ -251,8 +262,9 @@ fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
 impl Wanted {
     fn check(&self, found: &ConfigResource) -> Result<(), QueueError> {
         for (name, setting) in &self.settings {
-            let value = found.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            if !setting.allows(&value) {
+            let value = found.get(name).and_then(|entry| entry.value.as_deref());
+            if !value.is_some_and(|value| setting.allows(value)) {
+                let value = value.unwrap_or("(not told by Kafka)");
                 return Err(QueueError::Misfit(format!(
                     "topic {} has {name}={value}, expected {}: kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {name}={}",
                     self.name,

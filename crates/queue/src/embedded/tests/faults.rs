@@ -6,7 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 use pushline_model::{DeadLetter, Offset, Timestamp};
 
-use super::{append, checkpoint, dead_letters, letter, options, partition, read_text};
+use super::{append, checkpoint, dead_letters, letter, number, options, partition, read_text};
 use crate::{
     Append, AppendError, Filter, Partition, Queue, Read,
     embedded::{
@@ -36,7 +36,12 @@ struct Disk {
     files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     /// The names that are durable.
     synced_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    /// Bytes that one write may have.
     free: Option<u64>,
+    /// Bytes that all writes from now on may have.
+    free_in_all: Option<u64>,
+    /// Syncs wait while the test holds this.
+    stall: Option<Arc<Stall>>,
     /// Writes and syncs that are still let through before the machine dies.
     fuse: Option<u64>,
     syncs_fail: bool,
@@ -63,6 +68,39 @@ struct OpenFile {
     content: Arc<Mutex<Content>>,
 }
 
+/// Makes syncs wait.
+#[derive(Debug, Default)]
+struct Stall {
+    /// How many syncs wait, and whether they needn't any more.
+    state: Mutex<(usize, bool)>,
+    released: Condvar,
+}
+
+/// Held by the test. Dropping it lets the syncs go on.
+pub(super) struct Hold(Arc<Stall>);
+
+impl Hold {
+    /// Whether a sync waits.
+    pub(super) fn is_reached(&self) -> bool {
+        lock(&self.0.state).0 > 0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        lock(&self.0.state).1 = true;
+        self.0.released.notify_all();
+    }
+}
+
+impl Stall {
+    fn wait(&self) {
+        let mut state = lock(&self.state);
+        state.0 += 1;
+        drop(self.released.wait_while(state, |(_, is_over)| !*is_over).unwrap());
+    }
+}
+
 impl FaultyFileSystem {
     pub(super) fn new() -> Self {
         Self::default()
@@ -70,6 +108,18 @@ impl FaultyFileSystem {
 
     pub(super) fn set_free(&self, bytes: u64) {
         lock(&self.0).free = Some(bytes);
+    }
+
+    /// From now on that many bytes can be written.
+    pub(super) fn set_free_in_all(&self, bytes: u64) {
+        lock(&self.0).free_in_all = Some(bytes);
+    }
+
+    /// Syncs wait from now on, until what is returned is dropped.
+    pub(super) fn stall_syncs(&self) -> Hold {
+        let stall = Arc::new(Stall::default());
+        lock(&self.0).stall = Some(Arc::clone(&stall));
+        Hold(stall)
     }
 
     pub(super) fn fail_syncs(&self, fail: bool) {
@@ -216,8 +266,11 @@ impl File for OpenFile {
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         self.disk.operation()?;
-        let free = lock(&self.disk.0).free.unwrap_or(u64::MAX);
+        let mut disk = lock(&self.disk.0);
+        let free = disk.free.unwrap_or(u64::MAX).min(disk.free_in_all.unwrap_or(u64::MAX));
         let fits = usize::try_from(free).unwrap_or(usize::MAX).min(bytes.len());
+        disk.free_in_all = disk.free_in_all.map(|free| free - fits as u64);
+        drop(disk);
         let mut content = lock(&self.content);
         content.change(Change::Write(position, bytes[..fits].to_vec()));
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -231,6 +284,8 @@ impl File for OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.operation()?;
+        let stall = lock(&self.disk.0).stall.clone();
+        stall.iter().for_each(|stall| stall.wait());
         if lock(&self.disk.0).syncs_fail {
             return Err(io::Error::other("input/output error"));
         }
@@ -314,7 +369,7 @@ async fn schedule(steps: Vec<Step>) {
             }
             Step::Save if end > 0 => {
                 watermark = watermark.max(end / 2);
-                partition(&queue).save(&checkpoint(end), watermark).await.unwrap();
+                partition(&queue).save(checkpoint(end), watermark).await.unwrap();
                 saved = Some(end);
             }
             Step::Save => {}
@@ -331,7 +386,7 @@ async fn schedule(steps: Vec<Step>) {
                         break;
                     }
                     acknowledged = number + 1;
-                    if number % 7 == 0 && partition(&queue).save(&checkpoint(number + 1), watermark).await.is_ok() {
+                    if number % 7 == 0 && partition(&queue).save(checkpoint(number + 1), watermark).await.is_ok() {
                         saved = Some(number + 1);
                     }
                     buried += u64::from(bury(&queue).await.is_ok());
@@ -347,7 +402,7 @@ async fn schedule(steps: Vec<Step>) {
         let found = read_text(&mut *partition(&queue).reader(bounds.start), bounds.start, bounds.end).await;
         assert_eq!(found, bounds.clone().map(|number| number.to_string()).collect::<Vec<_>>());
         let loaded = partition(&queue).load().await.unwrap();
-        let head = loaded.checkpoint.map(|checkpoint| checkpoint.head);
+        let head = number(&loaded);
         assert!(head >= saved, "checkpoint {head:?} is older than {saved:?}");
         acknowledged = acknowledged.max(bounds.end);
         let kept = dead_letters(&queue).range();

@@ -1,13 +1,15 @@
 //! The embedded queue: the contract, and its storage at its edges on a file system that plays faults.
 
 mod faults;
+mod log_time;
+mod retention;
 mod spoiled;
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     task::{Context, Wake},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
@@ -18,8 +20,8 @@ use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
     AppendError, Filter, FrameBuilder,
-    conformance::{self, append, checkpoint, letter, read_text},
-    frame::tests::record,
+    conformance::{self, append, checkpoint, letter, number, read_text, saved},
+    frame::{HEADER, tests::record},
 };
 
 fn options(dir: &Path) -> Options {
@@ -31,11 +33,56 @@ fn partition(queue: &Embedded) -> Arc<OnePartition> {
 }
 
 fn dead_letters(queue: &Embedded) -> Arc<Log> {
-    Arc::clone(&lock(&queue.committers).0[1].0)
+    Arc::clone(&lock(&queue.committers).threads[1].0)
 }
 
 fn open(dir: &Path) -> Embedded {
     Embedded::open(&options(dir)).unwrap()
+}
+
+/// Ends the queue as kill -9 does: the ends of its logs aren't saved.
+fn kill(queue: Embedded) {
+    queue.failure.note(&QueueError::Closed);
+    drop(queue);
+}
+
+/// Clocks that only a test moves.
+#[derive(Debug)]
+struct ManualClock {
+    wall: AtomicU64,
+    /// In milliseconds.
+    monotonic: AtomicU64,
+}
+
+impl ManualClock {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { wall: AtomicU64::new(Timestamp::of(SystemTime::now()).0), monotonic: AtomicU64::new(7) })
+    }
+
+    /// The process and its wall clock go on.
+    fn pass(&self, time: Duration) {
+        self.monotonic.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+        self.set_wall(self.wall().plus(time));
+    }
+
+    /// The wall clock steps.
+    fn set_wall(&self, time: Timestamp) {
+        self.wall.store(time.0, Ordering::Relaxed);
+    }
+
+    fn open(self: &Arc<Self>, disk: &FaultyFileSystem, options: &Options) -> Embedded {
+        Embedded::open_with(&(Arc::new(disk.clone()) as Arc<dyn FileSystem>), &(Arc::clone(self) as Arc<dyn Clock>), options).unwrap()
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.wall.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.monotonic.load(Ordering::Relaxed))
+    }
 }
 
 #[tokio::test]
@@ -71,11 +118,11 @@ async fn segments_below_the_watermark_are_deleted_whole_and_old_records_are_read
     let partition = partition(&queue);
     assert_eq!(partition.log.range(), 0..20_000);
     assert_eq!(read_text(&mut *partition.reader(0), 0, 20_000).await.len(), 20_000);
-    partition.save(&checkpoint(20_000), 10_000).await.unwrap();
+    partition.save(checkpoint(20_000), 10_000).await.unwrap();
     let start = partition.log.range().start;
     assert!((9_000..=10_000).contains(&start), "{start}");
     assert_eq!(read_text(&mut *partition.reader(start), start, 20_000).await.len() as u64, 20_000 - start);
-    partition.save(&checkpoint(20_000), 20_000).await.unwrap();
+    partition.save(checkpoint(20_000), 20_000).await.unwrap();
     assert!(partition.log.range().start >= 19_500);
     let files = std::fs::read_dir(dir.path().join("packets")).unwrap().count();
     assert_eq!(files, 1);
@@ -89,77 +136,10 @@ async fn a_reader_below_the_start_stands_for_the_start() {
         append(&queue, round * 100..(round + 1) * 100).await;
     }
     let partition = partition(&queue);
-    partition.save(&checkpoint(5000), 4000).await.unwrap();
+    partition.save(checkpoint(5000), 4000).await.unwrap();
     let start = partition.log.range().start;
     let frame = partition.reader(0).next().await.unwrap();
     assert!(start > 0 && frame.base() >= start && frame.base() <= 4000, "{start} {}", frame.base());
-}
-
-#[tokio::test]
-async fn dead_letters_are_kept_within_their_size_and_the_oldest_go_first() {
-    let dir = TempDir::new().unwrap();
-    let queue = Embedded::open(&Options { dead_letters_max_bytes: 4 << 20, ..options(dir.path()) }).unwrap();
-    let large = |number| DeadLetter { time: Timestamp::of(std::time::SystemTime::now()), response: vec![7; 100_000], ..letter(number) };
-    for number in 0..100 {
-        queue.dead_letters().bury(&large(number)).await.unwrap();
-    }
-    queue.unrouted().bury(&large(100)).await.unwrap();
-    let within = || dead_letters(&queue).bytes() <= 5 << 20;
-    until(within).await;
-    let found = queue.dead_letters().list(&Filter::default(), 0, 1000).await.unwrap().found;
-    assert_eq!(found.last().unwrap().offset, 99);
-    assert!((30..55).contains(&found.len()), "{}", found.len());
-    assert_eq!(queue.unrouted().list(&Filter::default(), 0, 10).await.unwrap().found.len(), 1);
-}
-
-#[tokio::test]
-async fn dead_letters_that_are_too_old_go_however_few_they_are() {
-    let dir = TempDir::new().unwrap();
-    let now = Timestamp::of(std::time::SystemTime::now());
-    let hours_ago = |hours| DeadLetter { time: now.minus(Duration::from_hours(hours)), ..letter(hours) };
-    let open = |hours| Embedded::open(&Options { keep_dead_letters: Duration::from_hours(hours), ..options(dir.path()) }).unwrap();
-    let queue = open(14 * 24);
-    for age in [24, 12] {
-        queue.dead_letters().bury(&hours_ago(age)).await.unwrap();
-    }
-    drop(queue);
-    // A segment begins though nothing comes, and the one before stays for its younger one.
-    let queue = open(16);
-    until(|| dead_letters(&queue).oldest().is_some()).await;
-    assert_eq!(dead_letters(&queue).range(), 0..2);
-    queue.dead_letters().bury(&hours_ago(1)).await.unwrap();
-    drop(queue);
-    let queue = open(11);
-    until(|| dead_letters(&queue).range().start > 0).await;
-    let found = queue.dead_letters().list(&Filter::default(), 0, 10).await.unwrap().found;
-    assert_eq!(found.into_iter().map(|found| found.letter).collect::<Vec<_>>(), [hours_ago(1)]);
-}
-
-#[tokio::test]
-async fn dead_letters_that_are_too_old_go_though_there_is_no_room_to_begin_a_segment() {
-    const KEEP: Duration = Duration::from_hours(16);
-    let disk = FaultyFileSystem::new();
-    let options = Options { keep_dead_letters: KEEP, ..options(Path::new("/q")) };
-    let open = || Embedded::open_on(&(Arc::new(disk.clone()) as Arc<dyn FileSystem>), &options);
-    let queue = open().unwrap();
-    let log = dead_letters(&queue);
-    let bury = async |age| {
-        let time = Timestamp::of(std::time::SystemTime::now()).minus(age);
-        queue.dead_letters().bury(&DeadLetter { time, ..letter(1) }).await.unwrap();
-    };
-    bury(KEEP - Duration::from_secs(3)).await;
-    until(|| log.oldest().is_some()).await;
-    // A second later a segment shall begin and can't, and two seconds after that the first letter is too old.
-    bury(KEEP / 8 - Duration::from_secs(1)).await;
-    disk.set_free(0);
-    until(|| log.range().start == 1).await;
-    disk.set_free(1 << 30);
-    bury(Duration::ZERO).await;
-    assert_eq!(log.range(), 1..3);
-    // Nothing of the segment that couldn't begin lies in the middle.
-    queue.close().await;
-    drop((log, queue));
-    assert_eq!(dead_letters(&open().unwrap()).range(), 1..3);
 }
 
 #[derive(Default)]
@@ -173,23 +153,24 @@ impl Wake for Woken {
 
 #[tokio::test]
 async fn a_reader_rests_where_all_was_deleted_before_an_empty_segment() {
-    let dir = TempDir::new().unwrap();
-    let queue = Embedded::open(&Options { keep_dead_letters: Duration::from_hours(16), ..options(dir.path()) }).unwrap();
-    let (log, time) = (dead_letters(&queue), Timestamp::of(std::time::SystemTime::now()).minus(Duration::from_hours(12)));
-    queue.dead_letters().bury(&DeadLetter { time, ..letter(0) }).await.unwrap();
+    let (disk, clock) = (FaultyFileSystem::new(), ManualClock::new());
+    let queue = clock.open(&disk, &Options { keep_dead_letters: Duration::from_hours(16), ..options(Path::new("/q")) });
+    let log = dead_letters(&queue);
+    queue.dead_letters().bury(&letter(0)).await.unwrap();
+    clock.pass(Duration::from_hours(12));
     until(|| log.oldest().is_some()).await;
-    log.forget_below(1).unwrap();
+    log.delete_below(1).unwrap();
     assert_eq!(log.range(), 1..1);
     let (woken, mut reader) = (Arc::new(Woken::default()), log.reader(0));
     let mut next = reader.next();
     assert!(next.as_mut().poll(&mut Context::from_waker(&Arc::clone(&woken).into())).is_pending());
-    tokio::task::yield_now().await; // wakes who has used up its turn
+    tokio::task::yield_now().await; // wakes a task that has used up its budget
     assert!(!woken.0.load(Ordering::Relaxed), "it looks again and again");
     queue.dead_letters().bury(&letter(1)).await.unwrap();
     assert_eq!(next.await.unwrap().base(), 1);
 }
 
-/// Waits for what another thread does.
+/// Waits until another thread has done it.
 async fn until(condition: impl Fn() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !condition() {
@@ -201,13 +182,21 @@ async fn until(condition: impl Fn() -> bool) {
 
 // --- flipped bits, torn tails, versions
 
-/// Three commits, so that each but the last is named durable by a later one.
+/// Three commits, so that each but the last is named durable by a later one; then the process is killed.
 async fn three_commits(dir: &Path) {
     let queue = open(dir);
     for number in 0..3 {
         append(&queue, number..number + 1).await;
     }
-    queue.close().await;
+    kill(queue);
+}
+
+/// Opens it, looks at it, and leaves no trace of a clean stop.
+fn range_of(dir: &Path) -> Range<Offset> {
+    let queue = open(dir);
+    let range = partition(&queue).log.range();
+    kill(queue);
+    range
 }
 
 fn last_segment(dir: &Path) -> std::path::PathBuf {
@@ -231,6 +220,7 @@ async fn a_flipped_bit_in_any_byte_is_refused_or_only_ever_cuts_the_torn_tail() 
             Ok(queue) => {
                 assert!(in_last_frame, "byte {at} was durable");
                 assert_eq!(queue.partition.log.range(), 0..2);
+                kill(queue);
             }
             Err(error) => {
                 assert!(!in_last_frame, "byte {at}: {error}");
@@ -246,9 +236,8 @@ async fn what_checkpoint_names_durable_is_no_torn_tail() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     append(&queue, 0..3).await;
-    partition(&queue).save(&checkpoint(3), 0).await.unwrap();
-    queue.close().await;
-    drop(queue);
+    partition(&queue).save(checkpoint(3), 0).await.unwrap();
+    kill(queue);
     let path = last_segment(dir.path());
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
@@ -266,10 +255,9 @@ async fn what_a_device_makes_look_like_a_frame_is_no_reason_to_refuse_a_torn_tai
     append(&queue, 0..3).await;
     let mut forged = FrameBuilder::default();
     forged.push(&record("o/g", b"forged"));
-    let payload = [forged.seal(1 << 32, 1 << 32).bytes(), &b"!"[..]].concat();
+    let payload = [forged.seal(1 << 32, 1 << 32, Timestamp(7)).bytes(), &b"!"[..]].concat();
     queue.append(&[record("o/g", &payload)]).await.unwrap();
-    queue.close().await;
-    drop(queue);
+    kill(queue);
     let path = last_segment(dir.path());
     let bytes = std::fs::read(&path).unwrap();
     // Torn in its last byte, behind what looks like a frame.
@@ -286,11 +274,11 @@ async fn a_torn_tail_of_any_length_is_cut() {
     let frame = (whole.len() - 32) / 3;
     for cut in 1..frame {
         std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
-        assert_eq!(partition(&open(dir.path())).log.range(), 0..2);
+        assert_eq!(range_of(dir.path()), 0..2);
     }
     let zeros = [&whole[..], &[0; 5000]].concat();
     std::fs::write(&path, zeros).unwrap();
-    assert_eq!(partition(&open(dir.path())).log.range(), 0..3);
+    assert_eq!(range_of(dir.path()), 0..3);
 }
 
 #[tokio::test]
@@ -300,7 +288,7 @@ async fn a_missing_segment_is_noticed() {
     for round in 0..50 {
         append(&queue, round * 100..(round + 1) * 100).await;
     }
-    partition(&queue).save(&checkpoint(100), 0).await.unwrap();
+    partition(&queue).save(checkpoint(100), 0).await.unwrap();
     queue.close().await;
     drop(queue);
     let mut paths: Vec<_> = std::fs::read_dir(dir.path().join("packets")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -308,10 +296,7 @@ async fn a_missing_segment_is_noticed() {
     for missing in [&paths[0], &paths[2], paths.last().unwrap()] {
         let bytes = std::fs::read(missing).unwrap();
         std::fs::remove_file(missing).unwrap();
-        // Of the last segment nothing but its own frames knew, and checkpoint only names what it had passed.
-        if missing != paths.last().unwrap() {
-            assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })), "{missing:?}");
-        }
+        assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })), "{missing:?}");
         std::fs::write(missing, bytes).unwrap();
     }
     // All of them, as when a disk isn't mounted: nothing begins anew in their place, and with them all is there.
@@ -330,11 +315,10 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     append(&queue, 0..9).await;
-    for head in 1..4 {
-        partition(&queue).save(&checkpoint(head), 0).await.unwrap();
+    for number in 1..4 {
+        partition(&queue).save(checkpoint(number), 0).await.unwrap();
     }
-    queue.close().await;
-    drop(queue);
+    kill(queue);
     let spoil = |name: &str| {
         let path = dir.path().join(name);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -342,21 +326,49 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
         std::fs::write(path, bytes).unwrap();
     };
     spoil("checkpoint.b");
-    assert_eq!(partition(&open(dir.path())).load().await.unwrap().checkpoint, Some(checkpoint(2)));
+    let queue = open(dir.path());
+    assert_eq!(partition(&queue).load().await.unwrap(), saved(2, 0));
+    kill(queue);
     spoil("checkpoint.a");
     assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })));
 }
 
 #[tokio::test]
-async fn a_later_version_is_refused() {
+async fn another_version_is_refused_with_advice_and_is_no_corruption() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path()).await;
     let path = last_segment(dir.path());
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[8] = 2;
-    std::fs::write(&path, &bytes).unwrap();
-    let error = Embedded::open(&options(dir.path())).unwrap_err();
-    assert!(matches!(error, QueueError::Version { found: 2, known: 1, .. }), "{error}");
+    let whole = std::fs::read(&path).unwrap();
+    for (version, begin, advice) in [(1, 16, "move"), (3, 8, "or a later one")] {
+        let mut bytes = whole.clone();
+        bytes[8] = version;
+        // Version 1 left its number out of the check sum.
+        let sum = [&bytes[begin..12.max(begin)], &bytes[16..32]].concat();
+        let crc = crc32c::crc32c(&sum);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Embedded::open(&options(dir.path())).unwrap_err();
+        assert!(matches!(error, QueueError::Version { found, known: 2, .. } if found == u32::from(version)), "{error}");
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_that_were_moved_away_are_gone_and_their_numbers_go_on() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    append(&queue, 0..1).await;
+    for number in 0..3 {
+        queue.dead_letters().bury(&letter(number)).await.unwrap();
+    }
+    queue.close().await;
+    drop(queue);
+    std::fs::rename(dir.path().join("dead-letters"), dir.path().join("elsewhere")).unwrap();
+    let queue = open(dir.path());
+    assert_eq!((dead_letters(&queue).range(), partition(&queue).log.range()), (3..3, 0..1));
+    queue.dead_letters().bury(&letter(9)).await.unwrap();
+    let found = queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found;
+    assert_eq!(found.into_iter().map(|found| found.offset).collect::<Vec<_>>(), [3]);
 }
 
 // --- a full disk, a failing disk

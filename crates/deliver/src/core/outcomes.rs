@@ -1,0 +1,133 @@
+//! Outcomes (docs/delivery.md, Outcomes): what follows when an attempt ends. The message settles, waits for its next attempt, or becomes a dead letter; its
+//! webhook's breaker opens or closes.
+//!
+//! An attempt ends under the definition that it began with.
+
+use std::{cmp::Reverse, sync::Arc, time::Instant};
+
+use pushline_model::{Attempt, Cause, Outcome};
+
+use super::{
+    AttemptEnded, Core, Effects, LaneKey, MessageKey, Now,
+    message::{Message, Prepared, State},
+    take_due,
+};
+use crate::{
+    budgets::Budgets,
+    outcome::{Next, what_next},
+    webhooks::WebhookHandle,
+};
+
+/// How an attempt ended.
+struct End {
+    outcome: Outcome,
+    attempt: Attempt,
+    jitter: f64,
+}
+
+impl Core {
+    pub(super) fn attempt_ended(&mut self, ended: AttemptEnded, now: Now, effects: &mut Effects) {
+        // The permit ends when this returns: a pause begins before, so no other attempt slips in between.
+        let AttemptEnded { key, permit: _permit, outcome, attempt, jitter } = ended;
+        self.saving.changed = true;
+        let Some(message) = self.lanes.get_mut(key.lane).and_then(|lane| lane.message(key.first)) else { return };
+        match std::mem::replace(&mut message.state, State::Evicted) {
+            State::InFlight { prepared, handle } => {
+                self.ended(key, prepared, &handle, End { outcome, attempt, jitter }, now, effects);
+                // Lanes of an unresponsive webhook begin again one after the other, without a record that tells of it.
+                self.catch_up.wanted |= handle.is_unresponsive();
+            }
+            // It became a dead letter meanwhile, since the log has no space for it: the outcome is discarded.
+            other => message.state = other,
+        }
+    }
+
+    fn ended(&mut self, key: MessageKey, prepared: Prepared, handle: &Arc<WebhookHandle>, end: End, now: Now, effects: &mut Effects) {
+        let End { outcome, attempt, jitter } = end;
+        let message = self.lanes[key.lane].message(key.first).expect("it was just there");
+        if !outcome.is_local() {
+            message.attempts.push(attempt);
+        }
+        let attempts = u32::try_from(message.attempts.len()).expect("a webhook has at most 100 retries");
+        let next = what_next(&handle.webhook, attempts, &outcome, jitter);
+        let is_answered = outcome.answered();
+        if is_answered {
+            handle.budgets.answered();
+        }
+        match next {
+            Next::Settled => {
+                drop(prepared);
+                effects.delivered += self.settle(key);
+            }
+            Next::DeadLetter(cause) => {
+                let batch = self.dead_letter_ended(key, prepared, handle, (cause, outcome), now);
+                effects.dead_letters.push(batch);
+            }
+            Next::Again { after } => self.again(key, prepared, handle, is_answered, now.monotonic + after),
+            // This machine couldn't make the attempt: the message keeps its body and waits, and nothing else changes.
+            Next::Later { after } => self.again(key, prepared, handle, true, now.monotonic + after),
+        }
+        if !is_answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
+            self.open_breaker(handle, key.lane);
+        }
+    }
+
+    /// `keeps_body`: also beside another message of the webhook that waits for its next attempt.
+    fn again(&mut self, key: MessageKey, prepared: Prepared, handle: &Arc<WebhookHandle>, keeps_body: bool, at: Instant) {
+        let is_current = self.lanes[key.lane].intake.handle().is_some_and(|current| Arc::ptr_eq(current, handle));
+        if is_current && (keeps_body || !handle.budgets.breaker.is_pausing()) {
+            self.pause(key, prepared, handle, at);
+        } else {
+            // It goes out again under the new definition; or, after no response, another message of the webhook keeps its body and waits.
+            drop(prepared);
+            self.evict(key.lane);
+        }
+        self.catch_up.wanted = true;
+    }
+
+    fn pause(&mut self, key: MessageKey, prepared: Prepared, handle: &WebhookHandle, until: Instant) {
+        let message = self.lanes[key.lane].message(key.first).expect("its attempt has just ended");
+        message.state = State::Pausing { prepared, until, _pause: handle.budgets.breaker.pause() };
+        self.pauses.push(Reverse((until, key.lane, key.first)));
+    }
+
+    /// Messages whose pause is over may be sent again.
+    pub(super) fn end_pauses(&mut self, now: Instant) {
+        while let Some((at, lane, first)) = take_due(&mut self.pauses, |(at, ..)| *at <= now) {
+            let is_due = |message: &&mut Message| matches!(message.state, State::Pausing { until, .. } if until == at);
+            if self.lanes.get_mut(lane).and_then(|lane| lane.message(first)).filter(is_due).is_some() {
+                self.line_up_again(lane, first);
+            }
+        }
+    }
+
+    /// A webhook that gave no response keeps what is active, and everything else of it is evicted.
+    fn open_breaker(&mut self, handle: &Arc<WebhookHandle>, key: LaneKey) {
+        match handle.budgets.breaker.open() {
+            Some(opening) => {
+                // Where another breaker opened meanwhile, the next event looks for both.
+                self.openings += u64::from(opening == self.openings + 1);
+                self.evict_of(handle);
+            }
+            None => self.evict(key),
+        }
+    }
+
+    fn evict_of(&mut self, handle: &Arc<WebhookHandle>) {
+        let its = |lane: &super::lane::Lane| lane.intake.handle().is_some_and(|other| Arc::ptr_eq(other, handle));
+        let keys: Vec<LaneKey> = self.lanes.iter().filter(|(_, lane)| its(lane)).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.evict(key));
+    }
+
+    /// Another partition's core may have opened breakers: what this one holds of those webhooks and isn't active is evicted, once.
+    pub(super) fn evict_of_unresponsive(&mut self, budgets: &Budgets) {
+        let openings = budgets.openings();
+        if openings == self.openings {
+            return;
+        }
+        let since = std::mem::replace(&mut self.openings, openings);
+        let webhooks = Arc::clone(&self.webhooks);
+        webhooks.opened_after(since).for_each(|handle| self.evict_of(handle));
+        self.catch_up.wanted = true;
+    }
+}

@@ -1,0 +1,75 @@
+//! What the core tells operators, as log lines and counts.
+
+use tracing::{error, info, warn};
+
+use super::{Task, now};
+use crate::core::{Excuse, Notice};
+
+impl Task {
+    pub(super) fn tell(&mut self) {
+        let partition = self.partition.index();
+        self.metrics.settled(std::mem::take(&mut self.effects.delivered));
+        self.metrics.more_at_start(partition, std::mem::take(&mut self.effects.more_at_start));
+        if std::mem::take(&mut self.effects.report) {
+            let now = now();
+            self.metrics.report(&self.core.status(now), now);
+        }
+        for notice in self.effects.notices.drain(..) {
+            match notice {
+                Notice::Expiring { overflow } => warn!(
+                    partition,
+                    overflow,
+                    "the oldest packets wait longer than backlog.max_age, or take more space than queue.max_bytes: they become dead letters"
+                ),
+                Notice::NoneExpires => info!(partition, "no packets expire any more"),
+                Notice::SavesPostponed { why } => {
+                    warn!(
+                        partition,
+                        error = why,
+                        "checkpoints can't be saved: after a crash, messages that have settled since are sent again"
+                    );
+                }
+                Notice::SavesResumed => info!(partition, "checkpoints are saved again"),
+                Notice::TicksRefused { why } => {
+                    error!(
+                        partition,
+                        error = why,
+                        "the log refuses ticks: messages of quiet groups wait for the next packet of the partition; allow deliver to write to the packets topic"
+                    );
+                    self.context.refused_ticks.refused(partition, why);
+                }
+                Notice::TicksResumed => {
+                    info!(partition, "the log accepts ticks again");
+                    self.context.refused_ticks.resumed(partition);
+                }
+                Notice::Excused { reason, messages } => {
+                    excused(partition, reason, messages);
+                    self.metrics.excused(reason, messages);
+                }
+                Notice::AttemptsCutOff => {
+                    info!(
+                        partition,
+                        "the time for attempts in flight is over: they are aborted, and their messages are sent again by the next owner"
+                    );
+                }
+                Notice::LastSaveCutOff => {
+                    warn!(
+                        partition,
+                        "the last checkpoint couldn't be saved in time: messages that have settled since the one before are sent again"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Tells that records may come under a second id, and why.
+pub(super) fn excused(partition: u32, reason: Excuse, messages: u64) {
+    let why = match reason {
+        Excuse::Checkpoint => "the checkpoint is missing, unreadable, or not the one that belongs to the watermark",
+        Excuse::AnotherLog => "the log isn't the one that the checkpoint speaks of",
+        Excuse::CutRules => "the rules by which the webhook's messages are cut changed around a crash",
+        Excuse::ReplayWithoutId => "a dead letter without an id was replayed, and may have been sent before",
+    };
+    warn!(partition, messages, reason = reason.name(), "packets may be sent under a second webhook-id: {why}");
+}
