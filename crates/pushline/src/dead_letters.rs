@@ -174,7 +174,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 fn lines(found: &Found) -> impl Iterator<Item = Line> {
-    let letter = &found.letter;
+    let letter = &found.dead_letter;
     let (org, group) = letter.group.split_once('/').unwrap_or((&letter.group, ""));
     letter.packets.iter().enumerate().map(move |(index, packet)| Line {
         time: letter.time.to_string(),

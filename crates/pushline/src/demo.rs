@@ -126,7 +126,7 @@ async fn play(running: &Running, mqtt: SocketAddr, accepted: &Mutex<Accepted>, a
 /// How many packets are dead letters.
 async fn dead_letters(running: &Running) -> anyhow::Result<usize> {
     let page = running.queue().dead_letters().list(&Filter::default(), 0, usize::MAX).await?;
-    Ok(page.found.iter().map(|found| found.letter.packets.len()).sum())
+    Ok(page.found.iter().map(|found| found.dead_letter.packets.len()).sum())
 }
 
 fn configuration(folder: &Path, receivers: &[Receiver]) -> anyhow::Result<Config> {

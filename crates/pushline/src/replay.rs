@@ -109,7 +109,7 @@ async fn replay(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, found: 
     let mut replayed = Replayed::default();
     let (mut offsets, mut messages) = (Vec::new(), Vec::new());
     let (registry, topics) = (routing.registry.load_full(), routing.topics.load_full());
-    for Found { offset, letter, replayed: already } in found {
+    for Found { offset, dead_letter: letter, replayed: already } in found {
         if already {
             replayed.already += 1;
             continue;
@@ -233,7 +233,7 @@ mod tests {
     async fn what_was_appended_is_marked_though_whoever_asked_went_away() {
         let queue = Arc::new(Slow { kept: Memory::new(), waiting: Mutex::default() });
         let log = queue.dead_letters();
-        log.bury(&letter()).await.unwrap();
+        log.append(&letter()).await.unwrap();
         let routing = Routing { registry: Arc::default(), topics: Arc::default() };
         let replays = Replays::new(Arc::clone(&queue) as Arc<dyn Queue>, routing);
 

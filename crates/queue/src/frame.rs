@@ -255,7 +255,7 @@ impl FrameBuilder {
         self.count > 0 && self.bytes.len() + encoded_len(record) > HEADER + FRAME_MAX
     }
 
-    /// Adds a record that [`fits`].
+    /// Adds a record that `fits`.
     pub fn push(&mut self, record: &Record<'_>) {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);

@@ -66,7 +66,7 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
     let (failed, mut arrivals, _receiver) = two_dead_letters(dir.path()).await;
     // What is on the disk after a crash in between: the replay's record, durable, and no mark.
     let queue = Embedded::open(&Options { min_free: 0, ..Options::new(dir.path().join("pushline-data")) }).unwrap();
-    let letter = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.remove(0).letter;
+    let letter = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.remove(0).dead_letter;
     let payload = Replay::new(&letter).encode();
     queue.append(&[Record { group: &letter.group, at: letter.time, kind: Kind::Replay, payload: &payload }]).await.unwrap();
     queue.close().await;

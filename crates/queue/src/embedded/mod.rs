@@ -43,8 +43,8 @@ use self::{
     recovery::{Known, recover},
 };
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
-    failure::Failure,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved,
+    SavedCheckpoint, Stalled, failure::Failure,
 };
 
 /// How to keep the queue.
@@ -160,6 +160,12 @@ impl Embedded {
         let known = Known { durable_end: ends[0].durable_end, needed_from: saved.watermark.unwrap_or(0), may_be_absent: false };
         let windows = |last: Timestamp| LogClock::for_windows(clock, last);
         let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
+        let saved = if envelope.is_none() && saved.checkpoint == SavedCheckpoint::None && packets.range().start > 0 {
+            let reason = format!("{} has no checkpoint file, though packets were deleted as settled", dir.display());
+            Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
+        } else {
+            saved
+        };
         let mut dead_letters = |name, max_bytes, end: LogEnd| {
             let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };
             // The last save may be younger than the last record.

@@ -166,8 +166,8 @@ async fn a_partition_without_a_leader_holds_up_no_other_reader() {
         mock.create_topic(topic, 1, 1).unwrap();
     }
     let queue = Kafka::connect(&Options { serves_partitions: false, ..options.clone() }).unwrap();
-    queue.unrouted().bury(&conformance::letter(0)).await.unwrap();
-    queue.dead_letters().bury(&conformance::letter(1)).await.unwrap();
+    queue.unrouted().append(&conformance::letter(0)).await.unwrap();
+    queue.dead_letters().append(&conformance::letter(1)).await.unwrap();
     mock.partition_leader(&topics.dead_letters, 0, None).unwrap();
     let reads = CatchUp::start(&options).unwrap();
     let (mut leaderless, unrouted) = (log_of(&queue, &topics.dead_letters, &reads).read_from(0), log_of(&queue, &topics.unrouted, &reads));
@@ -192,7 +192,7 @@ async fn a_reader_that_stands_at_the_end_is_told_so_again() {
         mock.create_topic(topic, 1, 1).unwrap();
     }
     let queue = Kafka::connect(&Options { serves_partitions: false, ..options.clone() }).unwrap();
-    queue.unrouted().bury(&conformance::letter(0)).await.unwrap();
+    queue.unrouted().append(&conformance::letter(0)).await.unwrap();
     let mut reader = log_of(&queue, &topics.unrouted, &CatchUp::start(&options).unwrap()).read_from(0);
     let ends = async {
         let mut blocks = Vec::new();

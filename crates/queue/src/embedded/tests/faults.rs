@@ -340,7 +340,7 @@ fn open_forgetful(disk: &FaultyFileSystem) -> Embedded {
 }
 
 async fn bury(queue: &Embedded) -> Result<(), AppendError> {
-    queue.dead_letters().bury(&DeadLetter { time: Timestamp::of(SystemTime::now()), ..letter(0) }).await
+    queue.dead_letters().append(&DeadLetter { time: Timestamp::of(SystemTime::now()), ..letter(0) }).await
 }
 
 async fn schedule(steps: Vec<Step>) {
@@ -409,6 +409,6 @@ async fn schedule(steps: Vec<Step>) {
         assert!(kept.end >= buried, "{kept:?} {buried}");
         buried = kept.end;
         let page = queue.dead_letters().list(&Filter::default(), 0, 100).await.unwrap();
-        assert!(page.found.iter().all(|found| found.letter == DeadLetter { time: found.letter.time, ..letter(0) }));
+        assert!(page.found.iter().all(|found| found.dead_letter == DeadLetter { time: found.dead_letter.time, ..letter(0) }));
     }
 }

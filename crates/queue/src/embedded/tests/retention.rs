@@ -9,13 +9,13 @@ fn keep(keep: Duration) -> Options {
 }
 
 async fn bury(queue: &Embedded, number: u64) {
-    queue.dead_letters().bury(&letter(number)).await.unwrap();
+    queue.dead_letters().append(&letter(number)).await.unwrap();
 }
 
 /// The numbers of those that are kept.
 async fn kept(queue: &Embedded) -> Vec<u64> {
     let found = queue.dead_letters().list(&Filter::default(), 0, 100).await.unwrap().found;
-    found.into_iter().map(|found| found.letter.time.0 - letter(0).time.0).collect()
+    found.into_iter().map(|found| found.dead_letter.time.0 - letter(0).time.0).collect()
 }
 
 /// Lets each committer look twice at the age of its log.
@@ -29,9 +29,9 @@ async fn dead_letters_are_kept_within_their_size_and_the_oldest_go_first() {
     let queue = Embedded::open(&Options { dead_letters_max_bytes: 4 << 20, ..options(dir.path()) }).unwrap();
     let large = |number| DeadLetter { response: vec![7; 100_000], ..letter(number) };
     for number in 0..100 {
-        queue.dead_letters().bury(&large(number)).await.unwrap();
+        queue.dead_letters().append(&large(number)).await.unwrap();
     }
-    queue.unrouted().bury(&large(100)).await.unwrap();
+    queue.unrouted().append(&large(100)).await.unwrap();
     let within = || dead_letters(&queue).bytes() <= 5 << 20;
     until(within).await;
     let found = queue.dead_letters().list(&Filter::default(), 0, 1000).await.unwrap().found;
