@@ -32,14 +32,14 @@ pub const PARTS: &[Part] = &[
         tests: &["a_backlog_for_a_dead_customer_survives_a_kill_in_its_middle_and_the_others_flow_at_once"],
     },
     Part {
-        name: "ids",
+        name: "kills",
         about: "one id for each stored packet on one box, through 200 kills",
         package: "pushline",
         target: &["--test", "it"],
         tests: &["on_one_box_each_stored_packet_comes_under_one_id_through_kills_stalls_reloads_expiry_and_eviction"],
     },
     Part {
-        name: "kafka-ids",
+        name: "kafka-kills",
         about: "one id for each stored packet over Kafka, through 200 kills, hand-overs and stopped processes",
         package: "pushline",
         target: &["--test", "it"],
@@ -54,20 +54,6 @@ pub const PARTS: &[Part] = &[
             "with_a_horizon_every_record_is_sent_under_one_id_and_all_settle",
             "with_ticks_and_zombies_every_record_is_sent_under_one_id_and_all_settle",
         ],
-    },
-    Part {
-        name: "kills",
-        about: "200 kills on one box; 4 minutes",
-        package: "pushline",
-        target: &["--test", "it"],
-        tests: &["after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_a_dead_letter"],
-    },
-    Part {
-        name: "kafka-kills",
-        about: "200 kills of ingest, deliver and brokers; 8 minutes",
-        package: "pushline",
-        target: &["--test", "it"],
-        tests: &["after_kill_9_of_ingests_deliverers_and_brokers_at_random_nothing_acknowledged_is_lost"],
     },
     Part {
         name: "kafka-outage",
