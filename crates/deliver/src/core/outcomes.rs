@@ -64,8 +64,8 @@ impl Core {
                 effects.dead_letters.push(batch);
             }
             Next::Again { after } => self.again(key, prepared, handle, is_answered, now.monotonic + after),
-            // This machine couldn't make the attempt: the message keeps its body and waits, and nothing else changes.
-            Next::Later { after } => self.again(key, prepared, handle, true, now.monotonic + after),
+            // This machine couldn't make the attempt: the message waits and keeps its body, like the one probe of an unresponsive webhook.
+            Next::Later { after } => self.again(key, prepared, handle, !handle.is_unresponsive(), now.monotonic + after),
         }
         if !is_answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
             self.open_breaker(handle, key.lane);
@@ -113,8 +113,10 @@ impl Core {
         }
     }
 
-    fn evict_of(&mut self, handle: &Arc<WebhookHandle>) {
-        let its = |lane: &super::lane::Lane| lane.intake.handle().is_some_and(|other| Arc::ptr_eq(other, handle));
+    /// The attempt may have begun under an earlier definition: a webhook is told by its breaker, which it keeps.
+    fn evict_of(&mut self, handle: &WebhookHandle) {
+        let is_its = |other: &Arc<WebhookHandle>| Arc::ptr_eq(&other.budgets.breaker, &handle.budgets.breaker);
+        let its = |lane: &super::lane::Lane| lane.intake.handle().is_some_and(is_its);
         let keys: Vec<LaneKey> = self.lanes.iter().filter(|(_, lane)| its(lane)).map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.evict(key));
     }
