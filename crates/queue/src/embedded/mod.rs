@@ -157,14 +157,19 @@ impl Embedded {
         let ends = envelope.as_ref().map_or_else(Default::default, |envelope| envelope.ends);
         let (failure, mut committers) = (Arc::new(Failure::default()), Committers::default());
         let mut opening = Opening { options, fs, failure: &failure, committers: &mut committers };
-        let known = Known { durable_end: ends[0].durable_end, needed_from: saved.watermark.unwrap_or(0), may_be_absent: false };
+        // Without checkpoint files it is unknown which packets must still be there.
+        let is_unsaved = envelope.is_none() && saved.checkpoint == SavedCheckpoint::None;
+        let needed_from = if is_unsaved { Offset::MAX } else { saved.watermark.unwrap_or(0) };
+        let known = Known { durable_end: ends[0].durable_end, needed_from, may_be_absent: false };
         let windows = |last: Timestamp| LogClock::for_windows(clock, last);
         let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
-        let saved = if envelope.is_none() && saved.checkpoint == SavedCheckpoint::None && packets.range().start > 0 {
-            let reason = format!("{} has no checkpoint file, though packets were deleted as settled", dir.display());
-            Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
-        } else {
-            saved
+        let saved = match packets.range().start {
+            start if is_unsaved && start > 0 => {
+                let found = format!("{} has no checkpoint, and its packets begin at offset {start}", dir.display());
+                let reason = format!("{found}: the checkpoint files or the segments before were deleted");
+                Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
+            }
+            _ => saved,
         };
         let mut dead_letters = |name, max_bytes, end: LogEnd| {
             let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };

@@ -44,7 +44,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long a request that gets nothing keeps others waiting: the first time, and at most. It is twice as long each time, for a broker that is slow.
 const SLICE: Duration = Duration::from_millis(100);
-const LONGEST_SLICE: Duration = Duration::from_millis(1600);
+const LONGEST_SLICE: Duration = Duration::from_millis(800);
 
 /// How long a reader waits before it asks again: at the end of a log, and while Kafka is away.
 const AGAIN: Duration = Duration::from_millis(100);

@@ -344,7 +344,9 @@ async fn deleted_checkpoint_files_are_noticed_where_packets_were_deleted_too() {
         partition(&queue).save(checkpoint(11), watermark).await.unwrap();
         queue.close().await;
         drop(queue);
-        ["checkpoint.a", "checkpoint.b"].map(|name| std::fs::remove_file(dir.path().join(name)).unwrap());
+        for name in ["checkpoint.a", "checkpoint.b"] {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
         let saved = partition(&open(dir.path())).load().await.unwrap();
         assert_eq!(saved.watermark, None);
         assert_eq!(matches!(saved.checkpoint, SavedCheckpoint::Missing { .. }), is_missing, "{saved:?}");
