@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test that panics has failed, as it should")]
 
 mod backlog;
+mod chaos;
 mod commands;
 mod connections;
 mod conservation;

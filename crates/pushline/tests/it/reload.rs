@@ -89,7 +89,7 @@ async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing() {
+async fn dead_letters_are_replayed_under_the_same_id_and_replaying_twice_has_no_effect() {
     let dir = folder();
     let mut failing = Inbox::behaving(Behaviour { status: 500, ..Behaviour::default() }).await;
     let mut fine = Inbox::start().await;

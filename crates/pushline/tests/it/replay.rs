@@ -1,4 +1,4 @@
-//! A replay and a crash in its middle (LANES.md L15): the record goes first, then the mark, so a crash in between repeats it under the same id.
+//! A replay and a crash in its middle (docs/delivery.md, Replay): the record goes first, then the mark, so a crash in between repeats it under the same id.
 
 use std::{
     path::Path,
