@@ -60,7 +60,7 @@ fn script(number: usize, attempt: usize) -> (Option<u16>, bool) {
 }
 
 #[tokio::test]
-async fn a_strict_groups_messages_are_under_way_one_at_a_time_retries_included() {
+async fn a_strict_groups_messages_are_active_one_at_a_time_retries_included() {
     const ORGS: [&str; 4] = ["o0", "o1", "o2", "o3"];
     const EACH: usize = 36;
     let dir = folder();

@@ -89,7 +89,7 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
 async fn a_replay_that_is_not_durable_before_a_crash_is_not_marked() {
     let dir = folder();
     let (failed, mut arrivals, _receiver) = two_dead_letters(dir.path()).await;
-    // No disk has so much room: packets wait, while dead letters and their marks use the rest.
+    // No disk has this much space: packets wait, while dead letters and their marks use the rest.
     let file = dir.path().join("pushline.toml");
     let configuration = std::fs::read_to_string(&file).unwrap();
     let pushline = Pushline::start(BINARY, dir.path(), &configuration.replace("\"1MiB\"", "\"1000000GiB\"")).await;
@@ -99,7 +99,7 @@ async fn a_replay_that_is_not_durable_before_a_crash_is_not_marked() {
             sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, waits).await.expect("the replay waits for room");
+    timeout(PATIENCE, waits).await.expect("the replay waits for space");
     pushline.kill().await;
 
     let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;

@@ -31,12 +31,12 @@ async fn next(arrivals: &mut mpsc::Receiver<Arrival>) -> Arrival {
 }
 
 #[tokio::test]
-async fn a_suspect_webhook_is_not_waited_for_and_has_its_message_again_after_the_start() {
+async fn an_unresponsive_webhook_is_not_waited_for_and_has_its_message_again_after_the_start() {
     let dir = folder();
     let (pushline, mut arrivals, _receiver) = start(dir.path(), 1).await;
     let first = next(&mut arrivals).await;
     assert_eq!(next(&mut arrivals).await.id, first.id, "the second attempt, which hangs for 90 s");
-    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 1.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |unresponsive| unresponsive == 1.0).await;
     assert_eq!(pushline.metric("pushline_deliver_in_flight", "").await, 1.0);
     let log = pushline.terminate().await;
     assert!(!log.contains("the grace is over"), "{log}");
