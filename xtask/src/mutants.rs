@@ -181,12 +181,13 @@ fn remove_others(tree: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> Resul
 
 // --- The model test
 
-/// Runs the model test in the copy. It shares the project's target folder: the dependencies are compiled once.
+/// Runs the model test in the copy. The copy has a target folder of its own: cargo takes equal paths of two workspaces for the same crate, and a mutant must not get into
+/// the project's builds.
 fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, String> {
     let cargo = |deadline: u32, arguments: &[&str]| {
         let mut command = Command::new("timeout");
         command.arg(deadline.to_string()).arg("cargo").args(arguments).current_dir(tree);
-        command.env("CARGO_TARGET_DIR", root.join("target")).env("MODEL_SCHEDULES", schedules.to_string());
+        command.env("CARGO_TARGET_DIR", root.join("target/mutants-build")).env("MODEL_SCHEDULES", schedules.to_string());
         command.output().map_err(|error| format!("can't start timeout: {error}"))
     };
     const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-deliver", "--lib"];
