@@ -90,8 +90,11 @@ fn every_dependency_of_the_workspace_is_used_by_a_crate() {
     let declared =
         table.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.trim()).filter(|name| !name.starts_with('#'));
     let packages = packages();
-    let unused: Vec<&str> =
-        declared.filter(|name| !packages.iter().any(|package| package.dependencies.iter().any(|one| one.name == *name))).collect();
+    let unused: Vec<&str> = declared
+        .filter(|name| {
+            !packages.iter().any(|package| package.dependencies.iter().any(|one| one.rename.as_ref().unwrap_or(&one.name) == name))
+        })
+        .collect();
     assert!(unused.is_empty(), "no crate uses {unused:?}");
 }
 
