@@ -28,14 +28,14 @@ async fn answering(bytes: &'static [u8]) -> std::net::SocketAddr {
 #[tokio::test]
 async fn the_log_and_the_dead_letters_say_why_an_endpoint_gave_no_response() {
     let dir = folder();
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let http = answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
     let ssh = answering(b"SSH-2.0-OpenSSH_9.6\r\n").await;
     let header = answering(b"HTTP/1.1 200 OK\r\nX Odd: 1\r\nContent-Length: 0\r\n\r\n").await;
     let length = answering(b"HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n").await;
     let closes = answering(b"").await;
     let expected: [(&str, String, &str, &str); 6] = [
-        ("nobody", format!("http://{nobody}/"), "connect", "connection refused"),
+        ("closed", format!("http://{closed}/"), "connect", "connection refused"),
         ("plain", format!("https://{http}/"), "tls", "isn't TLS"),
         ("ssh", format!("http://{ssh}/"), "malformed", "SSH-2.0-OpenSSH_9.6"),
         ("header", format!("http://{header}/"), "malformed", "X Odd"),
@@ -52,8 +52,9 @@ async fn the_log_and_the_dead_letters_say_why_an_endpoint_gave_no_response() {
     }
     pushline.until_metric("pushline_packets_dead_lettered_total", "no_response", |packets| packets == 6.0).await;
     let (_, lines) = get(pushline.admin, "/dead-letters").await.unwrap();
-    let letters: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let by_webhook: HashMap<&str, &Value> = letters.iter().map(|letter| (letter["webhook"].as_str().unwrap(), letter)).collect();
+    let dead_letters: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let by_webhook: HashMap<&str, &Value> =
+        dead_letters.iter().map(|dead_letter| (dead_letter["webhook"].as_str().unwrap(), dead_letter)).collect();
     let log = pushline.log();
     for (name, _, class, cause) in expected {
         let attempt = &by_webhook[name]["attempts"][0];
