@@ -122,13 +122,13 @@ async fn appends_from_many_callers_keep_each_callers_order(queue: Arc<dyn Queue>
 }
 
 async fn dead_letters_are_found_by_group_cause_and_time(queue: &dyn Queue) {
-    let letters: Vec<DeadLetter> = (0..10).map(letter).collect();
-    for letter in &letters {
-        queue.dead_letters().append(letter).await.unwrap();
+    let dead_letters: Vec<DeadLetter> = (0..10).map(dead_letter).collect();
+    for dead_letter in &dead_letters {
+        queue.dead_letters().append(dead_letter).await.unwrap();
     }
     let list = |filter: Filter, from, limit| async move { queue.dead_letters().list(&filter, from, limit).await.unwrap() };
     let all = list(Filter::default(), 0, 100).await;
-    assert_eq!(all.found.into_iter().map(|found| found.dead_letter).collect::<Vec<_>>(), letters);
+    assert_eq!(all.found.into_iter().map(|found| found.dead_letter).collect::<Vec<_>>(), dead_letters);
     let page = list(Filter::default(), 0, 4).await;
     assert_eq!((page.found.len(), page.next), (4, Some(4)));
     assert_eq!(list(Filter::default(), 4, 6).await.next, None);
@@ -221,8 +221,8 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
     {
         let queue = open().await;
         append(&*queue, 0..5).await;
-        queue.dead_letters().append(&letter(1)).await.unwrap();
-        queue.unrouted().append(&letter(2)).await.unwrap();
+        queue.dead_letters().append(&dead_letter(1)).await.unwrap();
+        queue.unrouted().append(&dead_letter(2)).await.unwrap();
         queue.unrouted().mark_replayed(&[0], Timestamp(3)).await.unwrap();
         partition(&*queue).await.save(checkpoint(4), 3).await.unwrap();
         queue.close().await;
@@ -241,9 +241,9 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
         let after = log_times(&mut *partition.reader(3), 3, end + 1).await;
         assert!(after.is_sorted(), "{after:?}");
         times = before;
-        assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].dead_letter, letter(1));
+        assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].dead_letter, dead_letter(1));
         let unrouted = queue.unrouted().list(&Filter::default(), 0, 9).await.unwrap().found.remove(0);
-        assert_eq!((unrouted.dead_letter, unrouted.replayed), (letter(2), true));
+        assert_eq!((unrouted.dead_letter, unrouted.replayed), (dead_letter(2), true));
         queue.close().await;
     }
 }
@@ -299,7 +299,7 @@ pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset)
     found
 }
 
-/// A checkpoint that is told apart by its number.
+/// A checkpoint with a number.
 pub(crate) fn checkpoint(number: u64) -> Bytes {
     format!("checkpoint {number}").into()
 }
@@ -320,7 +320,7 @@ pub(crate) fn saved(number: u64, watermark: Offset) -> Saved {
 /// The year 2100: never too old to be kept.
 const LATER: u64 = 41_024_448_000_000_000;
 
-pub(crate) fn letter(number: u64) -> DeadLetter {
+pub(crate) fn dead_letter(number: u64) -> DeadLetter {
     DeadLetter {
         time: Timestamp(LATER + number),
         group: format!("o/{}", number % 2),

@@ -227,7 +227,7 @@ mod tests {
         DeadLetters { log: Arc::clone(&dead_letters.log), read: Arc::clone(&dead_letters.read), marks: Arc::default() }
     }
 
-    fn letter(group: &str, payload: usize) -> DeadLetter {
+    fn dead_letter(group: &str, payload: usize) -> DeadLetter {
         let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
         DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, vec![packet])
     }
@@ -266,7 +266,7 @@ mod tests {
     async fn a_page_is_bounded_in_bytes_and_the_next_goes_on() {
         let dead_letters = Memory::new().dead_letters();
         for payload in [3 << 20, 3 << 20, 9 << 20, 1, 1] {
-            dead_letters.append(&letter("o/1", payload)).await.unwrap();
+            dead_letters.append(&dead_letter("o/1", payload)).await.unwrap();
         }
         let (mut pages, mut from) = (Vec::new(), Some(0));
         while let Some(offset) = from {
@@ -282,7 +282,7 @@ mod tests {
         let here = Memory::new().dead_letters();
         let there = elsewhere(&here);
         for group in ["o/1", "o/2", "o/3"] {
-            here.append(&letter(group, 0)).await.unwrap();
+            here.append(&dead_letter(group, 0)).await.unwrap();
         }
         let replayed = async |dead_letters: &DeadLetters| {
             let found = dead_letters.list(&Filter::default(), 0, 10).await.unwrap().found;

@@ -6,7 +6,7 @@
 //!
 //! The documentation of the traits below is the contract. `conformance.rs` is the contract as tests; every backend passes it.
 //!
-//! | rule | what it says |
+//! | rule | promise |
 //! |---|---|
 //! | durability | [`Appended`] resolves `Ok` only when every record of the batch survives the loss of power. |
 //! | order | batches appended one after the other by one caller lie in that order; a batch lies in its own order. |
@@ -110,7 +110,7 @@ pub trait Partition: Read {
     /// watermark has passed them.
     fn overflow(&self) -> Option<Offset>;
 
-    /// What the log itself says of windows that are over (docs/delivery.md, Horizon). `None`: this backend has no horizon; [`Partition::tick`]
+    /// What the log shows of windows that are over (docs/delivery.md, Horizon). `None`: this backend has no horizon; [`Partition::tick`]
     /// is for it. Never waits.
     fn horizon(&self) -> Option<Horizon>;
 

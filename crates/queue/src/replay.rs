@@ -20,16 +20,16 @@ pub struct Replay {
 }
 
 impl From<DeadLetter> for Replay {
-    fn from(letter: DeadLetter) -> Self {
-        Self { message_id: letter.message_id, array: letter.array, packets: letter.packets }
+    fn from(dead_letter: DeadLetter) -> Self {
+        Self { message_id: dead_letter.message_id, array: dead_letter.array, packets: dead_letter.packets }
     }
 }
 
 impl Replay {
     /// The message of a dead letter.
     #[must_use]
-    pub fn new(letter: &DeadLetter) -> Self {
-        letter.clone().into()
+    pub fn new(dead_letter: &DeadLetter) -> Self {
+        dead_letter.clone().into()
     }
 
     /// The payload of a replay's record.

@@ -7,7 +7,7 @@ pub trait FileSystem: Debug + Send + Sync {
     /// Creates a folder and those above it; one that is there is fine.
     ///
     /// # Errors
-    /// What the system says, here and below.
+    /// The error of the system, here and below.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// The names of the files in a folder.
@@ -52,7 +52,7 @@ pub trait File: Debug + Send + Sync {
     /// The size in bytes.
     ///
     /// # Errors
-    /// What the system says, here and below.
+    /// The error of the system, here and below.
     fn size(&self) -> io::Result<u64>;
 
     /// Fills the buffer from a position; `UnexpectedEof` where the file ends before.

@@ -68,7 +68,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Embedded {
     partition: Arc<OnePartition>,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     unrouted: DeadLetters,
     committers: Mutex<Committers>,
     failure: Arc<Failure>,
@@ -171,21 +171,21 @@ impl Embedded {
             }
             _ => saved,
         };
-        let mut dead_letters = |name, max_bytes, end: LogEnd| {
+        let mut open_dead_letters = |name, max_bytes, end: LogEnd| {
             let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };
             // The last save may be younger than the last record.
             let retention = |last: Timestamp| LogClock::for_retention(clock, last.max(end.log_time));
             opening.log(name, DEAD_LETTERS_TAIL, options.dead_letters(max_bytes), known, retention)
         };
-        let letters = dead_letters("dead-letters", options.dead_letters_max_bytes, ends[1])?;
-        let unrouted = dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
+        let dead_letters = open_dead_letters("dead-letters", options.dead_letters_max_bytes, ends[1])?;
+        let unrouted = open_dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
-        let logs = [&packets, &letters, &unrouted].map(Arc::clone);
+        let logs = [&packets, &dead_letters, &unrouted].map(Arc::clone);
         let checkpoints = Arc::new(Checkpoints::new(files, envelope.unwrap_or_default(), saved, logs, Arc::clone(&failure)));
         committers.checkpoints = Some(Arc::clone(&checkpoints));
         let partition = Arc::new(OnePartition { log: packets, checkpoints, max_bytes: options.max_bytes });
-        let (letters, unrouted) = (DeadLetters::new(Arc::new(letters)), DeadLetters::new(Arc::new(unrouted)));
-        Ok(Self { partition, letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
+        let (dead_letters, unrouted) = (DeadLetters::new(Arc::new(dead_letters)), DeadLetters::new(Arc::new(unrouted)));
+        Ok(Self { partition, dead_letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
     }
 }
 
@@ -225,7 +225,7 @@ impl Queue for Embedded {
     }
 
     fn dead_letters(&self) -> DeadLetters {
-        self.letters.clone()
+        self.dead_letters.clone()
     }
 
     fn unrouted(&self) -> DeadLetters {

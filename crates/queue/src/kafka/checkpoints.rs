@@ -15,7 +15,7 @@ const VERSION: u8 = 2;
 const METADATA: &str = "checkpoint=";
 const NONE: &str = "none";
 
-/// What a commit says.
+/// A commit of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Commit {
     /// Every packet below it is settled.
@@ -64,7 +64,7 @@ pub(super) fn metadata(checkpoint: Option<Offset>) -> String {
     checkpoint.map_or_else(|| format!("{METADATA}{NONE}"), |offset| format!("{METADATA}{offset}"))
 }
 
-/// The record that a commit's metadata names: `Some(None)` where it says that there is none, `None` where another program wrote the metadata.
+/// The record that a commit's metadata names: `Some(None)`: it names none. `None`: another program wrote the metadata.
 pub(super) fn named(metadata: &str) -> Option<Option<Offset>> {
     match metadata.strip_prefix(METADATA)? {
         NONE => Some(None),

@@ -227,7 +227,7 @@ impl Poller {
         }
     }
 
-    /// Takes in what rebalances, tasks and statistics have told meanwhile.
+    /// Handles rebalances, tasks that have begun or ended, and statistics.
     fn look(&mut self) {
         let (events, ends) = (self.consumer.context().take_events(), self.consumer.context().take_ends());
         for event in events {

@@ -48,9 +48,9 @@ pub(super) struct Shared {
     log: KafkaLog,
     checkpoints: KafkaLog,
     consumer: Arc<BaseConsumer<Rebalances>>,
-    /// How long the group waits for a process of which it hears nothing.
+    /// How long the group waits for a member that sends no heartbeat.
     session: Duration,
-    /// What the next commit says: the last checkpoint that is durable with its watermark, else what was loaded.
+    /// The next commit: the last checkpoint that is durable with its watermark, else what was loaded.
     durable: Mutex<Option<Commit>>,
     /// Held while a commit is sent, so that an older one never follows a newer one.
     committing: Mutex<()>,
@@ -75,7 +75,7 @@ impl KafkaPartition {
         Self(Arc::new(Shared { live, log, checkpoints, consumer, session, durable, committing }))
     }
 
-    /// What must be gone before the partition is given up.
+    /// The partition is given up once its last [`Arc`] is dropped.
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.0
     }
@@ -144,7 +144,7 @@ impl Shared {
         let record = loop {
             match self.checkpoints.put(&key, &value).offset().await {
                 Ok(Some(offset)) => break offset,
-                // The commit has to name it: another one is written, whose offset is told.
+                // The commit has to name it, so another one is written.
                 Ok(None) => {}
                 Err(AppendError::Closed) => return Err(QueueError::Closed),
                 Err(AppendError::Refused(what)) => return Err(QueueError::Unavailable { doing: "save a checkpoint".into(), what }),
@@ -169,7 +169,7 @@ impl Shared {
         Ok(Saved { watermark, checkpoint })
     }
 
-    /// Nothing was committed, or Kafka has dropped the offsets of a group that was away for long. The log's start says nothing about any record: it is
+    /// Nothing was committed, or Kafka has dropped the offsets of a group that was away for long. The log's start settles no record: it is
     /// what confirms ownership before the first save.
     async fn load_uncommitted(self: &Arc<Self>) -> Result<Saved, QueueError> {
         let last = self.checkpoints.last_value().await?;
@@ -289,7 +289,7 @@ impl Partition for KafkaPartition {
     /// Kafka accepts a commit from a member of the group, and refuses it to a process that isn't a member any more. It may also refuse one while
     /// the group rebalances and the partition stays; a revoke tells the two apart.
     ///
-    /// An answer that took as long as a session says nothing: this process may have been stopped while another one took over.
+    /// An answer that took as long as a session proves nothing: this process may have been stopped while another one took over.
     fn confirm_ownership(&self) -> BoxFuture<'_, bool> {
         async move {
             loop {

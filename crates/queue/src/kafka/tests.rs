@@ -173,8 +173,8 @@ fn mocked(mock: &MockCluster<'_, DefaultProducerContext>) -> (Kafka, Topics, Opt
 async fn a_partition_without_a_leader_holds_up_no_other_reader() {
     let mock = MockCluster::new(1).unwrap();
     let (queue, topics, options) = mocked(&mock);
-    queue.unrouted().append(&conformance::letter(0)).await.unwrap();
-    queue.dead_letters().append(&conformance::letter(1)).await.unwrap();
+    queue.unrouted().append(&conformance::dead_letter(0)).await.unwrap();
+    queue.dead_letters().append(&conformance::dead_letter(1)).await.unwrap();
     mock.partition_leader(&topics.dead_letters, 0, None).unwrap();
     let reads = CatchUp::start(&options).unwrap();
     let (leaderless, unrouted) = (log_of(&queue, &topics.dead_letters, &reads), log_of(&queue, &topics.unrouted, &reads));
@@ -191,7 +191,7 @@ async fn a_partition_without_a_leader_holds_up_no_other_reader() {
     // A reader that waited behind the others would get its turn once in ten seconds.
     tokio::select! {
         (frames, ..) = waiting => panic!("{frames:?}"),
-        done = timeout(PATIENCE, others) => done.expect("others are served meanwhile"),
+        done = timeout(PATIENCE / 2, others) => done.expect("others are served meanwhile"),
     }
 }
 
@@ -201,9 +201,9 @@ async fn a_reader_learns_again_that_it_stands_at_the_end_and_never_takes_an_old_
     let (queue, topics, options) = mocked(&mock);
     let unrouted = queue.unrouted();
     // It fills a reader's first block, so the consumer fetches what follows ahead.
-    let large = DeadLetter { response: vec![7; 300 << 10], ..conformance::letter(0) };
+    let large = DeadLetter { response: vec![7; 300 << 10], ..conformance::dead_letter(0) };
     let fetched_ahead = || tokio::time::sleep(Duration::from_millis(300));
-    unrouted.append_all(&[large, conformance::letter(1)]).await.unwrap();
+    unrouted.append_all(&[large, conformance::dead_letter(1)]).await.unwrap();
     let mut reader = log_of(&queue, &topics.unrouted, &CatchUp::start(&options).unwrap()).read_from(0);
     let ends = async {
         let mut ends = Vec::new();
@@ -213,7 +213,7 @@ async fn a_reader_learns_again_that_it_stands_at_the_end_and_never_takes_an_old_
         }
         ends.push(reader.read_on().await.unwrap().last().map(Frame::end));
         // The end that was told then is an old one.
-        unrouted.append(&conformance::letter(2)).await.unwrap();
+        unrouted.append(&conformance::dead_letter(2)).await.unwrap();
         fetched_ahead().await;
         ends.push(reader.read_on().await.unwrap().last().map(Frame::end));
         ends
@@ -235,7 +235,7 @@ async fn an_end_that_was_told_before_a_record_came_is_not_taken_for_the_end() {
     let (queue, topics, options) = mocked(&mock);
     let mut reader = log_of(&queue, &topics.unrouted, &CatchUp::start(&options).unwrap()).read_from(0);
     for number in 0..3 {
-        queue.unrouted().append(&conformance::letter(number)).await.unwrap();
+        queue.unrouted().append(&conformance::dead_letter(number)).await.unwrap();
         let frames = reader.read_on().await.unwrap();
         assert_eq!(frames.last().map(Frame::end), Some(number + 1));
         // The consumer fetches ahead, and notes the end.
