@@ -100,7 +100,7 @@ impl Cutter {
     }
 
     /// Offers the group's next packet. One that would make the open message too long cuts it first. Then the packet is taken, and cuts the message
-    /// that it makes full. Where it would begin a message, `may_begin` is asked first; on a no it isn't taken, and `false` is returned.
+    /// that it makes full. Where it would begin a message, `may_begin` is asked first; on a no it stays where it is, and `false` is returned.
     pub fn offer(&mut self, rules: &CutRules, next: &NextPacket<'_>, may_begin: impl FnOnce() -> bool, cuts: &mut Vec<Cut>) -> bool {
         if !self.body.is_empty() && !self.body.push_if_fits(rules, &next.packet) {
             cuts.extend(self.cut(rules));

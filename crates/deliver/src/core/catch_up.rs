@@ -232,7 +232,7 @@ impl Core {
         'block: for frame in frames {
             // A frame may begin before the end of the one before it, and end above what live reading has passed.
             let (begin, end, log_time) = (std::mem::replace(&mut at, frame.end()), frame.end().min(to), frame.log_time());
-            self.evidence_in_block(&mut windows, &joined, end, log_time);
+            self.close_by_block_frame(&mut windows, &joined, end, log_time);
             for (offset, record) in frame.records(begin).take_while(|(offset, _)| *offset < to) {
                 while let Some((_, key)) = ahead.pop_if(|(read_until, _)| *read_until <= offset) {
                     joined.insert(key);
@@ -320,6 +320,10 @@ impl Core {
         lane.fresh_at = checks;
         if lane.is_dead_lettering() {
             return false; // it begins no message before its dead letters are durable
+        }
+        if is_replay {
+            // Also where no webhook takes it: else a dead-lettered window would go on asking for it.
+            lane.close_window(self.partition, &mut self.scratch);
         }
         if lane.offer(offer, &mut self.scratch) == Offered::Refused {
             return false;

@@ -124,7 +124,7 @@ fn a_record_far_before_the_opening_closes_a_window_too() {
 }
 
 #[test]
-fn a_lane_that_is_behind_is_cut_by_the_evidence_on_its_way_as_a_live_one_is() {
+fn a_lane_that_is_behind_is_cut_by_the_records_on_its_way_as_a_live_one_is() {
     let other = |base, at: Timestamp| record_frame(base, at, &Record { group: "", at, kind: Kind::Foreign { why: "" }, payload: b"" });
     let log = || [frame(0, at(0), 2), other(2, at(1)), frame(3, at(0), 1), frame(4, at(0), 1)];
     let mut live = Bench::new(webhook(), true).without_horizon();
@@ -140,7 +140,7 @@ fn a_lane_that_is_behind_is_cut_by_the_evidence_on_its_way_as_a_live_one_is() {
 }
 
 #[test]
-fn evidence_below_what_was_batched_touches_no_window() {
+fn a_record_below_what_was_batched_touches_no_window() {
     let mut saved = checkpoint(4, 3, window(at(5), true));
     saved.lanes[0].messages = vec![crate::checkpoint::MessageSpan { first: 0, last: 1, count: 2, array: true, replay: false }];
     let mut bench = restarted(saved);
@@ -284,6 +284,22 @@ fn a_live_lane_in_a_dead_lettered_window_falls_behind_without_a_refusal() {
     bench.live(frame_of(2, at(1), &[at(200)]));
     bench.pass(seconds(1));
     assert_eq!(bench.shapes(), [(2, 1, false)], "the next window is sent");
+}
+
+#[test]
+fn a_replay_that_waits_for_its_webhook_in_a_dead_lettered_window_asks_for_no_read_again_and_again() {
+    let mut bench = Bench::with(registry(webhook(), false), restart(checkpoint(2, 0, None)), 1 << 20);
+    let young = Record { group: GROUP, at: at(200), kind: Kind::Replay, payload: &replay(None, "1").encode() };
+    bench.frames = vec![frame_of(0, at(0), &[at(1)]), record_frame(1, at(0), &young)];
+    bench.expire(BEFORE_100);
+    bench.catch_up_all();
+    bench.expire(None);
+    assert_eq!(bench.dead(), [Cause::Expired]);
+    for _ in 0..10 {
+        bench.catch_up();
+        bench.on(Event::Woken { for_catch_up: true });
+    }
+    assert_eq!((bench.block, bench.lanes()), (None, (0, 1)));
 }
 
 #[test]
