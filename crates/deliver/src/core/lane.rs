@@ -1,4 +1,4 @@
-//! A lane: one group's way through the log at its own pace (docs/delivery.md, Parts). Records and outcomes in, messages ready to be sent out.
+//! A lane: one group's way through the log at its own pace (docs/delivery.md, Lanes). Records and outcomes in, messages ready to be sent out.
 //!
 //! A lane is a few numbers and its outstanding messages. Everything that isn't active can be evicted, and is rebuilt from the log.
 
