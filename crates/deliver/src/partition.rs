@@ -65,9 +65,12 @@ pub(crate) struct Task {
     /// Ends with the task: a save that hangs must not keep the partition from its next owner.
     saving: Option<BoxFuture<'static, Result<(), QueueError>>>,
     ticking: Option<BoxFuture<'static, Result<Offset, AppendError>>>,
-    oldest: Option<BoxFuture<'static, (Offset, Result<Option<Timestamp>, QueueError>)>>,
+    oldest: Option<BoxFuture<'static, Oldest>>,
     metrics: PartitionMetrics,
 }
+
+/// From where the oldest record was read, and when it was received.
+type Oldest = (Offset, Result<Option<Timestamp>, QueueError>);
 
 impl Task {
     /// Runs until it has left the partition, or the queue fails.

@@ -302,20 +302,20 @@ impl Core {
         }
         let is_replay = matches!(offer.record.kind, Kind::Replay);
         let cause = cause.or_else(|| lane.dead_lettered_window().filter(|_| !is_replay));
-        if lane.cutter.first().is_none() || is_replay {
-            if let Some(cause) = cause {
-                lane.waits_to_dead_letter = !may_write;
-                if lane.waits_to_dead_letter {
-                    return false;
-                }
-                if is_replay {
-                    lane.close_window(self.partition, &mut self.scratch);
-                }
-                lane.dead_letter(offer, cause, live_offset);
-                self.dead_letters.unwritten += held_by(offer.record);
-                found.entry(key).or_default().add(offer.record, cause);
-                return true;
+        if let Some(cause) = cause
+            && (is_replay || lane.cutter.first().is_none())
+        {
+            lane.waits_to_dead_letter = !may_write;
+            if lane.waits_to_dead_letter {
+                return false;
             }
+            if is_replay {
+                lane.close_window(self.partition, &mut self.scratch);
+            }
+            lane.dead_letter(offer, cause, live_offset);
+            self.dead_letters.unwritten += held_by(offer.record);
+            found.entry(key).or_default().add(offer.record, cause);
+            return true;
         }
         lane.fresh_at = checks;
         if lane.is_dead_lettering() {
