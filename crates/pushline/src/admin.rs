@@ -36,7 +36,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pushline_deliver::{LocalFailures, Losses};
+use pushline_deliver::{LocalFailures, Losses, RefusedTicks};
 use pushline_queue::{Queue, Stalled};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
@@ -77,6 +77,8 @@ pub(crate) struct Services {
     pub(crate) losses: Option<Arc<Losses>>,
     /// What this machine lacks for attempts, where this process delivers.
     pub(crate) local_failures: Option<Arc<LocalFailures>>,
+    /// The partitions whose ticks Kafka refuses, where this process delivers.
+    pub(crate) refused_ticks: Option<Arc<RefusedTicks>>,
 }
 
 impl Admin {
@@ -161,6 +163,9 @@ impl Shared {
             return Err(why);
         }
         if let Some(why) = services.local_failures.as_ref().and_then(|failures| failures.reason()) {
+            return Err(why);
+        }
+        if let Some(why) = services.refused_ticks.as_ref().and_then(|refused| refused.reason()) {
             return Err(why);
         }
         match services.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {

@@ -113,6 +113,7 @@ impl Running {
             replays,
             losses: deliver.as_ref().map(Deliver::losses),
             local_failures: deliver.as_ref().map(Deliver::local_failures),
+            refused_ticks: deliver.as_ref().map(Deliver::refused_ticks),
         });
         let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
         info!(mqtt, admin = %admin.address(), "ready");
