@@ -95,6 +95,28 @@ impl Starter<'_> {
     }
 }
 
+/// A deliver that is to be killed has delivered this many packets since the kill before: one that has no partition yet shows nothing.
+const DELIVERS: f64 = 30.0;
+
+/// Waits until one of these delivers, and returns which.
+async fn until_one_delivers(deliverers: &[Member]) -> usize {
+    let delivered = async |member: &Member| member.pushline.metric("pushline_packets_delivered_total", "").await;
+    let mut before = Vec::new();
+    for member in deliverers {
+        before.push(delivered(member).await);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for (number, (member, before)) in deliverers.iter().zip(&before).enumerate() {
+            if delivered(member).await >= before + DELIVERS {
+                return number;
+            }
+        }
+        assert!(Instant::now() < deadline, "nothing is delivered any more");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Waits until the commit of a checkpoint is held back, kills its deliver, and sees to it that the commit never arrives. Returns which it was, and
 /// whether there was such a commit in time.
 async fn kill_before_commit(deliverers: &mut Vec<Member>, moving: usize, proxy: &CommitProxy) -> (usize, bool) {
@@ -158,7 +180,7 @@ async fn over_kafka_each_stored_packet_comes_under_one_id_through_kills_hand_ove
     let mut stopped: Option<Instant> = None;
     let mut away: Option<(usize, usize)> = None;
     for kill in 0..kills {
-        sleep(Duration::from_millis(rng.u64(300..2000))).await;
+        sleep(Duration::from_millis(rng.u64(300..1000))).await;
         // The one that is stopped is always the last.
         if stopped.is_some_and(|since| since.elapsed() >= STOPPED) {
             deliverers[DELIVERERS - 1].pushline.resume();
@@ -192,10 +214,11 @@ async fn over_kafka_each_stored_packet_comes_under_one_id_through_kills_hand_ove
                 away = Some((broker, kill + 2));
             }
             victim => {
+                let number = until_one_delivers(&deliverers[..moving]).await;
+                sleep(Duration::from_millis(rng.u64(0..1000))).await;
                 let (number, held) = if victim == Victim::DeliverBeforeCommit {
                     kill_before_commit(&mut deliverers, moving, &proxy).await
                 } else {
-                    let number = rng.usize(0..moving);
                     deliverers.remove(number).pushline.kill().await;
                     (number, false)
                 };
