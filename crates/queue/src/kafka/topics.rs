@@ -262,9 +262,14 @@ fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
 impl Wanted {
     fn check(&self, found: &ConfigResource) -> Result<(), QueueError> {
         for (name, setting) in &self.settings {
-            let value = found.get(name).and_then(|entry| entry.value.as_deref());
-            if !value.is_some_and(|value| setting.allows(value)) {
-                let value = value.unwrap_or("(not told by Kafka)");
+            // A broker that has just started describes a topic that it doesn't know yet without any settings.
+            let Some(value) = found.get(name).and_then(|entry| entry.value.as_deref()) else {
+                return Err(QueueError::Unavailable {
+                    doing: format!("describe topic {}", self.name),
+                    what: format!("the broker returns no {name}"),
+                });
+            };
+            if !setting.allows(value) {
                 return Err(QueueError::Misfit(format!(
                     "topic {} has {name}={value}, expected {}: kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {name}={}",
                     self.name,
