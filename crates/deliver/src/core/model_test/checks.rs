@@ -20,11 +20,15 @@ use crate::{checkpoint::Checkpoint, webhooks::WebhookHandle};
 impl Process {
     pub(super) fn check_attempts(&mut self, place: usize, attempts: &[StartAttempt], common: &mut Common) {
         for attempt in attempts {
-            self.tasks[place].check_attempt(attempt, common);
             common.tell(|| format!("  partition {place} sends {:?} to {}", Sent::of(&attempt.body), attempt.handle.webhook.name));
+            let is_new = self.tasks[place].check_attempt(attempt, common);
             if attempt.handle.is_unresponsive() {
-                let active: usize = self.tasks.iter().map(|task| task.active(&attempt.handle)).sum();
-                assert_eq!(active, 1, "messages of an unresponsive webhook that are in flight or between two attempts");
+                let count = |is_its| self.tasks.iter().map(|task| task.count_messages(&attempt.handle, is_its)).sum::<usize>();
+                assert_eq!(count(is_in_flight), 1, "messages in flight of an unresponsive webhook");
+                assert!(
+                    !is_new || count(is_pausing) == 0,
+                    "an unresponsive webhook begins a message while another is between two attempts"
+                );
             }
         }
     }
@@ -81,7 +85,8 @@ impl Process {
 }
 
 impl Task {
-    fn check_attempt(&mut self, attempt: &StartAttempt, common: &mut Common) {
+    /// Returns whether the message is started for the first time.
+    fn check_attempt(&mut self, attempt: &StartAttempt, common: &mut Common) -> bool {
         let (log, truth, id) = (&common.logs[self.partition], &mut common.truths[self.partition], attempt.id);
         let sent = Sent::of(&attempt.body);
         let first = sent.offsets[0];
@@ -111,6 +116,7 @@ impl Task {
         assert_eq!(*same, sent, "the same id, other packets or another shape");
         truth.sent.insert(sent);
         common.count("attempts");
+        is_new
     }
 
     fn check_dead_letter(&mut self, key: DeadLetterKey, letter: &DeadLetter, common: &Common) {
@@ -162,16 +168,15 @@ impl Task {
         }
     }
 
-    /// How many messages of a webhook are in flight or between two attempts.
-    fn active(&self, handle: &Arc<WebhookHandle>) -> usize {
+    /// How many messages of a webhook are in a state.
+    fn count_messages(&self, handle: &WebhookHandle, is_it: fn(&State) -> bool) -> usize {
         let is_its = |other: &Arc<WebhookHandle>| Arc::ptr_eq(&other.budgets.breaker, &handle.budgets.breaker);
-        let is_active = |lane: &Lane, message: &Message| match &message.state {
-            State::InFlight { handle, .. } => is_its(handle),
-            State::Pausing { .. } => lane.intake.handle().is_some_and(is_its),
-            _ => false,
+        let counts = |lane: &Lane, message: &Message| {
+            let handle = if let State::InFlight { handle, .. } = &message.state { Some(handle) } else { lane.intake.handle() };
+            is_it(&message.state) && handle.is_some_and(is_its)
         };
         let lanes = self.core.lanes.iter().map(|(_, lane)| lane);
-        lanes.map(|lane| lane.messages.iter().filter(|message| is_active(lane, message)).count()).sum()
+        lanes.map(|lane| lane.messages.iter().filter(|message| counts(lane, message)).count()).sum()
     }
 
     /// Whether it may cut again what another process may have sent below an offset.
@@ -217,6 +222,14 @@ impl World {
     pub(super) fn check(&self) {
         self.processes().for_each(|process| process.check(&self.common));
     }
+}
+
+fn is_in_flight(state: &State) -> bool {
+    matches!(state, State::InFlight { .. })
+}
+
+fn is_pausing(state: &State) -> bool {
+    matches!(state, State::Pausing { .. })
 }
 
 fn offsets_of(letter: &DeadLetter) -> Vec<Offset> {

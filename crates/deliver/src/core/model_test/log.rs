@@ -71,6 +71,8 @@ pub(super) struct Log {
     /// The checkpoint that a restart finds.
     pub(super) latest: Option<Rc<Saved>>,
     pub(super) history: Vec<Rc<Saved>>,
+    /// A restart found an older one than the committed watermark belongs to.
+    pub(super) has_older: bool,
     /// What is saved speaks of the log before.
     pub(super) is_stale: bool,
     /// Below it lie the oldest records, which the log has no space for.

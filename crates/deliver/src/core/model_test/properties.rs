@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Schedules in each mode of an ordinary run.
-const SCHEDULES: u32 = 5000;
+const SCHEDULES: u32 = 10_000;
 
 thread_local! {
     /// Panics of this thread are failures that a schedule is looked for with: the last one is told, not each.

@@ -70,12 +70,15 @@ impl Common {
         // Older checkpoints of the same log are no excuse, where their watermark is the committed one.
         let is_of_this = |found: &&Rc<Saved>| found.epoch == log.epoch && found.track == self.truths[partition].track;
         let is_harmless = is_latest || log.latest.is_some() && found.is_some_and(|found| is_of_this(&found));
-        let is_behind = found.is_some_and(|found| found.epoch == log.epoch && Some(found.watermark) < log.committed);
+        // The one that the commit names is never behind it.
+        let may_be_behind = !is_latest || log.has_older;
+        let is_behind = may_be_behind && found.is_some_and(|found| found.epoch == log.epoch && Some(found.watermark) < log.committed);
         let since = found.map_or(0, |found| found.config);
         let are_rules_others = self.differ_since(since) || self.forgets_rules(partition, found.map(|found| &**found), since);
         if is_behind || !is_harmless || are_rules_others {
             self.excuse(partition, if are_rules_others { "excuses: cut rules" } else { "excuses: checkpoint" });
-            self.logs[partition].latest = found.cloned();
+            let log = &mut self.logs[partition];
+            (log.latest, log.has_older) = (found.cloned(), log.has_older || !is_latest);
         }
     }
 }

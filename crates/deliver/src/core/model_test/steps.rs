@@ -61,6 +61,12 @@ impl World {
         }
     }
 
+    /// Appends a packet of the first partition, and checks nothing.
+    pub(super) fn append_packet(&mut self, group: usize) {
+        let what = super::schedule::What::Packet;
+        self.append(&Append { partition: 0, group, after: 0, size: 1, what, late: 0, is_gap_before: false, is_visible: true });
+    }
+
     fn act(&mut self, is_zombie: bool, place: usize, act: &Act) {
         if let Act::Reload = act {
             self.reload_task(is_zombie, place);

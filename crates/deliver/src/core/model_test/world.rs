@@ -242,7 +242,7 @@ impl Common {
         let log = &mut self.logs[partition];
         if is_owner && saved.epoch == log.epoch {
             log.commit(saved.watermark);
-            (log.latest, log.is_stale) = (Some(Rc::clone(saved)), false);
+            (log.latest, log.has_older, log.is_stale) = (Some(Rc::clone(saved)), false, false);
         }
     }
 }
