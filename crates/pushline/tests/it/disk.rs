@@ -123,7 +123,7 @@ async fn a_disk_that_fills_up(min_free: &str) {
         gateways.spawn(publish(name, pushline.mqtt, Arc::clone(&ledger), Arc::clone(&count), Arc::clone(&stop)));
     }
     until_disk_is_full(&pushline).await;
-    assert!(pushline.log().contains("nothing is acknowledged until there is room"), "{}", pushline.log());
+    assert!(pushline.log().contains("the log waits and acknowledges nothing"), "{}", pushline.log());
     // Killed while it is full: the next start has no room either.
     let (mqtt, admin) = (pushline.mqtt, pushline.admin);
     pushline.kill().await;
