@@ -1,4 +1,4 @@
-//! A lane: one group's way through the log at its own pace (docs/delivery.md, Parts). Records and outcomes in, messages ready to be sent out.
+//! A lane: one group's way through the log at its own pace (docs/delivery.md, Lanes). Records and outcomes in, messages ready to be sent out.
 //!
 //! A lane is a few numbers and its outstanding messages. Everything that isn't active can be evicted, and is rebuilt from the log.
 
@@ -556,6 +556,13 @@ impl Lane {
         self.messages.binary_search_by_key(&first, |message| message.span.first).ok()
     }
 
+    /// Each lease of its bodies, and what the body holds.
+    #[cfg(test)]
+    pub(super) fn leases(&self) -> impl Iterator<Item = (&Lease, usize)> {
+        let open = self.lease.as_ref().map(|lease| (lease, self.cutter.held()));
+        open.into_iter().chain(self.messages.iter().filter_map(Message::leased))
+    }
+
     /// What a restart needs of it.
     pub(super) fn checkpoint(&self, live_offset: Offset) -> LaneCheckpoint {
         let window = if let Reading::DeadLettering(letters) = &self.reading { letters.window } else { self.cutter.window() };
@@ -568,10 +575,10 @@ impl Lane {
                 opened: window.opened,
                 cut_from: window.cut_from,
                 dead_lettered: window.dead_lettered,
-                length: last.window,
             }),
             messages: self.messages.iter().map(|message| message.span).collect(),
             rules_hash: last.hash,
+            window_length: last.window,
             extensions: Vec::new(),
         }
     }
