@@ -1,4 +1,4 @@
-//! The body of a message (docs/document.md, Body): a packet is escaped straight into it when it is read, and can be taken out again for a
+//! The body of a message (docs/document.md, Messages): a packet is escaped straight into it when it is read, and can be taken out again for a
 //! dead letter (docs/delivery.md, Dead letters).
 //!
 //! The bytes begin with `[`; an object is the same bytes without the brackets. Compact JSON, fields in the document's order:
@@ -81,7 +81,7 @@ impl Body {
 
     /// Adds a packet.
     pub fn push(&mut self, rules: &CutRules, packet: &Packet<'_>) {
-        // Once for all of it, mostly: of JSON a byte in eight is a quote that takes one more, at most; base64 makes room for itself.
+        // Once for all of it, mostly: of JSON a byte in eight is a quote that takes one more, at most; base64 grows the text itself.
         self.text.reserve(AROUND_A_PAYLOAD + packet.payload.len() + packet.payload.len() / 8);
         self.text.push(if self.text.is_empty() { b'[' } else { b',' });
         write_identity(rules, packet, &mut self.text);
@@ -339,9 +339,9 @@ mod tests {
         let before = (body.text.clone(), body.index.topics.clone());
         assert!(!body.push_if_fits(&rules, &packet("12", &[b'x'; 1000])));
         assert_eq!((body.text.clone(), body.index.topics.clone(), body.count()), (before.0, before.1, 1));
-        let room = 1024 - body.text.len() - ",]".len() - object(&rules, &packet("12", b"")).len();
-        assert!(!body.push_if_fits(&rules, &packet("12", &vec![b'x'; room + 1])));
-        assert!(body.push_if_fits(&rules, &packet("12", &vec![b'x'; room])));
+        let fits = 1024 - body.text.len() - ",]".len() - object(&rules, &packet("12", b"")).len();
+        assert!(!body.push_if_fits(&rules, &packet("12", &vec![b'x'; fits + 1])));
+        assert!(body.push_if_fits(&rules, &packet("12", &vec![b'x'; fits])));
         assert_eq!(body.seal(true).bytes().len(), 1024);
     }
 

@@ -1,4 +1,4 @@
-//! Cutting (docs/document.md, Window; docs/delivery.md, Windows): which packets of a group share a message, and whether it is an array.
+//! Cutting (docs/document.md, Messages; docs/delivery.md, Windows): which packets of a group share a message, and whether it is an array.
 //!
 //! Whoever reads the log decides when a window is over ([`Window::is_over_by`]) and closes it; nothing else closes one.
 
@@ -100,7 +100,7 @@ impl Cutter {
     }
 
     /// Offers the group's next packet. One that would make the open message too long cuts it first. Then the packet is taken, and cuts the message
-    /// that it makes full. Where it would begin a message, `may_begin` is asked first; on a no it isn't taken, and `false` is returned.
+    /// that it makes full. Where it would begin a message, `may_begin` is asked first; on a no it stays where it is, and `false` is returned.
     pub fn offer(&mut self, rules: &CutRules, next: &NextPacket<'_>, may_begin: impl FnOnce() -> bool, cuts: &mut Vec<Cut>) -> bool {
         if !self.body.is_empty() && !self.body.push_if_fits(rules, &next.packet) {
             cuts.extend(self.cut(rules));

@@ -1,4 +1,4 @@
-//! `webhook-id` (docs/document.md, webhook-id): the same id means the same packets in the same shape.
+//! `webhook-id` (docs/document.md, Requests): the same id means the same packets in the same shape.
 
 use pushline_model::{MessageId, Offset, Timestamp};
 use sha2::{Digest, Sha256};

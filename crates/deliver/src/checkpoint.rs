@@ -1,4 +1,4 @@
-//! The checkpoint of a partition (docs/delivery.md, Checkpoint): what has settled, said compactly, and where reading starts again after a restart. Pure.
+//! The checkpoint of a partition (docs/delivery.md, Checkpoints): what has settled, said compactly, and where reading starts again after a restart. Pure.
 //!
 //! The queue stores it as bytes beside the watermark and reads nothing of it.
 
@@ -125,7 +125,7 @@ pub(crate) struct Restart {
     pub(crate) last: Option<LastPassed>,
     /// Lanes to start with everything evicted.
     pub(crate) lanes: Vec<LaneCheckpoint>,
-    /// The log isn't the one that the checkpoint speaks of: a topic made anew, a restored backup. Reading starts at the log's start.
+    /// The log isn't the one that the checkpoint speaks of: a recreated topic, a restored backup. Reading starts at the log's start.
     pub(crate) is_another_log: bool,
     /// How many offsets between the watermark and the log's start are gone: they hadn't settled, or it can't be known that they had.
     pub(crate) missing: Offset,

@@ -1,4 +1,4 @@
-//! The concurrency limit (docs/delivery.md, Concurrency): how many messages of one webhook are in flight, over all partitions of the process.
+//! The concurrency limit (docs/delivery.md, Concurrency limit): how many messages of one webhook are in flight, over all partitions of the process.
 //!
 //! A [`Permit`] travels with its attempt and ends exactly once: when it is dropped.
 

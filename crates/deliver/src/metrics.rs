@@ -13,7 +13,7 @@ pub const RESPONSE_SECONDS: &str = "pushline_deliver_response_seconds";
 pub const RESPONSES: &str = "pushline_deliver_responses_total";
 /// Messages in flight, by partition.
 pub const IN_FLIGHT: &str = "pushline_deliver_in_flight";
-/// Connections taken for an attempt, by protocol and whether they had been used before.
+/// Connections used for attempts, by protocol and whether they had been used before.
 pub const CONNECTIONS: &str = "pushline_deliver_connections_total";
 /// Lanes, by partition and state.
 pub const LANES: &str = "pushline_lanes";
@@ -66,7 +66,7 @@ pub fn describe() {
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");
     describe_counter!(RESPONSES, "Responses, by status");
     describe_gauge!(IN_FLIGHT, "Messages in flight");
-    describe_counter!(CONNECTIONS, "Connections taken for an attempt");
+    describe_counter!(CONNECTIONS, "Connections used for attempts");
     describe_gauge!(LANES, "Lanes: groups with something unfinished");
     describe_gauge!(UNRESPONSIVE, "Webhooks whose server gave no response: one message at a time probes each");
     describe_counter!(DELIVERED, "Packets that were accepted");

@@ -16,14 +16,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{StreamExt, future::BoxFuture};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use pushline_model::{Offset, Timestamp};
 use pushline_queue::{AppendError, DeadLetters, Partition, QueueError, Reader};
-use tokio::{
-    sync::watch,
-    task::{JoinError, JoinHandle, JoinSet},
-    time::sleep_until,
-};
+use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 
 use self::{catch_up::CatchUpReader, dead_letters::Writing, metrics::PartitionMetrics};
 use crate::{
@@ -69,9 +65,12 @@ pub(crate) struct Task {
     /// Ends with the task: a save that hangs must not keep the partition from its next owner.
     saving: Option<BoxFuture<'static, Result<(), QueueError>>>,
     ticking: Option<BoxFuture<'static, Result<Offset, AppendError>>>,
-    oldest: Option<JoinHandle<Result<OldestRead, QueueError>>>,
+    oldest: Option<BoxFuture<'static, Oldest>>,
     metrics: PartitionMetrics,
 }
+
+/// From where the oldest record was read, and when it was received.
+type Oldest = (Offset, Result<Option<Timestamp>, QueueError>);
 
 impl Task {
     /// Runs until it has left the partition, or the queue fails.
@@ -101,7 +100,7 @@ impl Task {
                 () = at(wake_at) => self.time_passed(),
                 saved = finished(&mut self.saving) => self.saved(saved)?,
                 ticked = finished(&mut self.ticking) => self.ticked(ticked),
-                read = finished(&mut self.oldest) => self.on(Event::OldestRead(result_of(read)?)),
+                (from, oldest) = finished(&mut self.oldest) => self.oldest_read(from, oldest?),
                 frame = self.live.next(), if self.core.reads_live() => self.on(Event::LiveFrame { frame: &frame?, log: self.log_state() }),
                 block = self.catch_up.read() => self.block_read(block)?,
             }
@@ -137,6 +136,10 @@ impl Task {
         Ok(())
     }
 
+    fn oldest_read(&mut self, from: Offset, received_at: Option<Timestamp>) {
+        self.on(Event::OldestRead(OldestRead { from, received_at, overflow: self.partition.overflow() }));
+    }
+
     fn ticked(&mut self, ticked: Result<Offset, AppendError>) {
         self.metrics.ticked(ticked.is_ok());
         self.on(Event::TickEnded(ticked.map_err(|error| TickRefused(error.to_string()))));
@@ -168,7 +171,8 @@ impl Task {
             self.ticking = Some(self.partition.tick());
         }
         if let Some(from) = self.effects.look_at.take() {
-            self.oldest = Some(tokio::spawn(oldest::read(Arc::clone(&self.partition), from)));
+            let read = oldest::read(self.partition.reader(from), from, self.partition.end());
+            self.oldest = Some(read.map(move |oldest| (from, oldest)).boxed());
         }
         if let Some(wake) = self.effects.wake_others.take() {
             self.context.wakeups.wake_others(&self.wakeup, wake);
@@ -192,11 +196,6 @@ async fn finished<F: Future + Unpin>(begun: &mut Option<F>) -> F::Output {
             output
         }
     }
-}
-
-/// A task that was cut off has come to nothing.
-fn result_of<T>(joined: Result<Result<T, QueueError>, JoinError>) -> Result<T, QueueError> {
-    joined.unwrap_or(Err(QueueError::Closed))
 }
 
 /// Resolves when the registry was read again.

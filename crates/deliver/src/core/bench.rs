@@ -177,11 +177,11 @@ impl Bench {
     }
 
     /// A frame becomes visible, and is read live.
-    pub(super) fn live(&mut self, frame: Frame) {
+    pub(super) fn live(&mut self, frame: &Frame) {
         self.horizon = self.horizon.map(|horizon| horizon.max(frame.log_time()));
         self.frames.push(frame.clone());
         let log = self.log_state();
-        self.on(Event::LiveFrame { frame: &frame, log });
+        self.on(Event::LiveFrame { frame, log });
     }
 
     /// Nothing happens for a while: time passes as often as the core wants, and the log's horizon with it.

@@ -232,7 +232,7 @@ impl Core {
         'block: for frame in frames {
             // A frame may begin before the end of the one before it, and end above what live reading has passed.
             let (begin, end, log_time) = (std::mem::replace(&mut at, frame.end()), frame.end().min(to), frame.log_time());
-            self.evidence_in_block(&mut windows, &joined, end, log_time);
+            self.close_by_block_frame(&mut windows, &joined, end, log_time);
             for (offset, record) in frame.records(begin).take_while(|(offset, _)| *offset < to) {
                 while let Some((_, key)) = ahead.pop_if(|(read_until, _)| *read_until <= offset) {
                     joined.insert(key);
@@ -302,24 +302,28 @@ impl Core {
         }
         let is_replay = matches!(offer.record.kind, Kind::Replay);
         let cause = cause.or_else(|| lane.dead_lettered_window().filter(|_| !is_replay));
-        if lane.cutter.first().is_none() || is_replay {
-            if let Some(cause) = cause {
-                lane.waits_to_dead_letter = !may_write;
-                if lane.waits_to_dead_letter {
-                    return false;
-                }
-                if is_replay {
-                    lane.close_window(self.partition, &mut self.scratch);
-                }
-                lane.dead_letter(offer, cause, live_offset);
-                self.dead_letters.unwritten += held_by(offer.record);
-                found.entry(key).or_default().add(offer.record, cause);
-                return true;
+        if let Some(cause) = cause
+            && (is_replay || lane.cutter.first().is_none())
+        {
+            lane.waits_to_dead_letter = !may_write;
+            if lane.waits_to_dead_letter {
+                return false;
             }
+            if is_replay {
+                lane.close_window(self.partition, &mut self.scratch);
+            }
+            lane.dead_letter(offer, cause, live_offset);
+            self.dead_letters.unwritten += held_by(offer.record);
+            found.entry(key).or_default().add(offer.record, cause);
+            return true;
         }
         lane.fresh_at = checks;
         if lane.is_dead_lettering() {
             return false; // it begins no message before its dead letters are durable
+        }
+        if is_replay {
+            // Also where no webhook takes it: else a dead-lettered window would go on asking for it.
+            lane.close_window(self.partition, &mut self.scratch);
         }
         if lane.offer(offer, &mut self.scratch) == Offered::Refused {
             return false;

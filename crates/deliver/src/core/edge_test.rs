@@ -41,7 +41,7 @@ fn replay(message_id: Option<MessageId>, iccid: &str) -> Replay {
 #[test]
 fn a_window_closes_by_the_horizon_one_length_after_its_first_record_was_stored() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     bench.pass(seconds(1) - Duration::from_nanos(200));
     assert!(bench.in_flight.is_empty(), "too early");
     bench.pass(Duration::from_millis(1));
@@ -51,7 +51,7 @@ fn a_window_closes_by_the_horizon_one_length_after_its_first_record_was_stored()
 #[test]
 fn a_horizon_that_stands_still_closes_nothing_and_burns_no_core() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     let (mut looks, began) = (0, bench.now.monotonic);
     while bench.now.monotonic < began + seconds(10) {
         bench.now.monotonic = bench.effects.wake_at.unwrap().max(bench.now.monotonic);
@@ -67,7 +67,7 @@ fn a_horizon_that_stands_still_closes_nothing_and_burns_no_core() {
 #[test]
 fn a_tick_is_appended_once_when_a_window_is_due_and_closes_it_when_it_is_read() {
     let mut bench = Bench::new(webhook(), true).without_horizon();
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     bench.pass(seconds(1));
     assert_eq!(bench.ticks, 0);
     bench.pass(Duration::from_millis(10));
@@ -75,18 +75,18 @@ fn a_tick_is_appended_once_when_a_window_is_due_and_closes_it_when_it_is_read() 
     bench.on(Event::TickEnded(Ok(1)));
     bench.pass(seconds(5));
     assert_eq!((bench.ticks, bench.in_flight.len()), (1, 0), "none while one is out, and nothing closes before it is read");
-    bench.live(tick_frame(1, at(1)));
+    bench.live(&tick_frame(1, at(1)));
     assert_eq!((bench.shapes(), bench.core.status(bench.now).unsettled), (vec![(0, 1, false)], 1));
 }
 
 #[test]
 fn a_tick_that_closed_nothing_says_when_the_next_one_can() {
     let mut bench = Bench::new(webhook(), true).without_horizon();
-    bench.live(frame(0, at(100), 1));
+    bench.live(&frame(0, at(100), 1));
     bench.pass(Duration::from_millis(1010));
     bench.on(Event::TickEnded(Ok(1)));
     // The broker's clock stepped back by less than a window.
-    bench.live(tick_frame(1, BEGIN.plus(Duration::from_millis(99_500))));
+    bench.live(&tick_frame(1, BEGIN.plus(Duration::from_millis(99_500))));
     bench.pass(Duration::from_millis(1500));
     assert_eq!(bench.ticks, 1);
     bench.pass(Duration::from_millis(10));
@@ -96,7 +96,7 @@ fn a_tick_that_closed_nothing_says_when_the_next_one_can() {
 #[test]
 fn refused_ticks_are_tried_again_ever_more_seldom_and_told_once() {
     let mut bench = Bench::new(webhook(), true).without_horizon();
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     bench.pass(Duration::from_millis(1010));
     let mut tried = 0;
     for _ in 0..60 {
@@ -116,31 +116,31 @@ fn refused_ticks_are_tried_again_ever_more_seldom_and_told_once() {
 #[test]
 fn a_record_far_before_the_opening_closes_a_window_too() {
     let mut bench = Bench::new(webhook(), true).without_horizon();
-    bench.live(frame(0, at(100), 1));
-    bench.live(frame(1, at(101), 1));
+    bench.live(&frame(0, at(100), 1));
+    bench.live(&frame(1, at(101), 1));
     assert_eq!(bench.shapes(), [(0, 1, false)]);
-    bench.live(frame(2, at(100), 1));
+    bench.live(&frame(2, at(100), 1));
     assert_eq!(bench.shapes(), [(0, 1, false), (1, 1, false)]);
 }
 
 #[test]
-fn a_lane_that_is_behind_is_cut_by_the_evidence_on_its_way_as_a_live_one_is() {
+fn a_lane_that_is_behind_is_cut_by_the_records_on_its_way_as_a_live_one_is() {
     let other = |base, at: Timestamp| record_frame(base, at, &Record { group: "", at, kind: Kind::Foreign { why: "" }, payload: b"" });
     let log = || [frame(0, at(0), 2), other(2, at(1)), frame(3, at(0), 1), frame(4, at(0), 1)];
     let mut live = Bench::new(webhook(), true).without_horizon();
-    log().into_iter().for_each(|frame| live.live(frame));
+    log().iter().for_each(|frame| live.live(frame));
     let mut behind = restarted(checkpoint(5, 0, None)).without_horizon();
     behind.frames = log().to_vec();
     behind.pass(Duration::ZERO);
     behind.catch_up_all();
     for bench in [&mut live, &mut behind] {
-        bench.live(tick_frame(5, at(1)));
+        bench.live(&tick_frame(5, at(1)));
         assert_eq!(bench.shapes(), [(0, 2, true), (3, 2, true)]);
     }
 }
 
 #[test]
-fn evidence_below_what_was_batched_touches_no_window() {
+fn a_record_below_what_was_batched_touches_no_window() {
     let mut saved = checkpoint(4, 3, window(at(5), true));
     saved.lanes[0].messages = vec![crate::checkpoint::MessageSpan { first: 0, last: 1, count: 2, array: true, replay: false }];
     let mut bench = restarted(saved);
@@ -157,10 +157,10 @@ fn an_open_window_keeps_its_lane_until_it_is_over() {
     let mut webhook = webhook();
     webhook.max_packets = 2;
     let mut bench = Bench::new(webhook, true);
-    bench.live(frame(0, at(0), 2));
+    bench.live(&frame(0, at(0), 2));
     bench.accept_all();
     assert_eq!(bench.lanes(), (1, 0));
-    bench.live(frame(2, at(0), 1));
+    bench.live(&frame(2, at(0), 1));
     bench.pass(seconds(1));
     assert_eq!(bench.shapes(), [(2, 1, true)]);
     bench.accept_all();
@@ -171,7 +171,7 @@ fn an_open_window_keeps_its_lane_until_it_is_over() {
 fn windows_that_came_and_went_leave_nothing_behind() {
     let mut bench = Bench::new(webhook(), true);
     for second in 0..1000 {
-        bench.live(frame(second, at(2 * second), 1));
+        bench.live(&frame(second, at(2 * second), 1));
         accept(&mut bench);
     }
     assert!(bench.core.windows.ends.len() < 5 && bench.core.lanes.is_empty(), "{} entries", bench.core.windows.ends.len());
@@ -206,23 +206,20 @@ fn a_slice_goes_on_while_a_lane_wants_what_comes_next_or_soon_and_is_bounded() {
 #[test]
 fn while_live_reading_is_behind_the_end_catch_up_reads_get_at_most_half() {
     let mut bench = restarted(checkpoint(100, 10, None));
+    (bench.core.tuning.first_block, bench.core.tuning.slice) = (1, 1);
     bench.frames = (10..100).map(|base| frame(base, at(0), 1)).collect();
     bench.pass(Duration::ZERO);
-    let live = frame(100, at(0), 1);
-    let log = LogState { end: 1000, horizon: None };
-    bench.core.log_is(log, bench.now);
-    bench.on(Event::CatchUpBlock { frames: &[frame(10, at(0), 40)] });
-    assert!(bench.block.take().is_none_or(|block| block.from > 10), "the slice may go on");
-    bench.on(Event::CatchUpBlock { frames: &[frame(50, at(0), 50)] });
-    bench.core.catch_up.wanted = true;
-    bench.block = None;
+    bench.core.log_is(LogState { end: 1000, horizon: None }, bench.now);
+    assert_eq!(bench.catch_up(), Some(10));
     bench.on(Event::Woken { for_catch_up: true });
     assert_eq!(bench.block, None, "live reading comes first");
-    bench.frames.push(live.clone());
-    for base in 100..300 {
-        bench.on(Event::LiveFrame { frame: &frame(base, at(0), 1), log });
-    }
-    assert_eq!(bench.core.lanes.len(), 1);
+    let log = LogState { end: 1000, horizon: None };
+    bench.on(Event::LiveFrame { frame: &frame(100, at(0), 1), log });
+    assert_eq!(bench.block.map(|block| block.from), Some(11), "it has read as much");
+    assert_eq!(bench.catch_up(), Some(11));
+    assert_eq!(bench.block, None);
+    bench.on(Event::LiveFrame { frame: &frame(101, at(0), 1), log: LogState { end: 102, horizon: None } });
+    assert!(bench.block.is_some() && bench.catch_up().is_some() && bench.block.is_some(), "at the end of the log nothing waits for it");
 }
 
 #[test]
@@ -276,14 +273,30 @@ fn a_live_lane_in_a_dead_lettered_window_falls_behind_without_a_refusal() {
     assert_eq!(bench.dead(), [Cause::Expired]);
     bench.expire(None);
     assert_eq!(bench.lanes(), (1, 0));
-    bench.live(frame_of(1, at(0), &[at(200)]));
+    bench.live(&frame_of(1, at(0), &[at(200)]));
     assert_eq!(bench.lanes(), (0, 1));
     assert!(bench.handle().may_begin());
     bench.catch_up_all();
     assert_eq!(bench.dead(), [Cause::Expired], "it isn't old itself, and has its window's cause");
-    bench.live(frame_of(2, at(1), &[at(200)]));
+    bench.live(&frame_of(2, at(1), &[at(200)]));
     bench.pass(seconds(1));
     assert_eq!(bench.shapes(), [(2, 1, false)], "the next window is sent");
+}
+
+#[test]
+fn a_replay_that_waits_for_its_webhook_in_a_dead_lettered_window_asks_for_no_read_again_and_again() {
+    let mut bench = Bench::with(registry(webhook(), false), restart(checkpoint(2, 0, None)), 1 << 20);
+    let young = Record { group: GROUP, at: at(200), kind: Kind::Replay, payload: &replay(None, "1").encode() };
+    bench.frames = vec![frame_of(0, at(0), &[at(1)]), record_frame(1, at(0), &young)];
+    bench.expire(BEFORE_100);
+    bench.catch_up_all();
+    bench.expire(None);
+    assert_eq!(bench.dead(), [Cause::Expired]);
+    for _ in 0..10 {
+        bench.catch_up();
+        bench.on(Event::Woken { for_catch_up: true });
+    }
+    assert_eq!((bench.block, bench.lanes()), (None, (0, 1)));
 }
 
 #[test]
@@ -293,7 +306,7 @@ fn dead_letters_on_their_way_keep_their_window_in_the_checkpoint() {
     bench.expire(BEFORE_100);
     bench.catch_up_all();
     bench.expire(None);
-    bench.live(frame_of(2, at(5), &[at(200)]));
+    bench.live(&frame_of(2, at(5), &[at(200)]));
     let lane = bench.core.checkpoint().unwrap().lanes.remove(0);
     assert_eq!((lane.batched_until, lane.window), (1, window(at(0), true)));
     assert_eq!(bench.dead(), [Cause::Expired]);
@@ -318,8 +331,8 @@ fn a_replay_that_was_in_no_message_is_an_array_where_every_message_is_one() {
     let mut webhook = webhook();
     webhook.always_array = true;
     let mut bench = Bench::new(webhook, true);
-    bench.live(replay_frame(0, at(0), &replay(None, "1")));
-    bench.live(replay_frame(1, at(0), &replay(Some(MessageId([7; 16])), "1")));
+    bench.live(&replay_frame(0, at(0), &replay(None, "1")));
+    bench.live(&replay_frame(1, at(0), &replay(Some(MessageId([7; 16])), "1")));
     assert_eq!(bench.shapes(), [(0, 1, true), (1, 1, false)], "the second keeps the shape that it had");
     assert_eq!(bench.notices, [Notice::Excused { reason: Excuse::ReplayWithoutId, messages: 1 }]);
 }
@@ -327,7 +340,7 @@ fn a_replay_that_was_in_no_message_is_an_array_where_every_message_is_one() {
 #[test]
 fn a_replay_of_a_device_that_is_none_is_unreadable() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(replay_frame(0, at(0), &replay(None, "no ICCID")));
+    bench.live(&replay_frame(0, at(0), &replay(None, "no ICCID")));
     bench.catch_up_all();
     assert_eq!(bench.dead(), [Cause::Unreadable]);
     assert_eq!((bench.lanes(), bench.core.unsettled), ((0, 0), 0));
@@ -336,7 +349,7 @@ fn a_replay_of_a_device_that_is_none_is_unreadable() {
 #[test]
 fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(replay_frame(0, at(1000), &replay(None, "1")));
+    bench.live(&replay_frame(0, at(1000), &replay(None, "1")));
     bench.expire(BEFORE_100);
     assert!(bench.dead_letters.is_empty());
 }
@@ -344,9 +357,9 @@ fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
 #[test]
 fn no_more_dead_letters_are_made_than_can_be_written() {
     let mut bench = Bench::new(webhook(), false);
-    bench.live(frame(0, at(0), 3000));
+    bench.live(&frame(0, at(0), 3000));
     for base in 3000..4000 {
-        bench.live(record_frame(base, at(0), &Record { group: "", at: at(0), kind: Kind::Foreign { why: "" }, payload: b"" }));
+        bench.live(&record_frame(base, at(0), &Record { group: "", at: at(0), kind: Kind::Foreign { why: "" }, payload: b"" }));
     }
     bench.catch_up_all();
     let most = bench.core.tuning.dead_letter_bytes;
@@ -370,7 +383,7 @@ fn an_attempt_keeps_its_permit_though_its_message_was_dead_lettered() {
     webhook.concurrency = 1;
     let mut bench = Bench::new(webhook, true);
     for base in 0..2 {
-        bench.live(frame(base, bench.horizon.unwrap(), 1));
+        bench.live(&frame(base, bench.horizon.unwrap(), 1));
         bench.pass(seconds(1));
         bench.expire(Some(Limit { before: BEGIN, below: 1 }));
         bench.dead();
@@ -391,7 +404,7 @@ fn an_opening_from_before_the_start_evicts_nothing_and_one_after_it_does() {
     let webhooks = Arc::clone(&bench.core.webhooks);
     let start = Start { log: LogState { end: 0, horizon: None }, now: bench.now };
     bench.core = Core::new(0, webhooks, Restart::default(), bench.core.tuning, start, &bench.budgets);
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     assert_eq!(bench.lanes(), (1, 0));
     breaker.open();
     bench.on(Event::Woken { for_catch_up: true });
@@ -403,7 +416,7 @@ fn an_unresponsive_webhook_probes_with_one_message_until_it_answers() {
     let mut webhook = webhook();
     webhook.max_packets = 1;
     let mut bench = Bench::new(webhook, true);
-    bench.live(frame(0, at(0), 5));
+    bench.live(&frame(0, at(0), 5));
     assert_eq!(bench.in_flight.len(), 5);
     for _ in 0..5 {
         bench.end_attempt(Outcome::NoResponse(NoResponse::ConnectionLost("reset".into())));
@@ -439,7 +452,7 @@ fn becomes_dead_letters_after_five_minutes(bench: &mut Bench) {
 fn a_group_without_webhook_keeps_its_packets_for_five_minutes_from_the_birth_of_its_lane() {
     let mut bench = Bench::new(webhook(), false);
     bench.pass(Duration::from_mins(2));
-    bench.live(frame(0, bench.horizon.unwrap(), 3));
+    bench.live(&frame(0, bench.horizon.unwrap(), 3));
     becomes_dead_letters_after_five_minutes(&mut bench);
 }
 
@@ -454,7 +467,7 @@ fn a_group_without_webhook_keeps_its_packets_for_five_minutes_from_the_start() {
 fn a_group_that_lost_its_webhook_keeps_its_packets_for_five_minutes_from_the_reload() {
     let mut bench = Bench::new(webhook(), true);
     bench.pass(Duration::from_mins(4));
-    bench.live(frame(0, bench.horizon.unwrap(), 3));
+    bench.live(&frame(0, bench.horizon.unwrap(), 3));
     bench.reload(registry(webhook(), false));
     becomes_dead_letters_after_five_minutes(&mut bench);
 }
@@ -462,19 +475,19 @@ fn a_group_that_lost_its_webhook_keeps_its_packets_for_five_minutes_from_the_rel
 #[test]
 fn what_comes_for_a_group_without_webhook_while_a_message_is_in_flight_asks_for_a_catch_up_read() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     bench.pass(seconds(1));
     bench.reload(registry(webhook(), false));
     bench.pass(Duration::from_mins(6));
     bench.catch_up_all();
-    bench.live(frame(1, bench.horizon.unwrap(), 1));
+    bench.live(&frame(1, bench.horizon.unwrap(), 1));
     assert_eq!(bench.block.map(|block| block.from), Some(1), "nothing else tells of it");
 }
 
 #[test]
 fn a_group_that_gets_its_webhook_within_five_minutes_has_its_packets_sent() {
     let mut bench = Bench::new(webhook(), false);
-    bench.live(frame(0, at(0), 3));
+    bench.live(&frame(0, at(0), 3));
     bench.pass(Duration::from_mins(4));
     bench.reload(registry(webhook(), true));
     bench.pass(Duration::from_mins(6));
@@ -496,7 +509,7 @@ fn a_window_that_was_cut_from_keeps_no_lane_of_a_group_without_webhook_longer_th
 fn a_reload_is_saved_right_after() {
     let mut bench = Bench::new(webhook(), true);
     bench.pass(Duration::ZERO);
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     assert_eq!(bench.save, None);
     bench.reload(registry(webhook(), true));
     assert!(bench.save.is_some());
@@ -512,7 +525,7 @@ fn messages_cut_by_other_rules_than_the_checkpoints_are_excused_up_to_the_end_at
     bench.frames = vec![frame(0, at(0), 3)];
     bench.pass(Duration::ZERO);
     bench.catch_up_all();
-    bench.live(frame(3, at(0), 3));
+    bench.live(&frame(3, at(0), 3));
     let excused = |bench: &Bench| {
         bench.notices.iter().map(|notice| if let Notice::Excused { messages, .. } = notice { *messages } else { 0 }).sum::<u64>()
     };
@@ -525,7 +538,7 @@ fn messages_cut_by_other_rules_than_the_checkpoints_are_excused_up_to_the_end_at
 fn the_oldest_unsettled_packet_is_known_within_a_second() {
     let mut bench = Bench::new(webhook(), true);
     let oldest = |bench: &Bench| bench.core.status(bench.now).oldest;
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     bench.pass(Duration::ZERO);
     let from = bench.look_at.take().expect("the first check is due at once");
     bench.on(Event::OldestRead(OldestRead { from, received_at: None, overflow: None }));
@@ -543,7 +556,7 @@ fn the_oldest_unsettled_packet_is_known_within_a_second() {
 #[test]
 fn a_wall_clock_that_jumps_ahead_expires_nothing() {
     let mut bench = Bench::new(webhook(), false);
-    bench.live(frame(0, at(0), 1));
+    bench.live(&frame(0, at(0), 1));
     let check = |bench: &mut Bench| {
         bench.pass(Duration::from_mins(2));
         let from = bench.look_at.take().expect("the oldest record is read");
@@ -566,8 +579,8 @@ fn a_wall_clock_that_jumps_ahead_expires_nothing() {
 #[test]
 fn a_task_that_leaves_starts_nothing_waits_for_what_is_in_flight_and_saves_last() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(frame(0, at(0), 10));
-    bench.live(frame(10, at(0), 1));
+    bench.live(&frame(0, at(0), 10));
+    bench.live(&frame(10, at(0), 1));
     bench.on(Event::Leave(Leave::at_shutdown(bench.now.monotonic, seconds(10))));
     bench.pass(seconds(2));
     assert_eq!((bench.in_flight.len(), bench.left, bench.core.reads_live()), (1, false, false));
@@ -584,7 +597,7 @@ fn a_task_that_leaves_starts_nothing_waits_for_what_is_in_flight_and_saves_last(
 #[test]
 fn a_task_that_leaves_waits_neither_for_an_unresponsive_webhook_nor_for_ever() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(frame(0, at(0), 10));
+    bench.live(&frame(0, at(0), 10));
     bench.on(Event::Leave(Leave::revoked(bench.now.monotonic, seconds(2))));
     bench.pass(Duration::from_millis(1400));
     assert!(!bench.effects.abort_attempts);
@@ -597,7 +610,7 @@ fn a_task_that_leaves_waits_neither_for_an_unresponsive_webhook_nor_for_ever() {
     assert_eq!(bench.notices, [Notice::AttemptsCutOff, Notice::LastSaveCutOff]);
 
     let mut bench = Bench::new(webhook(), true);
-    bench.live(frame(0, at(0), 10));
+    bench.live(&frame(0, at(0), 10));
     bench.handle().budgets.breaker.open();
     bench.on(Event::Leave(Leave::at_shutdown(bench.now.monotonic, seconds(10))));
     assert!(bench.effects.abort_attempts);

@@ -1,4 +1,4 @@
-//! A lane: one group's way through the log at its own pace (docs/delivery.md, Lanes). Records and outcomes in, messages ready to be sent out.
+//! A lane: one group's way through the log at its own pace (docs/delivery.md, Parts). Records and outcomes in, messages ready to be sent out.
 //!
 //! A lane is a few numbers and its outstanding messages. Everything that isn't active can be evicted, and is rebuilt from the log.
 
@@ -115,7 +115,7 @@ pub(super) struct Offer<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
     /// The lane has it, or had it before.
-    Taken,
+    Accepted,
     /// It would begin a message, and the webhook may not begin one.
     Refused,
 }
@@ -304,17 +304,17 @@ impl Lane {
     pub(super) fn offer(&mut self, offer: &Offer<'_>, scratch: &mut Scratch) -> Offered {
         let Intake::Taking(handle) = &self.intake else { return Offered::Refused };
         let handle = Arc::clone(handle);
-        let is_taken = match offer.record.as_packet() {
+        let is_accepted = match offer.record.as_packet() {
             Some(packet) => {
                 let next = NextPacket { offset: offer.offset, log_time: offer.log_time, packet };
-                let is_taken = self.cutter.offer(&handle.rules, &next, || handle.may_begin(), &mut scratch.cuts);
+                let is_accepted = self.cutter.offer(&handle.rules, &next, || handle.may_begin(), &mut scratch.cuts);
                 self.take_cuts(&handle, offer.partition, scratch);
-                is_taken
+                is_accepted
             }
             None => self.offer_replay(&handle, offer, scratch),
         };
-        if is_taken {
-            return Offered::Taken;
+        if is_accepted {
+            return Offered::Accepted;
         }
         handle.budgets.memory.refused();
         Offered::Refused

@@ -1,4 +1,4 @@
-//! Leaving a partition, at shutdown or when another process takes it over (docs/delivery.md, Hand-over).
+//! Leaving a partition, at shutdown or when another process takes it over (docs/delivery.md, Draining, Hand-over).
 //!
 //! No new attempt starts. Attempts in flight may end, but not for ever; then the last checkpoint is saved. What didn't settle in time is sent again by the
 //! next owner, and its outcome here doesn't count any more.

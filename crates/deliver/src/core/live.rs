@@ -46,7 +46,7 @@ impl Core {
     pub(super) fn live_frame(&mut self, frame: &Frame, now: Now, effects: &mut Effects) {
         self.catch_up.live_has_read(frame.bytes().len());
         let log_time = frame.log_time();
-        self.evidence_live(log_time, now);
+        self.close_by_live_record(log_time, now);
         for (offset, record) in frame.records(self.live_offset) {
             self.live_offset = offset + 1;
             self.last = Some(LastPassed { offset, at: record.at, log_time });

@@ -1,4 +1,4 @@
-//! Outcomes (docs/delivery.md, Outcomes): what follows when an attempt ends. The message settles, waits for its next attempt, or becomes a dead letter; its
+//! Outcomes (docs/delivery.md, Circuit breaker): what follows when an attempt ends. The message settles, waits for its next attempt, or becomes a dead letter; its
 //! webhook's breaker opens or closes.
 //!
 //! An attempt ends under the definition that it began with.

@@ -1,4 +1,4 @@
-//! Saving (docs/delivery.md, Checkpoint): once a second when something changed, right after a reload, and last before the task leaves.
+//! Saving (docs/delivery.md, Checkpoints): once a second when something changed, right after a reload, and last before the task leaves.
 //!
 //! One save is made at a time. Where it can't be made for now, what has settled meanwhile may be sent again after a crash.
 

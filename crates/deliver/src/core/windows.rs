@@ -1,8 +1,8 @@
 //! Windows (docs/delivery.md, Windows): when one is over. The log alone says so, never a clock of this process, so each process cuts the same messages.
 //!
-//! A window is over *by evidence*, a record anyone's whose log time lies one window length or more from its opening; or *by the horizon*, where the log
-//! promises that each later record is evidence. Where the backend has no horizon, the core appends a *tick*, which comes back as evidence. The
-//! monotonic clock only says when to look at the horizon, or to append a tick.
+//! A window is over *by a record*, anyone's, whose log time lies one window length or more from its opening; or *by the horizon*, where the log promises
+//! that the window is over by each later record. Where the backend has no horizon, the core appends a *tick*, a record that comes back and says what
+//! time it is in the log. The monotonic clock only says when to look at the horizon, or to append a tick.
 
 use std::{
     cmp::Reverse,
@@ -30,13 +30,13 @@ pub(super) struct Windows {
     pub(super) ends: BinaryHeap<Reverse<(Timestamp, LaneKey)>>,
     /// The log time that live reading has come to, and when: what time it is in the log is about this, and what has passed since.
     reached: Option<(Timestamp, Instant)>,
-    horizon: Look,
+    horizon: HorizonLook,
     tick: Tick,
 }
 
 /// The horizon as it was seen last.
 #[derive(Debug)]
-struct Look {
+struct HorizonLook {
     seen: Option<Horizon>,
     /// When it was first seen as it is.
     since: Instant,
@@ -51,19 +51,19 @@ enum Tick {
     None,
     /// Ticks before it were refused, perhaps.
     Appending {
-        before: Option<Refusal>,
+        before: Option<TickRefusal>,
     },
     /// Live reading has passed it when it has passed this offset.
     Appended(Offset),
     Refused {
         again_at: Instant,
-        refusal: Refusal,
+        refusal: TickRefusal,
     },
 }
 
 /// How ticks are being refused.
 #[derive(Debug)]
-struct Refusal {
+struct TickRefusal {
     why: String,
     /// Between the last two.
     pause: Duration,
@@ -73,7 +73,7 @@ struct Refusal {
 #[derive(Debug, Default)]
 pub(super) struct BlockWindows {
     ends: BinaryHeap<Reverse<(Timestamp, LaneKey)>>,
-    /// Lanes that read below their `batched_until`, where no evidence touches them.
+    /// Lanes that read below their `batched_until`, where no record closes their window.
     below: BinaryHeap<Reverse<(Offset, LaneKey)>>,
     reached: Option<Timestamp>,
 }
@@ -81,7 +81,7 @@ pub(super) struct BlockWindows {
 impl Windows {
     /// `reached`: the log time of the last record that the process before has passed.
     pub(super) fn new(reached: Option<Timestamp>, log: LogState, now: Instant) -> Self {
-        let horizon = Look { seen: log.horizon, since: now, not_before: now, pause: LOOK_AGAIN };
+        let horizon = HorizonLook { seen: log.horizon, since: now, not_before: now, pause: LOOK_AGAIN };
         Self { ends: BinaryHeap::new(), reached: reached.map(|time| (time, now)), horizon, tick: Tick::None }
     }
 
@@ -91,7 +91,7 @@ impl Windows {
     }
 }
 
-impl Look {
+impl HorizonLook {
     fn update(&mut self, horizon: Option<Horizon>, now: Instant) {
         if self.seen != horizon {
             (self.seen, self.since, self.not_before, self.pause) = (horizon, now, now, LOOK_AGAIN);
@@ -106,7 +106,7 @@ impl Core {
     // --- live lanes
 
     /// Live reading comes to a record with this log time: before it is offered, the windows close that it shows to be over.
-    pub(super) fn evidence_live(&mut self, log_time: Timestamp, now: Now) {
+    pub(super) fn close_by_live_record(&mut self, log_time: Timestamp, now: Now) {
         let reached = self.windows.reached.replace((log_time, now.monotonic)).map(|(reached, _)| reached);
         if Windows::steps_back(reached, log_time) {
             let over = |lane: &super::lane::Lane| lane.is_live() && lane.is_window_over_by(log_time);
@@ -123,7 +123,7 @@ impl Core {
         self.close_by_horizon();
     }
 
-    /// Live reading is at or above the horizon's offset: the next record, whenever it comes, would be evidence.
+    /// Live reading is at or above the horizon's offset: the next record, whenever it comes, would close the window too.
     pub(super) fn close_by_horizon(&mut self) {
         if let Some(horizon) = self.windows.horizon.seen
             && self.live_offset >= horizon.offset
@@ -218,7 +218,7 @@ impl Core {
                 if before.is_none_or(|before| before.why != why) {
                     effects.notices.push(Notice::TicksRefused { why: why.clone() });
                 }
-                self.windows.tick = Tick::Refused { again_at: now.monotonic + pause, refusal: Refusal { why, pause } };
+                self.windows.tick = Tick::Refused { again_at: now.monotonic + pause, refusal: TickRefusal { why, pause } };
             }
         }
     }
@@ -238,9 +238,9 @@ impl Core {
         self.watch_window_in_block(windows, key);
     }
 
-    /// A block comes to a frame that ends at `frame_end`: each lane that stands there gets its evidence before the first record at or above its
+    /// A block comes to a frame that ends at `frame_end`: each lane that stands there closes a window that is over by it, before the first record at or above its
     /// `batched_until`.
-    pub(super) fn evidence_in_block(
+    pub(super) fn close_by_block_frame(
         &mut self,
         windows: &mut BlockWindows,
         joined: &BTreeSet<LaneKey>,

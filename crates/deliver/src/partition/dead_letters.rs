@@ -25,7 +25,7 @@ pub(super) struct Writing {
     pub(super) confirming: Option<BoxFuture<'static, (Vec<DeadLetterBatch>, bool)>>,
     pub(super) writing: FuturesUnordered<BoxFuture<'static, Written>>,
     /// Another process owns the partition: none is written any more.
-    is_lost: bool,
+    is_revoked: bool,
 }
 
 /// Dead letters that were written, or never will be.
@@ -40,7 +40,7 @@ impl Task {
     pub(super) fn confirm_ownership(&mut self) {
         let letters = &mut self.dead_letters;
         letters.unconfirmed.append(&mut self.effects.dead_letters);
-        if letters.is_lost {
+        if letters.is_revoked {
             letters.unconfirmed.clear();
         }
         if letters.confirming.is_none() && !letters.unconfirmed.is_empty() {
@@ -53,7 +53,7 @@ impl Task {
         if !is_owner {
             let partition = self.partition.index();
             warn!(partition, messages = batches.len(), "another process owns the partition: this one writes no dead letters of it");
-            self.dead_letters.is_lost = true;
+            self.dead_letters.is_revoked = true;
             self.on(Event::OwnershipLost);
             return;
         }

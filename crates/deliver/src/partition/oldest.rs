@@ -1,27 +1,23 @@
 //! Reading how old the oldest unsettled record is, beside everything else.
 
-use std::sync::Arc;
+use pushline_model::{Offset, Timestamp};
+use pushline_queue::{Kind, QueueError, Reader};
 
-use pushline_model::Offset;
-use pushline_queue::{Kind, Partition, QueueError};
-
-use crate::core::OldestRead;
-
-/// The first record at or above an offset, ticks aside, that lies below the end of the log.
-pub(super) async fn read(partition: Arc<dyn Partition>, from: Offset) -> Result<OldestRead, QueueError> {
-    let (end, mut at, mut reader) = (partition.end(), from, partition.reader(from));
-    let mut received_at = None;
+/// When the first record at or above an offset was received, ticks aside, if it lies below `end`.
+pub(super) async fn read(mut reader: Box<dyn Reader>, from: Offset, end: Offset) -> Result<Option<Timestamp>, QueueError> {
+    let (mut at, mut received_at) = (from, None);
     while at < end && received_at.is_none() {
         let frame = reader.next().await?;
         received_at = frame.records(at).find(|(_, record)| record.kind != Kind::Tick).map(|(_, record)| record.at);
         at = frame.end();
     }
-    Ok(OldestRead { from, received_at, overflow: partition.overflow() })
+    Ok(received_at)
 }
 
 #[cfg(test)]
 mod tests {
-    use pushline_model::Timestamp;
+    use std::sync::Arc;
+
     use pushline_queue::{
         Append, Queue, Record,
         memory::{LogTime, Memory, Mode},
@@ -34,7 +30,7 @@ mod tests {
         let queue = Memory::with(Mode::Ticks, &LogTime::monotonic());
         let partition = Arc::clone(&queue.partitions().borrow()[0]);
         partition.tick().await.unwrap();
-        let oldest = async || read(Arc::clone(&partition), 0).await.unwrap().received_at;
+        let oldest = async || read(partition.reader(0), 0, partition.end()).await.unwrap();
         assert_eq!(oldest().await, None);
         queue.append(&[Record { group: "o/g", at: Timestamp(7), kind: Kind::Replay, payload: b"" }]).await.unwrap();
         assert_eq!(oldest().await, Some(Timestamp(7)));

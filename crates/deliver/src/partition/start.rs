@@ -114,7 +114,7 @@ fn read(partition: u32, saved: SavedCheckpoint, metrics: &PartitionMetrics) -> R
 async fn begin_anew(partition: &dyn Partition, start: Offset, metrics: &PartitionMetrics) -> Result<(), QueueError> {
     error!(
         partition = partition.index(),
-        start, "the log isn't the one that the checkpoint speaks of (a topic made anew, or a restored backup): it is read from its start"
+        start, "the log isn't the one that the checkpoint speaks of (a recreated topic, or a restored backup): it is read from its start"
     );
     metrics.excused(Excuse::AnotherLog, 1);
     // Else a crash before the next save would leave a watermark and a checkpoint that say of the new log what was true of the old one.

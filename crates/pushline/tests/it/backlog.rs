@@ -52,7 +52,7 @@ fn sick(number: &mut u64, count: usize) -> Vec<(String, Vec<u8>)> {
 fn head(pushline: &Pushline) -> u64 {
     let log = pushline.log();
     let line = log.lines().find(|line| line.contains("partition started")).unwrap();
-    line.split("head=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    line.split("live_offset=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
 /// What has settled by now, once a checkpoint that was begun later is saved: what one customer accepted, and what of the other is dead letters.
