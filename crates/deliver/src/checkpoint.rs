@@ -48,6 +48,8 @@ pub(crate) struct LaneCheckpoint {
     pub(crate) messages: Vec<MessageSpan>,
     /// The hash of the cut rules; `None`: this process knew no webhook of the group.
     pub(crate) rules_hash: Option<u64>,
+    /// How long the group's windows are: that counts where the next process knows no webhook of the group.
+    pub(crate) window_length: Duration,
     /// What later versions add.
     pub(crate) extensions: Vec<Extension>,
 }
@@ -61,8 +63,6 @@ pub(crate) struct OpenWindow {
     pub(crate) cut_from: bool,
     /// Why its records become dead letters.
     pub(crate) dead_lettered: Option<Cause>,
-    /// How long it is: that counts where the next process knows no webhook of the group.
-    pub(crate) length: Duration,
 }
 
 /// Which records an outstanding message is made of: all of its group from the first to the last.
@@ -188,8 +188,7 @@ mod tests {
     }
 
     fn checkpoint(messages: Vec<MessageSpan>) -> Checkpoint {
-        let length = Duration::from_secs(1);
-        let window = OpenWindow { opened: Timestamp(5), cut_from: true, dead_lettered: Some(Cause::Expired), length };
+        let window = OpenWindow { opened: Timestamp(5), cut_from: true, dead_lettered: Some(Cause::Expired) };
         let extensions = Vec::new();
         let lane = LaneCheckpoint {
             group: "o/b".into(),
@@ -198,6 +197,7 @@ mod tests {
             window: Some(window),
             messages,
             rules_hash: Some(3),
+            window_length: Duration::from_secs(1),
             extensions,
         };
         Checkpoint { live_offset: 20, last: Some(LAST), lanes: vec![lane], extensions: Vec::new() }

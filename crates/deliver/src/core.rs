@@ -226,7 +226,7 @@ impl Core {
     fn resume(&mut self, saved: crate::checkpoint::LaneCheckpoint, now: Now) {
         // A checkpoint lists lanes, and each lane has a group: another key was never written.
         let Ok(group) = GroupId::of_record(&saved.group) else { return };
-        let last = LastRules { window: saved.window.map_or(LastRules::UNKNOWN.window, |window| window.length), hash: saved.rules_hash };
+        let last = LastRules { window: saved.window_length, hash: saved.rules_hash };
         let intake = Intake::new(&group, self.webhooks.of(&group), last, now.monotonic);
         let lane = Lane::resume(group.clone(), intake, saved, self.live_offset);
         self.unsettled += lane.unsettled;

@@ -103,6 +103,7 @@ pub(super) fn checkpoint(live_offset: Offset, batched_until: Offset, window: Opt
         window,
         messages: Vec::new(),
         rules_hash: Some(pushline_batch::CutRules::of(&webhook()).hash()),
+        window_length: seconds(1),
         extensions: Vec::new(),
     };
     let last = Some(LastPassed { offset: live_offset - 1, at: BEGIN, log_time: BEGIN });

@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoint, OpenWindow};
 const BEFORE_100: Option<Limit> = Some(Limit { before: Timestamp((1 << 50) + 1_000_000_000), below: 0 });
 
 fn window(opened: Timestamp, cut_from: bool) -> Option<OpenWindow> {
-    Some(OpenWindow { opened, cut_from, dead_lettered: None, length: seconds(1) })
+    Some(OpenWindow { opened, cut_from, dead_lettered: None })
 }
 
 /// A start with a lane that is behind, from `batched_until` on.

@@ -569,10 +569,10 @@ impl Lane {
                 opened: window.opened,
                 cut_from: window.cut_from,
                 dead_lettered: window.dead_lettered,
-                length: last.window,
             }),
             messages: self.messages.iter().map(|message| message.span).collect(),
             rules_hash: last.hash,
+            window_length: last.window,
             extensions: Vec::new(),
         }
     }
