@@ -346,3 +346,5 @@ mod bench;
 mod edge_test;
 #[cfg(test)]
 mod memory_test;
+#[cfg(test)]
+mod model_test;

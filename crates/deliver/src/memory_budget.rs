@@ -134,6 +134,17 @@ impl Lease {
     }
 }
 
+#[cfg(test)]
+impl Lease {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_of(&self, share: &Arc<MemoryShare>) -> bool {
+        Arc::ptr_eq(&self.share, share)
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.bytes > 0 {

@@ -557,6 +557,13 @@ impl Lane {
         self.messages.binary_search_by_key(&first, |message| message.span.first).ok()
     }
 
+    /// Each lease of its bodies, and what the body holds.
+    #[cfg(test)]
+    pub(super) fn leases(&self) -> impl Iterator<Item = (&Lease, usize)> {
+        let open = self.lease.as_ref().map(|lease| (lease, self.cutter.held()));
+        open.into_iter().chain(self.messages.iter().filter_map(Message::leased))
+    }
+
     /// What a restart needs of it.
     pub(super) fn checkpoint(&self, live_offset: Offset) -> LaneCheckpoint {
         let window = if let Reading::DeadLettering(letters) = &self.reading { letters.window } else { self.cutter.window() };

@@ -116,6 +116,15 @@ impl Message {
         }
     }
 
+    /// Its lease, and what its body holds.
+    #[cfg(test)]
+    pub(super) fn leased(&self) -> Option<(&Lease, usize)> {
+        if let State::Rebuilding(rebuild) = &self.state {
+            return rebuild.lease.as_ref().map(|lease| (lease, rebuild.body.held()));
+        }
+        self.prepared().and_then(|prepared| Some((prepared._lease.as_ref()?, prepared.body.held())))
+    }
+
     pub(super) fn is_active(&self) -> bool {
         matches!(self.state, State::InFlight { .. } | State::Pausing { .. } | State::DeadLettering(_))
     }
