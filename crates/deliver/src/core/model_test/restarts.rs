@@ -156,7 +156,10 @@ impl World {
 
     /// The log is made anew under the same name: what is saved speaks of other records.
     pub(super) fn remake(&mut self, partition: usize, appends: &[Append], crash: &Crash) {
-        if self.common.logs[partition].latest.is_none() {
+        // A checkpoint that names no record can't tell another log: none was passed since the last alarm.
+        let latest = self.common.logs[partition].latest.as_ref();
+        let names_record = |saved: &Rc<Saved>| Checkpoint::decode(&saved.checkpoint).is_ok_and(|checkpoint| checkpoint.last.is_some());
+        if !latest.is_some_and(names_record) {
             return;
         }
         self.zombie = None;
