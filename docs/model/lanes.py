@@ -13,19 +13,19 @@ MAX_AGE, UNKNOWN_WAIT, SEGMENT = 120, 30, 4  # D12, D13, offsets in a segment
 GRACE, SESSION, EVER = 2, 40, 1 << 40  # D6: after a window is over; leases (--decide)
 WAIT, FLIGHT, BACKOFF, DEAD_LETTERING, EVICTED = "wait", "flight", "backoff", "dead-lettering", "evicted"  # DEAD_LETTERING: the dead letter isn't durable yet
 ACTIVE = (FLIGHT, BACKOFF, DEAD_LETTERING)  # keeps its body
-MUTANTS = """watermark_ignores_batched watermark_ignores_messages restart_ignores_watermark no_fall_back window_not_cleared
-live_passes_refused lease_kept settled_before_durable checkpoint_forgets_flight catch_up_skips_record wake_missed evict_in_flight
-trusts_any_checkpoint
-closes_below_batched window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letter_window dead_letter_cuts dead_lettered_replay_closes_nothing trims_unsaved
+MUTANTS = """watermark_ignores_batched_until watermark_ignores_messages restart_ignores_watermark no_fall_back window_not_cleared
+refused_is_passed lease_kept settled_before_durable checkpoint_forgets_flight slice_skips_record wake_missed evicts_flight
+believes_any_checkpoint
+closes_below_batched_until window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letters_window dead_letters_cut dead_lettered_replay_closes_nothing trims_unsaved
 reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules""".split()
-ONLY = {"kafka": """closes_per_frame closes_not_at_end closes_not_in_catch_up closes_one_sided last_trusted
+ONLY = {"kafka": """closes_after_frame closes_not_at_end closes_not_in_slices closes_one_sided last_believed
 send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease""".split(),
         "embedded": "horizon_is_now horizon_behind_end clock_follows_wall clock_starts_at_wall clock_starts_at_last".split()}
-OLD = "full unresponsive replay remade unsaved trimmed across shape clock split forget_trimmed alarm_repeats watermark_first".split()
+OLD = "full unresponsive_has_memory replay_closes_nothing another_log_from_watermark unsaved trimmed_raises_alarm across_kept shape_not_in_id clock split forget_trimmed alarm_repeats watermark_first".split()
 TRY = "one_catch_up no_half evict_backoff".split()
-ALSO = {"kafka": {"old": ["zombie_trusted"], "try": ["confirmed"]}, "embedded": {"old": [], "try": []}}
+ALSO = {"kafka": {"old": ["zombie_believed"], "try": ["confirmed"]}, "embedded": {"old": [], "try": []}}
 # The rules of docs/delivery.md are played unless one of these is asked for, or a mutant that only it can have:
-DECIDE = set("send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease zombie_trusted confirmed".split())
+DECIDE = set("send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease zombie_believed confirmed".split())
 DEFINE = set("alarm_repeats reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules".split())
 
 
@@ -140,16 +140,16 @@ class Task:
     # ---- D10 restart
     def start(self, p):
         log, wm, x = self.log, max(self.log.watermark, self.log.start), self.x
-        if p and "trusts_any_checkpoint" not in x:
+        if p and "believes_any_checkpoint" not in x:
             off, at = p["last"]
             named = off in log.recs and log.recs[off].at == at
-            if not named and (off >= log.start or "trimmed" in x):
+            if not named and (off >= log.start or "trimmed_raises_alarm" in x):
                 check(p["epoch"] != log.epoch, "false alarm", p["last"], "log starts at", log.start)
                 self.alarm, self.w.definitions, log.stale = True, {}, False
                 self.w.latest = p if "alarm_repeats" in x else None  # the checkpoint of the other log is dropped
-                if "remade" not in x or wm > log.end:
+                if "another_log_from_watermark" not in x or wm > log.end:
                     wm = log.start
-                    if not x & {"remade", "unsaved"}:
+                    if not x & {"another_log_from_watermark", "unsaved"}:
                         log.watermark = wm
                 p = None
             elif not named and (p["live_offset"] < log.start or "forget_trimmed" in x):
@@ -171,7 +171,7 @@ class Task:
                 lane.cut_rules = self.cut_rules[group][-1][1] if x & {"window_forgets_cut_rules", "cut_rules_excused"} and group in self.cut_rules else rules
                 lane.closes = self.w.now + lane.cut_rules[0] + self.w.grace
             lane.msgs = [Msg(group, *m) for m in msgs if m[1] >= wm]
-            if any(m.first < wm for m in lane.msgs) and "across" not in x:
+            if any(m.first < wm for m in lane.msgs) and "across_kept" not in x:
                 lane.msgs, lane.batched_until = [], wm  # the lane is cut anew from the watermark
             for m in lane.msgs:
                 self.cut_of.update({o: m for o in self.range(m)})
@@ -215,7 +215,7 @@ class Task:
             return False
         if h.held <= 0:
             return True
-        if h.unresponsive and "unresponsive" not in self.x or h.full and ("full" not in self.x or lane.read_until < self.was):
+        if h.unresponsive and "unresponsive_has_memory" not in self.x or h.full and ("full" not in self.x or lane.read_until < self.was):
             return False
         return h.held * 8 < self.free
 
@@ -235,7 +235,7 @@ class Task:
     # ---- D6 (a): at each record, before it is offered
     def close_by_record(self, rec, lanes):
         for l in lanes:
-            away = rec.t - l.window if l.window is not None and (rec.off >= l.batched_until or "closes_below_batched" in self.x) else 0
+            away = rec.t - l.window if l.window is not None and (rec.off >= l.batched_until or "closes_below_batched_until" in self.x) else 0
             if (away if "closes_one_sided" in self.x else abs(away)) >= l.cut_rules[0]:
                 self.w.stats["closed by a record"] += 1
                 self.close(l)
@@ -265,7 +265,7 @@ class Task:
         if rec.replay and lane.dead_lettering and not dead:
             return False
         if rec.replay:  # D15
-            if "replay" not in self.x and not (dead and "dead_lettered_replay_closes_nothing" in self.x):
+            if "replay_closes_nothing" not in self.x and not (dead and "dead_lettered_replay_closes_nothing" in self.x):
                 self.close(lane)
             elif any(m.first == rec.off for m in lane.msgs):
                 return True
@@ -279,7 +279,7 @@ class Task:
             return self.add(lane, m)
         if lane.dead_lettering and not (dead or lane.window_dead_lettered):
             return False
-        if (dead or lane.window_dead_lettered) and (not lane.body or self.x & {"split", "dead_letter_cuts"}):
+        if (dead or lane.window_dead_lettered) and (not lane.body or self.x & {"split", "dead_letters_cut"}):
             return self.dead_letter_record(lane, rec)  # D12: an open message is finished first
         if lane.body and lane.held + rec.size > lane.cut_rules[2]:
             self.cut(lane, True)
@@ -323,7 +323,7 @@ class Task:
         check(array == m.array, "same id, other shape", m)
 
     def id_of(self, m):
-        return (m.group, m.first, self.log.all[m.first].at, m.last, m.count, "shape" in self.x or m.array)
+        return (m.group, m.first, self.log.all[m.first].at, m.last, m.count, "shape_not_in_id" in self.x or m.array)
 
     def close(self, lane):
         if lane.body:
@@ -335,7 +335,7 @@ class Task:
         h = self.webhook(lane)
         if h:
             h.full = "no_half" not in self.x
-        if "live_passes_refused" in self.x:
+        if "refused_is_passed" in self.x:
             return True
         check(not lane.body, "refused in the middle", lane)
         return False
@@ -345,7 +345,7 @@ class Task:
         self.release(lane)
         had, lane.body = bool(lane.body), []
         for m in lane.msgs:
-            if m.state not in ACTIVE or "evict_in_flight" in self.x and m.state == FLIGHT:
+            if m.state not in ACTIVE or "evicts_flight" in self.x and m.state == FLIGHT:
                 self.release(m)
                 m.body, m.state, m.gate = [], EVICTED, m.gate * ("gate_evicted" not in self.x)
         if "no_fall_back" not in self.x:
@@ -399,7 +399,7 @@ class Task:
             rec = found
             lane = self.lanes.get(rec.group)
             live = [l for l in self.lanes.values() if l.read_until >= self.live_offset and not l.dead_lettering]
-            own = "closes_per_frame" in self.x or "closes_not_at_end" in self.x and rec.off + 1 == self.log.end
+            own = "closes_after_frame" in self.x or "closes_not_at_end" in self.x and rec.off + 1 == self.log.end
             self.close_by_record(rec, [l for l in live if l is lane or not own and "clock" not in self.x or "clock" in self.x and rec.off + 1 < self.log.end])
             if lane is None and rec.group:
                 lane = self.lanes[rec.group] = Lane(rec.group, rec.off)
@@ -409,7 +409,7 @@ class Task:
             for l in live:
                 if l is not lane or self.offer(l, rec):
                     self.advance(l, self.live_offset)
-        if rec and "closes_per_frame" in self.x:
+        if rec and "closes_after_frame" in self.x:
             self.close_by_record(rec._replace(off=self.live_offset), [l for l in self.lanes.values() if l.read_until >= self.live_offset])
         self.tidy()
         return rec
@@ -476,14 +476,14 @@ class Task:
             upto = rec.off if rec else self.live_offset
             mine = [l for l in self.lanes.values() if goal <= l.read_until <= upto and self.wants(l, far)]
             if rec:
-                own = self.x & {"closes_per_frame", "closes_not_in_catch_up"}
+                own = self.x & {"closes_after_frame", "closes_not_in_slices"}
                 self.close_by_record(rec, [l for l in mine if not own or l.group == rec.group])
             for l in mine:
                 if not rec or l.group != rec.group or self.offer(l, rec, far):
                     self.slice += [l] * bool(l.dead_lettering)
-                    self.advance(l, min(upto + 1 + ("catch_up_skips_record" in self.x), self.live_offset))
+                    self.advance(l, min(upto + 1 + ("slice_skips_record" in self.x), self.live_offset))
             pos = upto + 1
-        if rec and "closes_per_frame" in self.x:
+        if rec and "closes_after_frame" in self.x:
             self.close_by_record(rec._replace(off=pos), [l for l in self.lanes.values() if l.read_until == pos])
         self.tidy()
 
@@ -563,13 +563,13 @@ class Task:
     def watermark(self):
         w = [self.live_offset]
         for l in self.lanes.values():
-            if (l.body or l.dead_lettering or l.batched_until < self.live_offset) and "watermark_ignores_batched" not in self.x:
+            if (l.body or l.dead_lettering or l.batched_until < self.live_offset) and "watermark_ignores_batched_until" not in self.x:
                 w.append(l.batched_until)
             w += [m.first for m in l.msgs if "watermark_ignores_messages" not in self.x]
         return min(w)
 
     def checkpoint(self):
-        lanes = [(l.group, l.batched_until, (*(l.kept if l.dead_lettering and "dead_letter_window" not in self.x else (l.window, l.cut_from, l.window_dead_lettered)), l.cut_rules), [(m.first, m.last, m.count, m.array, m.replay) for m in l.msgs
+        lanes = [(l.group, l.batched_until, (*(l.kept if l.dead_lettering and "dead_letters_window" not in self.x else (l.window, l.cut_from, l.window_dead_lettered)), l.cut_rules), [(m.first, m.last, m.count, m.array, m.replay) for m in l.msgs
                  if not (m.state == FLIGHT and "checkpoint_forgets_flight" in self.x)]) for l in self.lanes.values()]
         outstanding = {o for l in self.lanes.values() for m in l.msgs for o in self.range(m)}
         bad = [o for o in self.log.unsettled if o < self.live_offset and o not in outstanding and not (
@@ -579,7 +579,7 @@ class Task:
                 "track": self.track, "config": len(self.w.configs) - 1}
 
     def invariants(self):
-        w, held, strict = self.watermark(), collections.Counter(), not self.x & {"replay"}
+        w, held, strict = self.watermark(), collections.Counter(), not self.x & {"replay_closes_nothing"}
         check(w <= self.log.lowest(), "watermark above an unsettled record", w, self.log.lowest())
         for l in self.lanes.values():
             for owner in [l] + l.msgs:
@@ -674,7 +674,7 @@ class World:
         task.saving, task.saved, task.named = None, checkpoint["watermark"], checkpoint
         self.history.append(checkpoint)
         task.durable = max(task.durable, number)
-        if "last_trusted" in self.x:
+        if "last_believed" in self.x:
             self.latest = checkpoint
         if task is self.task:
             self.latest, self.definitions = self.latest if "tick" in self.x else checkpoint, checkpoint["cut_rules"]
@@ -682,7 +682,7 @@ class World:
             task.decisions = [d for d in task.decisions if d[2] > number]
         else:
             self.stats["zombie's checkpoint"] += 1
-            if "zombie_trusted" in self.x:
+            if "zombie_believed" in self.x:
                 self.latest = checkpoint
         if not self.kafka:
             self.confirm(task)
@@ -707,7 +707,7 @@ class World:
             self.log.publish()
 
     def restart(self, d):
-        p, which = self.latest, d.below(6) if self.careless and "last_trusted" not in self.x else 0  # the latest checkpoint, an older one, none
+        p, which = self.latest, d.below(6) if self.careless and "last_believed" not in self.x else 0  # the latest checkpoint, an older one, none
         if which >= 3:
             p = d.pick(self.history) if which < 5 and self.history else None
         if self.log.stale and p is None:  # a missing checkpoint of a recreated log isn't played
@@ -716,7 +716,7 @@ class World:
             self.cut_rules[d.pick("PQR")], self.redefined = d.pick(CUT_RULES), True
             self.configs.append(self.config())
         behind = p and p["epoch"] == self.log.epoch and p["watermark"] < self.log.watermark
-        if behind and "last_trusted" not in self.x or self.differ(p["config"] if p else 0) or p is not self.latest and not self.harmless(p):
+        if behind and "last_believed" not in self.x or self.differ(p["config"] if p else 0) or p is not self.latest and not self.harmless(p):
             self.track, self.stats["restarts with an excuse"] = self.track + 1, self.stats["restarts with an excuse"] + 1
             self.latest = p
         self.stats["restarts"] += 1

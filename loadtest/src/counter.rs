@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -29,6 +29,8 @@ struct Received {
     packets: AtomicU64,
     /// Microseconds from publishing until here, of packets that carry their time.
     ages: Mutex<Vec<u64>>,
+    /// The same of the first packet of each message, which opened its window or came later into it.
+    first_ages: Mutex<Vec<u64>>,
 }
 
 /// A running counter.
@@ -53,6 +55,11 @@ impl Counter {
     /// So many of 100 packets that carry their time were at most so many microseconds old.
     pub(crate) async fn percentile(&self, of_100: usize) -> Result<u64> {
         number(self.address, &format!("/percentile/{of_100}")).await
+    }
+
+    /// The same of the first packet of each message.
+    pub(crate) async fn percentile_of_first(&self, of_100: usize) -> Result<u64> {
+        number(self.address, &format!("/percentile-of-first/{of_100}")).await
     }
 
     /// Forgets the ages so far.
@@ -83,10 +90,15 @@ pub(crate) async fn serve() -> Result<()> {
 async fn answer(request: Request<Incoming>, received: Arc<Received>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() == Method::GET {
         let path = request.uri().path();
-        let number = match path.strip_prefix("/percentile/").and_then(|of_100| of_100.parse().ok()) {
-            Some(of_100) => received.percentile(of_100),
-            None if path == "/forget" => received.forget_ages(),
-            None => received.packets.load(Ordering::Relaxed),
+        let of_100 = |prefix| path.strip_prefix(prefix).and_then(|of_100| of_100.parse().ok());
+        let number = if let Some(of_100) = of_100("/percentile/") {
+            percentile(&received.ages, of_100)
+        } else if let Some(of_100) = of_100("/percentile-of-first/") {
+            percentile(&received.first_ages, of_100)
+        } else if path == "/forget" {
+            received.forget_ages()
+        } else {
+            received.packets.load(Ordering::Relaxed)
         };
         return Ok(Response::new(number.to_string().into()));
     }
@@ -102,23 +114,29 @@ impl Received {
         // Each packet has one brace that opens; these payloads have none.
         let count = body.iter().filter(|byte| **byte == b'{').count();
         self.packets.fetch_add(count as u64, Ordering::Relaxed);
-        if time_of(body).is_some() {
+        if let Some(first) = time_of(body) {
             let now = now_micros();
+            lock(&self.first_ages).push(now.saturating_sub(first));
             let ages = body.split(|byte| *byte == b'{').skip(1).filter_map(time_of).map(|at| now.saturating_sub(at));
-            self.ages.lock().unwrap_or_else(PoisonError::into_inner).extend(ages);
+            lock(&self.ages).extend(ages);
         }
     }
 
     /// Returns how many it forgot.
     fn forget_ages(&self) -> u64 {
-        std::mem::take(&mut *self.ages.lock().unwrap_or_else(PoisonError::into_inner)).len() as u64
+        lock(&self.first_ages).clear();
+        std::mem::take(&mut *lock(&self.ages)).len() as u64
     }
+}
 
-    fn percentile(&self, of_100: usize) -> u64 {
-        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
-        ages.sort_unstable();
-        ages.get(ages.len() * of_100 / 100).copied().unwrap_or_default()
-    }
+fn percentile(ages: &Mutex<Vec<u64>>, of_100: usize) -> u64 {
+    let mut ages = lock(ages);
+    ages.sort_unstable();
+    ages.get(ages.len() * of_100 / 100).copied().unwrap_or_default()
+}
+
+fn lock(ages: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
+    ages.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When the first packet of a body was published, where it says so.

@@ -117,7 +117,7 @@ async fn run(sick: Sick) -> Result<Got> {
     Ok(Got { cpu, rate: (PACKETS / CUSTOMERS * well) as f64 / took.as_secs_f64() * (CUSTOMERS as f64 / well as f64), p99 })
 }
 
-/// A webhook for each customer. A hanging one is given up after 2 s, so that both is measured: before it is suspect, and after.
+/// A webhook for each customer. A hanging one is given up after 2 s, so that both is measured: before it is unresponsive, and after.
 fn configuration(sick: u64, bad: std::net::SocketAddr, good: std::net::SocketAddr, how: Sick) -> String {
     let timeout = if how == Sick::Slow { 90 } else { 2 };
     let customer = |number: u64| {

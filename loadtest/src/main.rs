@@ -1,4 +1,4 @@
-//! Load tests, as ratios in one run: `cargo run --release -p pushline-loadtest`, and `-- sender`, `-- groups`, `-- latency`, `-- isolation`, `-- cluster`. All
+//! Load tests, as ratios in one run: `cargo run --profile dist -p pushline-loadtest`, and `-- sender`, `-- groups`, `-- latency`, `-- latency quiet`, `-- isolation`, `-- cluster`. All
 //! but `sender` drive the real binary; gateways and receivers run as processes of their own.
 
 mod bare;
@@ -41,22 +41,23 @@ fn main() -> Result<()> {
         ["groups"] => runtime.block_on(groups::groups()),
         ["sender"] => runtime.block_on(sender::sender()),
         ["latency"] => runtime.block_on(latency::latency()),
+        ["latency", "quiet"] => runtime.block_on(latency::quiet()),
         ["isolation"] => runtime.block_on(isolation::isolation()),
         ["gateways", server, packets, groups] => runtime.block_on(gateways::publish(server.parse()?, packets.parse()?, groups.parse()?)),
         ["paced", server, rate, seconds, groups] => {
             runtime.block_on(gateways::publish_paced(server.parse()?, rate.parse()?, seconds.parse()?, groups.parse()?))
         }
         ["counter"] => runtime.block_on(counter::serve()),
-        _ => bail!("usage: cargo run --release -p pushline-loadtest [-- sender | groups | latency | isolation | cluster]"),
+        _ => bail!("usage: cargo run --profile dist -p pushline-loadtest [-- sender | groups | latency [quiet] | isolation | cluster]"),
     }
 }
 
-/// The release build beside this program.
+/// The binary beside this program, of the same profile.
 fn binary() -> Result<String> {
     let here = std::env::current_exe()?;
     let binary = here.parent().context("a program lies in a folder")?.join("pushline");
     if !binary.exists() {
-        bail!("{} isn't there: cargo build --release first", binary.display());
+        bail!("{} isn't there: cargo build --profile dist first", binary.display());
     }
     Ok(binary.display().to_string())
 }

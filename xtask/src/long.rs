@@ -19,6 +19,9 @@ pub struct Part {
     pub tests: &'static [&'static str],
 }
 
+/// Schedules of the model test in each mode.
+const MODEL_SCHEDULES: &str = "200000";
+
 /// All parts, in the order in which they run.
 pub const PARTS: &[Part] = &[
     Part {
@@ -30,17 +33,27 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         name: "kills",
-        about: "200 kills on one box; 4 minutes",
+        about: "one id for each stored packet on one box, through 200 kills",
         package: "pushline",
         target: &["--test", "it"],
-        tests: &["after_kill_9_at_random_moments_every_acknowledged_packet_arrives_or_is_a_dead_letter"],
+        tests: &["on_one_box_each_stored_packet_comes_under_one_id_through_kills_stalls_reloads_expiry_and_eviction"],
     },
     Part {
         name: "kafka-kills",
-        about: "200 kills of ingest, deliver and brokers; 8 minutes",
+        about: "one id for each stored packet over Kafka, through 200 kills, hand-overs and stopped processes",
         package: "pushline",
         target: &["--test", "it"],
-        tests: &["after_kill_9_of_ingests_deliverers_and_brokers_at_random_nothing_acknowledged_is_lost"],
+        tests: &["over_kafka_each_stored_packet_comes_under_one_id_through_kills_hand_overs_stopped_processes_reloads_and_expiry"],
+    },
+    Part {
+        name: "model",
+        about: "the delivery core's model test with 200,000 schedules in each mode",
+        package: "pushline-deliver",
+        target: &["--lib", "--release"],
+        tests: &[
+            "with_a_horizon_every_record_is_sent_under_one_id_and_all_settle",
+            "with_ticks_and_zombies_every_record_is_sent_under_one_id_and_all_settle",
+        ],
     },
     Part {
         name: "kafka-outage",
@@ -84,6 +97,6 @@ pub fn run(names: &[&str]) -> Result<(), String> {
 fn command(part: &Part) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--locked", "--package", part.package]).args(part.target).args(["--", "--nocapture"]).args(part.tests);
-    cargo.env("LONG_TESTS", "1");
+    cargo.env("LONG_TESTS", "1").env("MODEL_SCHEDULES", MODEL_SCHEDULES);
     cargo
 }

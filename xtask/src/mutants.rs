@@ -20,11 +20,20 @@ const DEADLINE_SECONDS: u32 = 900;
 /// The exit code of timeout(1) at its deadline.
 const TIMED_OUT: i32 = 124;
 
+/// What caught a mutant: the number of the schedule that failed in each mode, or examples.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Catch {
+    one_box: Option<u32>,
+    kafka: Option<u32>,
+    /// Tests other than the random ones.
+    examples: usize,
+}
+
 /// How a mutant's run ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The model test failed in this schedule, if it printed the number.
-    Caught(Option<u32>),
+    /// The model test failed.
+    Caught(Catch),
     /// The run didn't end within the deadline.
     Endless,
     Survived,
@@ -74,18 +83,18 @@ fn is_noticed(verdict: &Verdict) -> bool {
 }
 
 fn print(table: &[(String, Verdict, String)], schedules: u32) {
-    println!("\n| mutant | caught after | it breaks |\n|---|---|---|");
+    println!("\nschedules until the model test fails, of {schedules} in each mode:\n");
+    println!("| mutant | one box | Kafka | examples | what it breaks |\n|---|---|---|---|---|");
     for (name, verdict, description) in table {
-        let after = match verdict {
-            Verdict::Caught(Some(1)) => "1 schedule".to_owned(),
-            Verdict::Caught(Some(number)) => format!("{number} schedules"),
-            Verdict::Caught(None) => "an example".to_owned(),
-            Verdict::Endless => format!("no end within {DEADLINE_SECONDS} s"),
-            Verdict::Survived => format!("**survives {schedules} schedules**"),
-            Verdict::Stale => "**the patch doesn't apply**".to_owned(),
-            Verdict::Uncompilable => "**doesn't compile**".to_owned(),
+        let number = |number: Option<u32>| number.map_or_else(|| "–".to_owned(), |number| number.to_string());
+        let cells = match verdict {
+            Verdict::Caught(Catch { one_box, kafka, examples }) => format!("{} | {} | {examples}", number(*one_box), number(*kafka)),
+            Verdict::Endless => format!("no end within {DEADLINE_SECONDS} s | |"),
+            Verdict::Survived => "**survives** | |".to_owned(),
+            Verdict::Stale => "**the patch doesn't apply** | |".to_owned(),
+            Verdict::Uncompilable => "**doesn't compile** | |".to_owned(),
         };
-        println!("| `{name}` | {after} | {description} |");
+        println!("| `{name}` | {cells} | {description} |");
     }
 }
 
@@ -172,12 +181,13 @@ fn remove_others(tree: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> Resul
 
 // --- The model test
 
-/// Runs the model test in the copy. It shares the project's target folder: the dependencies are compiled once.
+/// Runs the model test in the copy. The copy has a target folder of its own: cargo takes equal paths of two workspaces for the same crate, and a mutant must not get into
+/// the project's builds.
 fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, String> {
     let cargo = |deadline: u32, arguments: &[&str]| {
         let mut command = Command::new("timeout");
         command.arg(deadline.to_string()).arg("cargo").args(arguments).current_dir(tree);
-        command.env("CARGO_TARGET_DIR", root.join("target")).env("MODEL_SCHEDULES", schedules.to_string());
+        command.env("CARGO_TARGET_DIR", root.join("target/mutants-build")).env("MODEL_SCHEDULES", schedules.to_string());
         command.output().map_err(|error| format!("can't start timeout: {error}"))
     };
     const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-deliver", "--lib"];
@@ -191,21 +201,28 @@ fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, Strin
     if output.status.code() == Some(TIMED_OUT) {
         return Ok(Verdict::Endless);
     }
-    Ok(Verdict::Caught(first_schedule(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))))
+    Ok(Verdict::Caught(catch(&String::from_utf8_lossy(&output.stdout))))
 }
 
-/// The number behind the first word `schedule`, which the model test prints when it fails.
-fn first_schedule(output: &str) -> Option<u32> {
-    let mut words = output.split_whitespace();
-    while let Some(word) = words.next() {
-        if word == "schedule" {
-            let number = words.next()?.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-            if let Ok(number) = number.parse() {
-                return Some(number);
-            }
+/// Reads what failed from the output of the tests. Each failed test has a section `---- name stdout ----`; a random one prints `schedule` and the number of the
+/// schedule that failed.
+fn catch(output: &str) -> Catch {
+    let mut catch = Catch::default();
+    for section in output.split("\n---- ").skip(1) {
+        let name = section.split_whitespace().next().unwrap_or_default();
+        match first_schedule(section) {
+            Some(number) if name.contains("horizon") => catch.one_box = Some(number),
+            Some(number) if name.contains("ticks") => catch.kafka = Some(number),
+            _ => catch.examples += 1,
         }
     }
-    None
+    catch
+}
+
+/// The number behind the first word `schedule` that has one.
+fn first_schedule(output: &str) -> Option<u32> {
+    let mut behind = output.split("schedule ").skip(1);
+    behind.find_map(|rest| rest.split(|letter: char| !letter.is_ascii_digit()).next().filter(|number| !number.is_empty())?.parse().ok())
 }
 
 #[cfg(test)]
@@ -213,14 +230,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failing_schedule_is_read_from_the_output() {
-        assert_eq!(first_schedule("thread panicked: a schedule failed\nschedule 17: one record, two ids\nschedule 20"), Some(17));
-        assert_eq!(first_schedule("an example failed"), None);
+    fn what_failed_is_read_from_the_output_of_the_tests() {
+        let output = "running 3 tests\n\nfailures:\n\n---- a::with_a_horizon_all_settle stdout ----\nthe first schedule fails\nschedule 17: two ids\n\
+            schedule 20: two ids\n\n---- a::with_ticks_all_settle stdout ----\nschedule 3: lost\n\n---- a::an_example stdout ----\nleft != right\n";
+        assert_eq!(catch(output), Catch { one_box: Some(17), kafka: Some(3), examples: 1 });
     }
 
     #[test]
     fn only_a_mutant_that_was_noticed_passes() {
-        assert!(is_noticed(&Verdict::Caught(None)) && is_noticed(&Verdict::Endless));
+        assert!(is_noticed(&Verdict::Caught(Catch::default())) && is_noticed(&Verdict::Endless));
         assert!(!is_noticed(&Verdict::Survived) && !is_noticed(&Verdict::Stale) && !is_noticed(&Verdict::Uncompilable));
     }
 }

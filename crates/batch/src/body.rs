@@ -1,4 +1,4 @@
-//! The body of a message (docs/document.md, Messages): a packet is escaped straight into it when it is read, and can be taken out again for a
+//! The body of a message (docs/document.md, Body): a packet is escaped straight into it when it is read, and can be taken out again for a
 //! dead letter (docs/delivery.md, Dead letters).
 //!
 //! The bytes begin with `[`; an object is the same bytes without the brackets. Compact JSON, fields in the document's order:

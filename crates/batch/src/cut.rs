@@ -1,4 +1,4 @@
-//! Cutting (docs/document.md, Messages; docs/delivery.md, Windows): which packets of a group share a message, and whether it is an array.
+//! Cutting (docs/document.md, Window; docs/delivery.md, Windows): which packets of a group share a message, and whether it is an array.
 //!
 //! Whoever reads the log decides when a window is over ([`Window::is_over_by`]) and closes it; nothing else closes one.
 

@@ -271,6 +271,8 @@ impl Core {
                 self.live_frame(frame, now, effects);
                 self.log_is(log, now);
             }
+            // A task that leaves begins nothing: neither messages nor dead letters.
+            Event::CatchUpBlock { .. } | Event::OldestRead(_) if self.is_leaving() => {}
             Event::CatchUpBlock { frames } => self.block(frames, now, effects),
             Event::AttemptsEnded(ended) => ended.drain(..).for_each(|ended| self.attempt_ended(ended, now, effects)),
             Event::DeadLettersDurable(key) => self.dead_letters_durable(key),

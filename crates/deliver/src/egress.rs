@@ -1,17 +1,17 @@
-//! The egress guard (DESIGN.md): which addresses may be dialled. A customer names the host; the operator's own network isn't theirs to reach.
-//! It is asked for the very address that is dialled, at the moment of dialling.
+//! The egress guard: which addresses may be dialled. Customers name the hosts, and must not reach the operator's own network.
+//! The sender asks it for each address right before it dials that address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// What may be dialled: everything public, and the ranges that the operator lists.
+/// The addresses that may be dialled: all public ones, and the ranges that the operator lists.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
     allow: Vec<IpNet>,
 }
 
-/// IANA IPv4 special-purpose registry, as far as nothing public lies there.
+/// The ranges of IANA's IPv4 special-purpose registry that hold no public address.
 const BLOCKED_V4: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -30,7 +30,7 @@ const BLOCKED_V4: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// IANA IPv6 special-purpose registry, likewise; those that hold an IPv4 address are taken apart instead.
+/// The ranges of IANA's IPv6 special-purpose registry that hold no public address. Of forms that embed an IPv4 address, that address is checked.
 const BLOCKED_V6: [(Ipv6Addr, u8); 10] = [
     (Ipv6Addr::UNSPECIFIED, 128),
     (Ipv6Addr::LOCALHOST, 128),

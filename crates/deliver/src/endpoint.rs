@@ -159,6 +159,8 @@ mod tests {
         net::TcpListener,
     };
 
+    use pushline_model::{DescriptorBudget, DescriptorUse, LocalFailure};
+
     use super::*;
     use crate::Egress;
 
@@ -282,5 +284,53 @@ mod tests {
         let (_, outcomes) = held_after_three(&endpoint, &bodies).await;
         assert_eq!(outcomes, vec![Outcome::NoResponse(NoResponse::Timeout); 3]);
         assert_eq!(left(&bodies, 0).await, 0);
+    }
+
+    fn network(descriptors: &Arc<DescriptorBudget>) -> Arc<Network> {
+        Network::within(Egress::new(vec!["127.0.0.0/8".parse().unwrap()]), Arc::clone(descriptors)).unwrap()
+    }
+
+    /// An endpoint on this network whose server accepts everything and keeps its connections.
+    async fn accepting(network: &Arc<Network>) -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let webhook = Webhook::new("w", format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = Vec::new();
+                    while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+                        if request.ends_with(b"ABC") {
+                            request.clear();
+                            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        Endpoint::new(Arc::new(webhook), Arc::clone(network), &mut HeaderCaseCache::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_gives_way_to_a_push_to_another_endpoint() {
+        let network = network(&DescriptorBudget::of(0, 1));
+        let (first, second) = (accepting(&network).await, accepting(&network).await);
+        for endpoint in [&first, &second, &first, &first] {
+            let outcome = timeout(Duration::from_secs(5), endpoint.attempt(MessageId([7; 16]), "ABC".into())).await;
+            assert_eq!(outcome, Ok(Outcome::Accepted { status: 200 }));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_finds_no_descriptor_is_a_local_failure_and_the_next_one_that_does_goes_out() {
+        let descriptors = DescriptorBudget::of(0, 1);
+        let network = network(&descriptors);
+        let endpoint = accepting(&network).await;
+        let held = descriptors.try_acquire(DescriptorUse::Push).unwrap();
+        let outcome = endpoint.attempt(MessageId([7; 16]), "ABC".into()).await;
+        assert!(matches!(outcome, Outcome::LocalFailure(LocalFailure { kind: LocalFailureKind::FileDescriptors, .. })), "{outcome:?}");
+        assert!(network.local_failures().reason().is_some());
+        drop(held);
+        tokio::time::resume();
+        assert_eq!(endpoint.attempt(MessageId([7; 16]), "ABC".into()).await, Outcome::Accepted { status: 200 });
     }
 }

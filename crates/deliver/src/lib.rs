@@ -12,6 +12,7 @@
 //! | idle connections, and how they give way | `idle_connections.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
+//! | whether the name servers of this machine answer | `name_servers.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod budgets;
@@ -28,6 +29,7 @@ mod lookups;
 mod losses;
 mod memory_budget;
 pub mod metrics;
+mod name_servers;
 mod network;
 mod no_response;
 mod outcome;

@@ -22,7 +22,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::local_failures::{Blame, can_open_a_socket};
+use crate::{
+    local_failures::{Blame, can_open_a_socket},
+    name_servers,
+};
 
 /// How many names are looked up at once at the most. Each takes a thread until the system gives up, even if no attempt waits for it any more; of the
 /// 512 threads that may block, the others are left to those that read logs and save checkpoints.
@@ -70,6 +73,8 @@ pub(crate) struct Lookups {
 struct Names {
     active: HashMap<String, Active>,
     without_address: HashSet<String>,
+    /// Whether the name servers answer, while that is being found out.
+    probe: Option<Shared<BoxFuture<'static, bool>>>,
 }
 
 /// The right to a thread.
@@ -128,6 +133,21 @@ impl Lookups {
         let mut addresses = self.join(host).await?;
         addresses.iter_mut().for_each(|address| address.set_port(port));
         if addresses.is_empty() { Err(LookupFailure::NoSuchName) } else { Ok(addresses) }
+    }
+
+    /// Whether the name servers of this machine answer, found out once for all lookups that failed meanwhile.
+    pub(crate) async fn name_servers_answer(&self) -> bool {
+        let begin = || {
+            let this = self.clone();
+            let asking = async move {
+                let answer = spawn_blocking(name_servers::answer).await.unwrap_or(true);
+                this.lock().probe = None;
+                answer
+            };
+            asking.boxed().shared()
+        };
+        let probe = self.lock().probe.get_or_insert_with(begin).clone();
+        probe.await
     }
 
     /// The active lookup of a name, or a new one, which goes on when no attempt waits for it any more.
@@ -315,5 +335,15 @@ mod tests {
         let found = Lookups::of_the_system(1).look_up.as_ref()("no-such-name.invalid");
         // Without a name server it can't be told from a failure of the server.
         assert!(matches!(found, Err(LookupFailure::NoSuchName | LookupFailure::ServerFailure)), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_panics_is_a_local_failure_and_the_next_attempt_begins_another() {
+        let lookups = Lookups::by(|host| if host == "panics.example" { panic!("a bug") } else { Ok(vec![([192, 0, 2, 1], 0).into()]) }, 1);
+        for _ in 0..2 {
+            let found = lookups.addresses("panics.example", 80).await;
+            assert!(matches!(found, Err(LookupFailure::Local(LocalFailureKind::Panic, _))), "{found:?}");
+        }
+        assert!(lookups.addresses("other.example", 80).await.is_ok(), "its thread is free again");
     }
 }

@@ -1,4 +1,4 @@
-//! Records that were gone from the log before they had settled (DESIGN.md, *Limits*): an operator must hear of it.
+//! Records that were gone from the log before they had settled (docs/delivery.md, Restart): an operator must hear of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

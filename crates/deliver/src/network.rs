@@ -194,13 +194,24 @@ impl Network {
             return Ok(vec![SocketAddr::new(literal, url.port())]);
         }
         let found = timeout_at(deadline, self.lookups.addresses(host, url.port())).await.unwrap_or(Err(LookupFailure::TimedOut));
-        found.map_err(|failure| match failure {
-            LookupFailure::Local(kind, detail) => ConnectError::Local(kind, detail),
-            LookupFailure::ServerFailure | LookupFailure::TimedOut if !self.local_failures.gets_out() => {
-                ConnectError::Local(LocalFailureKind::Route, format!("no name server is in reach for {host}"))
+        match found {
+            Ok(addresses) => Ok(addresses),
+            Err(LookupFailure::Local(kind, detail)) => Err(ConnectError::Local(kind, detail)),
+            Err(failure) => Err(self.unresolved(host, &failure).await),
+        }
+    }
+
+    /// A name that doesn't exist is the endpoint's fault. A lookup that failed is only if the name servers of this machine answer.
+    async fn unresolved(&self, host: &str, failure: &LookupFailure) -> ConnectError {
+        if *failure != LookupFailure::NoSuchName {
+            if !self.local_failures.gets_out() {
+                return ConnectError::Local(LocalFailureKind::Route, format!("no route to a name server for {host}"));
             }
-            other => ConnectError::NoResponse(other.no_response(host)),
-        })
+            if !self.lookups.name_servers_answer().await {
+                return ConnectError::Local(LocalFailureKind::NameServers, format!("can't look up {host}"));
+            }
+        }
+        ConnectError::NoResponse(failure.no_response(host))
     }
 
     /// Waits for a file descriptor. Idle connections give way.
@@ -322,14 +333,13 @@ mod tests {
 
     use super::*;
 
-    /// A server of https for one request at a time, and the certificate that it shows.
-    async fn server() -> (SocketAddr, CertificateDer<'static>) {
-        let shown = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let certificate = shown.cert.der().clone();
-        let key = rustls::pki_types::PrivateKeyDer::try_from(shown.signing_key.serialize_der()).unwrap();
+    /// A server of https for one request at a time, that shows this certificate and speaks this protocol by ALPN.
+    async fn server(certificate: &Certified, alpn: &[u8]) -> SocketAddr {
+        let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
+        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.cert.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![alpn.to_vec()];
         let (acceptor, listener) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -345,25 +355,49 @@ mod tests {
                 stream.shutdown().await.unwrap();
             }
         });
-        (address, certificate)
+        address
+    }
+
+    type Certified = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+    /// A self-signed certificate of a name that is valid in these years.
+    fn certificate(name: &str, years: std::ops::Range<i32>) -> Certified {
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(years.start, 1, 1), rcgen::date_time_ymd(years.end, 1, 1));
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.self_signed(&signing_key).unwrap();
+        rcgen::CertifiedKey { cert, signing_key }
+    }
+
+    /// An attempt on `https://localhost` at this port, by a client that trusts these certificates.
+    async fn attempt(address: SocketAddr, trusted: Vec<CertificateDer<'static>>) -> Outcome {
+        let url = format!("https://localhost:{}/push", address.port()).parse().unwrap();
+        let webhook = Arc::new(pushline_model::Webhook::new("w", url));
+        let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let network = Network::believing(egress, trusted).unwrap();
+        let endpoint = crate::endpoint::Endpoint::new(webhook, network, &mut crate::request::HeaderCaseCache::default()).unwrap();
+        endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
     }
 
     #[tokio::test]
-    async fn https_is_spoken_to_a_server_that_proves_its_name_and_to_no_other() {
-        let (address, certificate) = server().await;
-        let url = format!("https://localhost:{}/push", address.port()).parse().unwrap();
-        let webhook = Arc::new(pushline_model::Webhook::new("w", url));
-        let egress = || Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let attempt = async |network| {
-            let endpoint =
-                crate::endpoint::Endpoint::new(Arc::clone(&webhook), network, &mut crate::request::HeaderCaseCache::default()).unwrap();
-            endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
-        };
-        let stranger = attempt(Network::new(egress()).unwrap()).await;
-        let Outcome::NoResponse(NoResponse::Tls(cause)) = stranger else { panic!("{stranger:?}") };
-        assert!(cause.contains("unknown issuer"), "{cause}");
-        let known = attempt(Network::believing(egress(), [certificate]).unwrap()).await;
-        assert_eq!(known, Outcome::Accepted { status: 204 });
+    async fn https_is_spoken_to_a_server_that_proves_its_name_and_a_refusal_says_why() {
+        let (http, h2) = (b"http/1.1".as_slice(), b"h2".as_slice());
+        let expected = [
+            (certificate("localhost", 2020..2090), true, http, None),
+            (certificate("localhost", 2020..2090), false, http, Some("unknown issuer")),
+            (certificate("other.example", 2020..2090), true, http, Some("the certificate is for other.example, not for localhost")),
+            (certificate("localhost", 2020..2021), true, http, Some("the certificate expired at 2021-01-01")),
+            (certificate("localhost", 2080..2090), true, http, Some("the certificate isn't valid before 2080-01-01")),
+            (certificate("localhost", 2020..2090), true, h2, Some("doesn't speak HTTP/1.1")),
+        ];
+        for (shown, is_trusted, alpn, cause) in expected {
+            let trusted = if is_trusted { vec![shown.cert.der().clone()] } else { vec![] };
+            match (attempt(server(&shown, alpn).await, trusted).await, cause) {
+                (Outcome::Accepted { status: 204 }, None) => {}
+                (Outcome::NoResponse(NoResponse::Tls(told)), Some(cause)) if told.contains(cause) => {}
+                (outcome, cause) => panic!("{outcome:?} instead of {cause:?}"),
+            }
+        }
     }
 
     /// An address that takes no connection and refuses none: its queue is full.

@@ -1,4 +1,4 @@
-//! A webhook's request (DESIGN.md, *Request*; document, *Data Push Format*): what is the same for every message is put together once.
+//! A webhook's request (docs/document.md, Request): what all its messages have in common is put together once.
 
 use std::{collections::HashMap, convert::Infallible, sync::Mutex};
 
@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header::Hea
 use http_body_util::{Empty, Full};
 use hyper::{Response, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pushline_model::{Auth, AuthHeaders, MessageId, Webhook};
+use pushline_model::{Auth, MessageId, Webhook};
 use tokio::{
     io::{AsyncWriteExt, duplex},
     task::unconstrained,
@@ -27,12 +27,12 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 pub(crate) struct Template {
     path: Uri,
     headers: HeaderMap,
-    /// hyper's own note of how the names were written.
+    /// hyper's own record of how the names were written.
     case: Extensions,
     key: Option<SigningKey>,
 }
 
-/// How header names are written, for all webhooks that have the same ones: hyper's note holds on to the 8 KiB that it was read from.
+/// hyper's record of how header names are written, one for all webhooks with the same names: a record keeps the 8 KiB that it was read from.
 #[derive(Debug, Default)]
 pub(crate) struct HeaderCaseCache(HashMap<Vec<String>, Extensions>);
 
@@ -75,9 +75,9 @@ impl Template {
         *request.extensions_mut() = self.case.clone();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
-        for (name, value) in [(WEBHOOK_ID, Some(id)), (WEBHOOK_TIMESTAMP, Some(at)), (WEBHOOK_SIGNATURE, signature)] {
-            // Letters, digits and base64: always a valid value.
-            value.and_then(|value| HeaderValue::try_from(value).ok()).into_iter().for_each(|value| _ = headers.insert(name.clone(), value));
+        let values = [(WEBHOOK_ID, Some(id)), (WEBHOOK_TIMESTAMP, Some(at)), (WEBHOOK_SIGNATURE, signature)];
+        for (name, value) in values.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            headers.insert(name, HeaderValue::try_from(value).expect("letters, digits and base64 are a valid value"));
         }
         request
     }
@@ -94,7 +94,7 @@ fn headers(webhook: &Webhook) -> Vec<(String, String)> {
     own.chain(credentials(webhook)).chain(custom).collect()
 }
 
-/// RFC 7617, RFC 6750, or a header of the customer's choice.
+/// The credentials (RFC 7617, RFC 6750, or a key). `Webhook::credential_headers` alone decides which headers carry them.
 fn credentials(webhook: &Webhook) -> Vec<(String, String)> {
     let value = match &webhook.auth {
         Auth::None => return vec![],
@@ -102,18 +102,13 @@ fn credentials(webhook: &Webhook) -> Vec<(String, String)> {
             format!("Basic {}", STANDARD.encode_to_string(format!("{username}:{}", password.reveal())))
         }
         Auth::Bearer { token } => format!("Bearer {}", token.reveal()),
-        Auth::ApiKey { header, key } => return vec![(header.as_str().to_owned(), key.reveal().to_owned())],
+        Auth::ApiKey { key, .. } => key.reveal().to_owned(),
     };
-    let names: &[&str] = match webhook.auth_headers {
-        AuthHeaders::Both => &["Authorization", "Authentication"],
-        AuthHeaders::Authorization => &["Authorization"],
-        AuthHeaders::Authentication => &["Authentication"],
-    };
-    names.iter().map(|name| ((*name).to_owned(), value.clone())).collect()
+    webhook.credential_headers().into_iter().map(|name| (name.to_owned(), value.clone())).collect()
 }
 
-/// hyper writes header names as they were written when it read them. Its note of that is private, but a request that its server side has read
-/// carries one: so one is read from memory.
+/// hyper writes header names as they were when it read them. Its record of that is private, but a request that its server side has read carries one.
+/// So hyper reads a request from memory here.
 fn header_case(names: &[String]) -> Option<Extensions> {
     let mut text = String::from("POST / HTTP/1.1\r\n");
     for name in names.iter().map(String::as_str).filter(|name| *name != "Host").chain(["Host", "Content-Length"]) {
@@ -138,7 +133,7 @@ fn header_case(names: &[String]) -> Option<Extensions> {
 
 #[cfg(test)]
 mod tests {
-    use pushline_model::{CustomHeader, Secret};
+    use pushline_model::{AuthHeaders, CustomHeader, Secret};
 
     use super::*;
 

@@ -344,7 +344,7 @@ fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
         appended.push_back(shared.queue.append(&intake.records));
     }
     if !intake.unrouted.is_empty() {
-        appended.push_back(shared.unrouted.bury_all(&intake.unrouted));
+        appended.push_back(shared.unrouted.append_all(&intake.unrouted));
     }
     let packets = intake.records.len() as u64;
     let lease = shared.budget.lease(bytes + RECORD_OVERHEAD * (intake.records.len() + intake.unrouted.len()));

@@ -109,7 +109,7 @@ impl Listener {
                 accepted = &mut accepting => accepted,
                 Some(ended) = connections.join_next() => {
                     resume_panic(ended);
-                    log_room(connections.len(), &self.descriptors, &is_full);
+                    log_end_of_limit(connections.len(), &self.descriptors, &is_full);
                     continue;
                 }
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -151,7 +151,7 @@ impl Listener {
     }
 }
 
-/// A connection, once there is a descriptor for it. Logs when there is none.
+/// Accepts a connection once a descriptor is free. Logs when none is.
 async fn accept(
     socket: &TcpListener,
     descriptors: &Arc<DescriptorBudget>,
@@ -180,10 +180,10 @@ fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// Logs that the limit is over once an eighth is free: until then one client comes for each that leaves.
-fn log_room(connected: usize, descriptors: &DescriptorBudget, is_full: &AtomicBool) {
+fn log_end_of_limit(connected: usize, descriptors: &DescriptorBudget, is_full: &AtomicBool) {
     let max = descriptors.limit(DescriptorUse::Device);
-    let has_room = connected < max - max / 8 && !descriptors.is_full(DescriptorUse::Device);
-    if has_room && is_full.swap(false, Ordering::Relaxed) {
+    let is_over = connected < max - max / 8 && !descriptors.is_full(DescriptorUse::Device);
+    if is_over && is_full.swap(false, Ordering::Relaxed) {
         info!(connected, max, "new clients are accepted again");
     }
 }

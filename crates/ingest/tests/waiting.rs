@@ -263,12 +263,12 @@ async fn the_acknowledgements_of_one_commit_leave_in_one_write() {
 }
 
 #[tokio::test]
-async fn beyond_the_connection_limit_a_client_waits_until_another_leaves() {
+async fn beyond_the_limit_of_descriptors_a_client_waits_until_another_leaves() {
     let (server, _stop) = listen_with(&Away::new(), |options| options.descriptors = DescriptorBudget::of(2, 0)).await;
     let (first, _) = connect_as(server, CONNECT_V3, b'a').await;
     let (_second, _) = connect_as(server, CONNECT_V3, b'b').await;
     let third = tokio::spawn(async move { connect_as(server, CONNECT_V3, b'c').await.1 });
-    // The system accepts its connection; the listener doesn't read it.
+    // The system accepts its connection; the listener does not.
     sleep(Duration::from_millis(100)).await;
     assert!(!third.is_finished());
     drop(first);

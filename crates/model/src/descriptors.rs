@@ -131,7 +131,7 @@ impl DescriptorBudget {
         self.waiting[place(of)].load(Ordering::Relaxed) > 0
     }
 
-    /// A permit at once, or none. It passes by none that waits.
+    /// A permit at once, or none.
     #[must_use]
     pub fn try_acquire(self: &Arc<Self>, of: DescriptorUse) -> Option<DescriptorPermit> {
         self.take(&mut self.lock(), of)
@@ -144,7 +144,8 @@ impl DescriptorBudget {
     }
 
     fn take(self: &Arc<Self>, state: &mut State, of: DescriptorUse) -> Option<DescriptorPermit> {
-        if !state.waiting[place(of)].is_empty() || !self.fits(state, of) {
+        // It passes by no waiter: where something fits, none of its use waits, since each release hands out all that fits.
+        if !self.fits(state, of) {
             return None;
         }
         state.used[place(of)] += 1;

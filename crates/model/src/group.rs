@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::Invalid;
+use crate::{Invalid, text::serde_as_text};
 
 /// An organisation: 1 to 8 letters or digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +36,8 @@ impl fmt::Display for Organisation {
     }
 }
 
+serde_as_text!(Organisation, "an organisation: 1 to 8 letters or digits");
+
 /// A group, by its key `organisation/name`: the key of its records in the log. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(Arc<str>);
@@ -52,13 +54,13 @@ impl GroupId {
         Ok(Self(format!("{org}/{name}").into()))
     }
 
-    /// The group of what belongs to none: its key is empty, and no name can be.
+    /// The group of a packet that belongs to none. Its key is empty, which no other group's is.
     #[must_use]
     pub fn none() -> Self {
         Self("".into())
     }
 
-    /// Reads a key as it stands in a log, where what belongs to no group has an empty one.
+    /// Reads a key as it stands in a log, where a packet of no group has an empty one.
     ///
     /// # Errors
     /// As for reading a group.
@@ -90,7 +92,9 @@ impl GroupId {
         self.0.split_once('/').map_or("", |(_, name)| name)
     }
 
-    fn is_valid_name(name: &str) -> bool {
+    /// Whether a text is a group's name: 1 to 20 letters, digits, spaces or any of `@$#._-`.
+    #[must_use]
+    pub fn is_valid_name(name: &str) -> bool {
         (1..=20).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"@$#._- ".contains(&byte))
     }
 }

@@ -1,6 +1,13 @@
 //! Custom headers: what a customer may add to each push, in the case they wrote it.
 
-use crate::Invalid;
+use std::{fmt, str::FromStr};
+
+use serde::{
+    Deserializer, Serializer,
+    de::{DeserializeSeed, Error, MapAccess, Visitor},
+};
+
+use crate::{Invalid, Secret, text::serde_as_text};
 
 /// A header's name as it was written, checked to be a token (RFC 9110 §5.6.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +36,22 @@ impl HeaderName {
     }
 }
 
+impl FromStr for HeaderName {
+    type Err = Invalid;
+
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        Self::new(name)
+    }
+}
+
+impl fmt::Display for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+serde_as_text!(HeaderName, "a header's name such as \"X-API-Key\"");
+
 /// A header that the customer adds: any but those that Pushline sets itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomHeader {
@@ -36,7 +59,7 @@ pub struct CustomHeader {
     value: String,
 }
 
-/// What Pushline says itself and nobody else may (DESIGN.md, *Egress guard*).
+/// The headers that Pushline sets itself (docs/document.md, Request).
 const RESERVED: [&str; 5] = ["host", "content-length", "content-type", "transfer-encoding", "connection"];
 
 impl CustomHeader {
@@ -71,6 +94,64 @@ impl CustomHeader {
     #[must_use]
     pub fn value(&self) -> &str {
         &self.value
+    }
+
+    /// The same header with `***` as its value.
+    pub(crate) fn redacted(&self) -> Self {
+        Self { name: self.name.clone(), value: Secret::HIDDEN.to_owned() }
+    }
+}
+
+/// Custom headers as a table of names and values, for `#[serde(with = …)]`.
+pub(crate) struct HeaderTable;
+
+impl HeaderTable {
+    pub(crate) fn serialize<S: Serializer>(headers: &[CustomHeader], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(headers.iter().map(|header| (header.name().as_str(), header.value())))
+    }
+
+    /// Checks each header where its value is read, so that a refusal is placed there.
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CustomHeader>, D::Error> {
+        deserializer.deserialize_map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for HeaderTable {
+    type Value = Vec<CustomHeader>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table of headers: { name = \"value\" }")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Vec<CustomHeader>, A::Error> {
+        let mut headers = Vec::new();
+        while let Some(name) = table.next_key::<String>()? {
+            headers.push(table.next_value_seed(ValueOf(name))?);
+        }
+        Ok(headers)
+    }
+}
+
+/// Reads the value of the header of this name.
+struct ValueOf(String);
+
+impl<'de> DeserializeSeed<'de> for ValueOf {
+    type Value = CustomHeader;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<CustomHeader, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for ValueOf {
+    type Value = CustomHeader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<CustomHeader, E> {
+        CustomHeader::new(&self.0, value).map_err(E::custom)
     }
 }
 

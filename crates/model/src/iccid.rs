@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::Invalid;
+use crate::{Invalid, text::serde_as_text};
 
 const LONGEST: usize = 20;
 const RADIX: u128 = 63; // 62 letters and digits, and 0 for "ended": 63^20 < 2^120
@@ -44,9 +44,9 @@ impl Iccid {
         let (mut bytes, mut len) = ([0; LONGEST], 0);
         for half in [packed % RADIX.pow(10), packed / RADIX.pow(10)] {
             // Each half is below 63^10 < 2^60.
-            let mut rest = u64::try_from(half).unwrap_or_default();
+            let mut rest = u64::try_from(half).expect("half an ICCID is below 63^10");
             while rest > 0 {
-                bytes[len] = SYMBOLS[usize::try_from(rest % 63).unwrap_or_default()];
+                bytes[len] = SYMBOLS[usize::try_from(rest % 63).expect("63 fits in a usize")];
                 len += 1;
                 rest /= 63;
             }
@@ -66,7 +66,7 @@ impl IccidText {
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+        std::str::from_utf8(&self.bytes[..self.len]).expect("letters and digits are ASCII")
     }
 }
 
@@ -111,6 +111,8 @@ impl fmt::Display for Iccid {
         f.pad(self.text().as_str())
     }
 }
+
+serde_as_text!(Iccid, "an ICCID: 1 to 20 letters or digits, in quotes");
 
 impl fmt::Debug for Iccid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,8 +13,10 @@ mod packet;
 mod registry;
 mod routing;
 mod secret;
+mod text;
 mod time;
 mod topics;
+pub mod units;
 mod url;
 mod webhook;
 
@@ -31,11 +33,7 @@ pub use secret::Secret;
 pub use time::Timestamp;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
-pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, Order, PayloadForm, Webhook};
-
-/// The longest window that a webhook can have. The embedded queue begins its log time this much above the last record's at each start, so that
-/// every window of the process before has ended (docs/delivery.md, Log time). The configuration refuses longer ones.
-pub const LONGEST_WINDOW: std::time::Duration = std::time::Duration::from_mins(1);
+pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
 
 /// Why a word was refused. The text names what was given and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,19 +81,12 @@ pub enum Invalid {
     /// Credentials that can't stand in a header. They aren't shown.
     #[error("a {0} can't be empty or hold control characters")]
     Credential(&'static str),
-    /// An option of a webhook is out of its range.
-    #[error("{field} can't be {given}: {expected}")]
-    Option {
-        /// The field, as in the configuration.
-        field: &'static str,
-        /// As it was given.
-        given: String,
-        /// What would be right.
-        expected: &'static str,
-    },
+    /// A webhook's name is a text, so that a log line can show it.
+    #[error("{0:?} is not a webhook's name: at least one character, and no control characters")]
+    WebhookName(String),
     /// Two things of one name.
-    #[error("{what} {name:?} is there twice")]
-    Twice {
+    #[error("duplicate {what} {name:?}")]
+    Duplicate {
         /// The kind of thing.
         what: &'static str,
         /// Its name.

@@ -73,6 +73,8 @@ pub enum LocalFailureKind {
     Memory,
     /// This machine has no route to the endpoint's address.
     Route,
+    /// No name server of this machine answers.
+    NameServers,
     /// The system forbids the connection: a local firewall or a security policy.
     Forbidden,
     /// The attempt panicked, which is a bug of Pushline.
@@ -181,7 +183,8 @@ impl fmt::Display for NoResponse {
 
 impl LocalFailureKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::Forbidden, Self::Panic];
+    pub const ALL: [Self; 7] =
+        [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::NameServers, Self::Forbidden, Self::Panic];
 
     /// The label in metrics.
     #[must_use]
@@ -191,6 +194,7 @@ impl LocalFailureKind {
             Self::Ports => "ports",
             Self::Memory => "memory",
             Self::Route => "route",
+            Self::NameServers => "name_servers",
             Self::Forbidden => "forbidden",
             Self::Panic => "panic",
         }
@@ -205,6 +209,7 @@ impl fmt::Display for LocalFailureKind {
             Self::Ports => "no local ports: widen net.ipv4.ip_local_port_range, or send over fewer new connections",
             Self::Memory => "no memory for a connection: give the machine more, or connect fewer devices",
             Self::Route => "no route: check this machine's network",
+            Self::NameServers => "no name server answers: check /etc/resolv.conf and the network",
             Self::Forbidden => "this machine forbids the connection: check its firewall and security policy",
             Self::Panic => "an attempt panicked: please report this bug with its log lines",
         })

@@ -20,7 +20,7 @@ pub struct Packet<'a> {
     pub payload: &'a [u8],
 }
 
-/// `webhook-id`: the same id means the same packets in the same shape (DESIGN.md, *webhook-id*).
+/// `webhook-id`: the same id means the same packets in the same shape (docs/document.md, webhook-id).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MessageId(pub [u8; 16]);
 

@@ -18,7 +18,7 @@ pub struct Registry {
 /// A group and where its messages go.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Which.
+    /// Its key in the log.
     pub id: GroupId,
     /// `None`: its packets become dead letters `no_webhook`.
     pub webhook: Option<Arc<Webhook>>,
@@ -31,7 +31,7 @@ pub(crate) enum Route<'a> {
     Group(&'a Group),
     /// To this group, which has none.
     NoWebhook(&'a Group),
-    /// To nobody.
+    /// No group lists the device, and the organisation has no default group.
     Unrouted,
 }
 
@@ -81,7 +81,7 @@ impl Registry {
         default.is_some_and(|index| self.groups[index as usize].id == *group)
     }
 
-    /// The devices that each group lists, in the order of [`Self::groups`]. For people: it goes through all of them.
+    /// The devices that each group lists, in the order of [`Self::groups`]. It visits every device.
     #[must_use]
     pub fn members(&self) -> Vec<Vec<Iccid>> {
         let mut members = vec![Vec::new(); self.groups.len()];
@@ -117,11 +117,13 @@ impl RegistryBuilder {
     /// Adds a webhook.
     ///
     /// # Errors
-    /// What [`Webhook::validate`] refuses; [`Invalid::Twice`] for a name that is taken.
+    /// The first that [`Webhook::validate`] finds; [`Invalid::Duplicate`] for a name that is taken.
     pub fn webhook(&mut self, webhook: Webhook) -> Result<(), Invalid> {
-        webhook.validate()?;
+        if let Some(first) = webhook.validate().into_iter().next() {
+            return Err(first.problem);
+        }
         if self.webhooks.contains_key(&webhook.name) {
-            return Err(Invalid::Twice { what: "webhook", name: webhook.name });
+            return Err(Invalid::Duplicate { what: "webhook", name: webhook.name });
         }
         let webhook = Arc::new(webhook);
         self.webhooks.insert(webhook.name.clone(), Arc::clone(&webhook));
@@ -132,17 +134,17 @@ impl RegistryBuilder {
     /// Adds a group. The webhook must have been added before.
     ///
     /// # Errors
-    /// [`Invalid::Twice`] for a group that is there already or a second default of one organisation, [`Invalid::Missing`] for a
+    /// [`Invalid::Duplicate`] for a group that is there already or a second default of one organisation, [`Invalid::Missing`] for a
     /// webhook that isn't.
     pub fn group(&mut self, id: GroupId, webhook: Option<&str>, default: bool) -> Result<(), Invalid> {
         let webhook = webhook.map(|name| self.find(name)).transpose()?;
-        let index = u32::try_from(self.registry.groups.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(self.registry.groups.len()).expect("four billion groups don't fit in memory");
         if self.registry.by_key.contains_key(id.key()) {
-            return Err(Invalid::Twice { what: "group", name: id.key().to_owned() });
+            return Err(Invalid::Duplicate { what: "group", name: id.key().to_owned() });
         }
         let members = self.registry.organisations.entry(id.org().into()).or_default();
         if default && members.default.is_some() {
-            return Err(Invalid::Twice { what: "default group of organisation", name: id.org().to_owned() });
+            return Err(Invalid::Duplicate { what: "default group of organisation", name: id.org().to_owned() });
         }
         members.default = members.default.or(default.then_some(index));
         self.registry.by_key.insert(id.clone(), index);
@@ -153,13 +155,20 @@ impl RegistryBuilder {
     /// Puts a device into a group that was added before.
     ///
     /// # Errors
-    /// [`Invalid::Twice`] for a device that is in a group of its organisation already, [`Invalid::Missing`] for a group that isn't there.
+    /// [`Invalid::Duplicate`] for a device that is in a group of its organisation already, [`Invalid::Missing`] for a group that isn't there.
     pub fn device(&mut self, group: &GroupId, iccid: Iccid) -> Result<(), Invalid> {
         let missing = || Invalid::Missing { what: "group", name: group.key().to_owned() };
         let index = *self.registry.by_key.get(group.key()).ok_or_else(missing)?;
         let members = self.registry.organisations.get_mut(group.org()).ok_or_else(missing)?;
-        let twice = |_| Invalid::Twice { what: "device", name: format!("{}/{iccid}", group.org()) };
+        let twice = |_| Invalid::Duplicate { what: "device", name: format!("{}/{iccid}", group.org()) };
         members.devices.try_insert(iccid, index).map(drop).map_err(twice)
+    }
+
+    /// The group that lists a device of an organisation.
+    #[must_use]
+    pub fn group_of(&self, org: &str, iccid: &Iccid) -> Option<&GroupId> {
+        let index = self.registry.organisations.get(org)?.devices.get(iccid)?;
+        Some(&self.registry.groups[*index as usize].id)
     }
 
     /// The snapshot.
@@ -188,9 +197,9 @@ mod tests {
         builder.group(bare.clone(), None, false).unwrap();
         builder.device(&one, "1".parse().unwrap()).unwrap();
         builder.device(&bare, "1".parse().unwrap()).unwrap();
-        assert!(matches!(builder.device(&one, "1".parse().unwrap()), Err(Invalid::Twice { what: "device", .. })));
-        assert!(matches!(builder.group(one, None, false), Err(Invalid::Twice { what: "group", .. })));
-        assert!(matches!(builder.group("mti/third".parse().unwrap(), None, true), Err(Invalid::Twice { .. })));
+        assert!(matches!(builder.device(&one, "1".parse().unwrap()), Err(Invalid::Duplicate { what: "device", .. })));
+        assert!(matches!(builder.group(one, None, false), Err(Invalid::Duplicate { what: "group", .. })));
+        assert!(matches!(builder.group("mti/third".parse().unwrap(), None, true), Err(Invalid::Duplicate { .. })));
         assert!(matches!(builder.group("mti/fourth".parse().unwrap(), Some("v"), false), Err(Invalid::Missing { .. })));
         builder.build()
     }

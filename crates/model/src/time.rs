@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
 
 /// Units of 100 ns since 1970-01-01T00:00:00Z. Good until the year 9999 and beyond any device's clock.
@@ -42,95 +43,62 @@ impl Timestamp {
         Self(self.0.saturating_sub(units(by)))
     }
 
-    /// ISO 8601 with seven fractional digits: `2023-10-16T09:17:32.1233516Z`.
+    /// ISO 8601 with seven fractional digits: `2023-10-16T09:17:32.1233516Z`. A time after the last that jiff knows (in the year 9999) is
+    /// written as that one.
     #[must_use]
     pub fn text(self) -> [u8; Self::TEXT_LEN] {
-        let (seconds, fraction) = (self.0 / PER_SECOND, self.0 % PER_SECOND);
-        let (days, second) = (seconds / 86_400, seconds % 86_400);
-        let (year, month, day) = civil(days);
+        let calendar = Offset::UTC.to_datetime(self.into());
         let mut text = *b"0000-00-00T00:00:00.0000000Z";
-        digits(&mut text[0..4], year);
-        digits(&mut text[5..7], month);
-        digits(&mut text[8..10], day);
-        digits(&mut text[11..13], second / 3600);
-        digits(&mut text[14..16], second / 60 % 60);
-        digits(&mut text[17..19], second % 60);
-        digits(&mut text[20..27], fraction);
+        digits(&mut text[0..4], calendar.year().unsigned_abs().into());
+        digits(&mut text[5..7], calendar.month().unsigned_abs().into());
+        digits(&mut text[8..10], calendar.day().unsigned_abs().into());
+        digits(&mut text[11..13], calendar.hour().unsigned_abs().into());
+        digits(&mut text[14..16], calendar.minute().unsigned_abs().into());
+        digits(&mut text[17..19], calendar.second().unsigned_abs().into());
+        digits(&mut text[20..27], calendar.subsec_nanosecond().unsigned_abs() / 100);
         text
     }
 
-    /// Reads what [`Timestamp::text`] writes; a shorter fraction, or none, is accepted too. `None` for anything else.
+    /// Reads a time of RFC 3339: [`Timestamp::text`], a shorter fraction or none, and an offset such as `+09:00` in place of `Z`. What a fraction
+    /// has beyond 100 ns is dropped. `None` for anything else, and for a time before 1970.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let bytes = text.as_bytes();
-        let (head, rest) = bytes.split_at_checked(19)?;
-        for (at, separator) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')] {
-            if head[at] != separator {
-                return None;
-            }
-        }
-        let days = days_of(number(&head[0..4])?, number(&head[5..7])?, number(&head[8..10])?)?;
-        let (hour, minute, second) = (number(&head[11..13])?, number(&head[14..16])?, number(&head[17..19])?);
-        if hour > 23 || minute > 59 || second > 59 {
-            return None;
-        }
-        let fraction = match rest {
-            [b'Z'] => 0,
-            [b'.', digits @ .., b'Z'] if (1..=7).contains(&digits.len()) => (digits.len()..7).fold(number(digits)?, |value, _| value * 10),
-            _ => return None,
-        };
-        Some(Self(((days * 24 + hour) * 3600 + minute * 60 + second) * PER_SECOND + fraction))
+        let time: jiff::Timestamp = text.parse().ok()?;
+        let (second, nanosecond) = (u64::try_from(time.as_second()).ok()?, u64::try_from(time.subsec_nanosecond()).ok()?);
+        Some(Self(second * PER_SECOND + nanosecond / 100))
+    }
+}
+
+impl From<Timestamp> for jiff::Timestamp {
+    /// The same time, or the last one that jiff knows.
+    fn from(time: Timestamp) -> Self {
+        // In a u64 there is room for 58,000 years: neither conversion below fails.
+        let second = i64::try_from(time.0 / PER_SECOND).expect("a tenth of a millionth of a u64 fits in an i64");
+        let nanosecond = i32::try_from(time.0 % PER_SECOND * 100).expect("less than a second in nanoseconds fits in an i32");
+        Self::new(second, nanosecond).unwrap_or(Self::MAX)
     }
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(std::str::from_utf8(&self.text()).unwrap_or_default())
+        f.pad(std::str::from_utf8(&self.text()).expect("digits and punctuation are ASCII"))
     }
 }
 
+/// Units of 100 ns; a duration of more than 58,000 years counts as the longest that fits.
 fn units(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos() / 100).unwrap_or(u64::MAX)
 }
 
 fn duration(units: u64) -> Duration {
-    Duration::new(units / PER_SECOND, u32::try_from(units % PER_SECOND * 100).unwrap_or_default())
+    Duration::from_secs(units / PER_SECOND) + Duration::from_nanos(units % PER_SECOND * 100)
 }
 
-fn digits(text: &mut [u8], mut value: u64) {
+fn digits(text: &mut [u8], mut value: u32) {
     for place in text.iter_mut().rev() {
-        *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        *place = b'0' + (value % 10) as u8;
         value /= 10;
     }
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    text.iter().try_fold(0, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u64::from(byte - b'0')))
-}
-
-/// The proleptic Gregorian date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`, for days that aren't negative).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153; // March is 0
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
-}
-
-/// The inverse of [`civil`]; `None` where there is no such day.
-fn days_of(year: u64, month: u64, day: u64) -> Option<u64> {
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    let year_from_march = year - u64::from(month <= 2);
-    let (era, year_of_era) = (year_from_march / 400, year_from_march % 400);
-    let shifted = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * shifted + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = days.checked_sub(719_468)?;
-    (civil(days) == (year, month, day)).then_some(days)
 }
 
 #[cfg(test)]
@@ -148,19 +116,26 @@ mod tests {
     }
 
     #[test]
-    fn a_short_fraction_is_read_and_nonsense_is_not() {
+    fn a_short_fraction_and_an_offset_are_read_and_nonsense_is_not() {
         assert_eq!(Timestamp::parse("1970-01-01T00:00:01Z"), Some(Timestamp(10_000_000)));
         assert_eq!(Timestamp::parse("1970-01-01T00:00:00.5Z"), Some(Timestamp(5_000_000)));
-        for wrong in
-            ["", "1970-01-01", "2023-02-29T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:00:00.12345678Z", "1970-01-01T00:00:00"]
-        {
+        assert_eq!(Timestamp::parse("1970-01-01T00:00:00.12345678Z"), Some(Timestamp(1_234_567)));
+        assert_eq!(Timestamp::parse("1970-01-01T09:00:01+09:00"), Some(Timestamp(10_000_000)));
+        assert_eq!(Timestamp::parse("1969-12-31T19:30:01-04:30"), Some(Timestamp(10_000_000)));
+        for wrong in ["", "1970-01-01", "2023-02-29T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:00:00", "1969-12-31T23:59:59Z"] {
             assert_eq!(Timestamp::parse(wrong), None, "{wrong}");
         }
     }
 
+    #[test]
+    fn a_time_beyond_the_calendar_is_written_as_its_last() {
+        assert_eq!(Timestamp(u64::MAX).to_string(), "9999-12-30T22:00:00.9999999Z");
+        assert_eq!(Timestamp(253_402_207_200 * PER_SECOND).to_string(), "9999-12-30T22:00:00.0000000Z");
+    }
+
     proptest! {
         #[test]
-        fn a_timestamp_is_its_text_again(units in 0..253_402_300_800 * PER_SECOND) {
+        fn a_timestamp_is_its_text_again(units in 0..253_402_207_200 * PER_SECOND) {
             prop_assert_eq!(Timestamp::parse(&Timestamp(units).to_string()), Some(Timestamp(units)));
         }
     }

@@ -1,10 +1,10 @@
-//! Topic patterns (DESIGN.md, *Group*): which levels of a topic name the organisation, the device and, if wanted, the group. Pure.
+//! Topic patterns (docs/document.md, Group): which levels of a topic name the organisation, the device and, if wanted, the group. Pure.
 
 use std::{fmt, str::FromStr};
 
-use crate::{Iccid, Organisation};
+use crate::{Iccid, Organisation, text::serde_as_text};
 
-/// Such as `{org}/{iccid}`, `{org}/{group}/{iccid}` or `devices/{org}/{iccid}/#`. Topics with a leading `/` match too.
+/// A pattern of topics, such as `{org}/{iccid}`, `{org}/{group}/{iccid}` or `devices/{org}/{iccid}/#`. Topics with a leading `/` match too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPattern {
     levels: Vec<Level>,
@@ -93,6 +93,8 @@ impl Level {
         }
     }
 }
+
+serde_as_text!(TopicPattern, "a topic pattern such as \"{org}/{iccid}\"");
 
 impl fmt::Display for TopicPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

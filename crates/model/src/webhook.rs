@@ -1,59 +1,127 @@
-//! A webhook: where a group's messages go, and how. The defaults are the document's numbers.
+//! A webhook: where a group's messages go, and how. One definition for the file, the API and the effective configuration: each field stands here
+//! once, with its default and its range. The defaults are the document's numbers.
 
 use std::time::Duration;
 
-use crate::{CustomHeader, HeaderName, Invalid, Secret, Url, header};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-/// A customer's endpoint and everything the customer may choose about it. Made by [`Webhook::new`], then changed field by
-/// field, then checked whole by [`Webhook::validate`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::{
+    CustomHeader, HeaderName, Invalid, Secret, Url,
+    header::{self, HeaderTable},
+    units::{CountIn, CountsIn, DurationIn, DurationsIn, HOUR, SizeIn},
+};
+
+/// The longest window that a webhook can have. The embedded queue begins its log time this much above the last record's at each start, so that
+/// every window of the process before has ended (docs/delivery.md, Log time). The configuration refuses longer ones.
+pub const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+
+/// A customer's endpoint and everything the customer may choose about it. Read by serde or made by [`Webhook::new`] and changed field by field, then
+/// checked whole by [`Webhook::validate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// The name that groups refer to.
+    #[serde(deserialize_with = "name")]
     pub name: String,
-    /// For people.
+    /// A note for operators. Pushline doesn't use it.
+    #[serde(default)]
     pub description: String,
     /// Where to POST.
     pub url: Url,
-    /// How to prove who is pushing.
+    /// The credentials of each push.
+    #[serde(default)]
     pub auth: Auth,
     /// Which of the two header names carries Basic and Bearer credentials.
+    #[serde(default)]
     pub auth_headers: AuthHeaders,
     /// Added to each request, in this order.
+    #[serde(default, with = "HeaderTable")]
     pub headers: Vec<CustomHeader>,
     /// Whether `"ICCID"` or `"Topic"` is sent along with the payload.
+    #[serde(default)]
     pub send: Identify,
     /// Whether an ICCID of digits is a number.
+    #[serde(default)]
     pub iccid: IccidForm,
     /// How a payload stands in the body.
+    #[serde(default)]
     pub payload: PayloadForm,
     /// How long to wait for a response, from the request's first byte (document rule 2: 90 s).
+    #[serde(default = "default::timeout", with = "DurationIn::<100, HOUR>")]
     pub timeout: Duration,
     /// How many attempts follow the first when nothing answers (document rule 2: 2).
+    #[serde(default = "default::retries", with = "CountIn::<0, 100>")]
     pub retries: u32,
     /// How long to wait before each of them when the failure came fast. The last one stands for those that follow; a timeout is retried at once.
+    #[serde(default = "default::retry_delays", with = "DurationsIn::<0, HOUR>")]
     pub retry_delays: Vec<Duration>,
     /// Statuses that are sent again like no response at all. Empty: the document's rule 3.
+    #[serde(default, with = "CountsIn::<300, 599>")]
     pub retry_on_status: Vec<u16>,
     /// Document rule 1: 1 s.
+    #[serde(default = "default::window", with = "DurationIn::<10, { 1000 * LONGEST_WINDOW.as_secs() }>")]
     pub window: Duration,
     /// Document rule 1: 10.
+    #[serde(default = "default::max_packets", with = "CountIn::<1, 1000>")]
     pub max_packets: usize,
     /// Bytes of a message's body; a packet larger than that goes alone.
+    #[serde(default = "default::max_body_bytes", with = "SizeIn::<1024, { 64 << 20 }>")]
     pub max_body_bytes: usize,
     /// How many messages may be in flight.
+    #[serde(default = "default::concurrency", with = "CountIn::<1, 1000>")]
     pub concurrency: usize,
     /// Whether a group's messages may complete out of order.
+    #[serde(default)]
     pub order: Order,
     /// Every message is an array, even that of a single packet.
+    #[serde(default)]
     pub always_array: bool,
     /// Signs each attempt (Standard Webhooks, `v1`).
+    #[serde(default)]
     pub secret: Option<Secret>,
 }
 
-/// The four kinds of the configuration form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The numbers of the document, and ours where it has none.
+mod default {
+    use std::time::Duration;
+
+    pub(super) fn timeout() -> Duration {
+        Duration::from_secs(90)
+    }
+    pub(super) fn retries() -> u32 {
+        2
+    }
+    pub(super) fn retry_delays() -> Vec<Duration> {
+        vec![Duration::from_secs(1), Duration::from_secs(5)]
+    }
+    pub(super) fn window() -> Duration {
+        Duration::from_secs(1)
+    }
+    pub(super) fn max_packets() -> usize {
+        10
+    }
+    pub(super) fn max_body_bytes() -> usize {
+        1 << 20
+    }
+    pub(super) fn concurrency() -> usize {
+        16
+    }
+    pub(super) fn api_key_header() -> crate::HeaderName {
+        crate::HeaderName::new("X-API-Key").expect("letters and hyphens are a header's name")
+    }
+}
+
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.is_empty() || name.chars().any(char::is_control) { Err(D::Error::custom(Invalid::WebhookName(name))) } else { Ok(name) }
+}
+
+/// The four kinds of credentials. In a file and in JSON a table: `{ kind = "basic", username = "…", password = "…" }`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Auth {
     /// No Authorization.
+    #[default]
     None,
     /// RFC 7617.
     Basic {
@@ -76,10 +144,72 @@ pub enum Auth {
     },
 }
 
+/// [`Auth`] as it is read. Serde's own reading of tagged enums buffers the fields, and a refusal would lose its place.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthFields {
+    kind: AuthKind,
+    username: Option<String>,
+    password: Option<Secret>,
+    token: Option<Secret>,
+    header: Option<HeaderName>,
+    key: Option<Secret>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AuthKind {
+    None,
+    Basic,
+    Bearer,
+    ApiKey,
+}
+
+impl AuthKind {
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &["kind"],
+            Self::Basic => &["kind", "username", "password"],
+            Self::Bearer => &["kind", "token"],
+            Self::ApiKey => &["kind", "header", "key"],
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Auth {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let AuthFields { kind, username, password, token, header, key } = AuthFields::deserialize(deserializer)?;
+        let given = [
+            ("username", username.is_some()),
+            ("password", password.is_some()),
+            ("token", token.is_some()),
+            ("header", header.is_some()),
+            ("key", key.is_some()),
+        ];
+        if let Some((name, _)) = given.iter().find(|(name, is_given)| *is_given && !kind.fields().contains(name)) {
+            return Err(D::Error::unknown_field(name, kind.fields()));
+        }
+        let missing = D::Error::missing_field;
+        Ok(match kind {
+            AuthKind::None => Self::None,
+            AuthKind::Basic => Self::Basic {
+                username: username.ok_or_else(|| missing("username"))?,
+                password: password.ok_or_else(|| missing("password"))?,
+            },
+            AuthKind::Bearer => Self::Bearer { token: token.ok_or_else(|| missing("token"))? },
+            AuthKind::ApiKey => {
+                Self::ApiKey { header: header.unwrap_or_else(default::api_key_header), key: key.ok_or_else(|| missing("key"))? }
+            }
+        })
+    }
+}
+
 /// The document's example writes `Authentication`; every HTTP server expects `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AuthHeaders {
     /// Both names carry the credentials.
+    #[default]
     Both,
     /// Only `Authorization` (RFC 9110 §11.6.2).
     Authorization,
@@ -88,27 +218,33 @@ pub enum AuthHeaders {
 }
 
 /// What identifies a packet in the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Identify {
     /// `"ICCID"`.
+    #[default]
     Iccid,
     /// `"Topic"`, as published.
     Topic,
 }
 
 /// How an ICCID of digits is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IccidForm {
     /// A JSON number, digit for digit, when it matches `[1-9][0-9]{0,19}`.
+    #[default]
     Number,
     /// Always a JSON string.
     String,
 }
 
 /// How a payload is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PayloadForm {
     /// A JSON string; what isn't UTF-8 goes as base64 with `"PayloadEncoding": "base64"`.
+    #[default]
     Text,
     /// Always base64, with `"PayloadEncoding": "base64"`.
     Base64,
@@ -117,12 +253,24 @@ pub enum PayloadForm {
 }
 
 /// Within a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Messages start in arrival order and may complete in any.
+    #[default]
     Arrival,
     /// One unsettled message at a time.
     Strict,
+}
+
+/// A field that is wrong in the light of the others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidField {
+    /// The webhook's field, as it is written.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: Invalid,
 }
 
 impl Webhook {
@@ -133,46 +281,46 @@ impl Webhook {
             name: name.to_owned(),
             description: String::new(),
             url,
-            auth: Auth::None,
-            auth_headers: AuthHeaders::Both,
+            auth: Auth::default(),
+            auth_headers: AuthHeaders::default(),
             headers: Vec::new(),
-            send: Identify::Iccid,
-            iccid: IccidForm::Number,
-            payload: PayloadForm::Text,
-            timeout: Duration::from_secs(90),
-            retries: 2,
-            retry_delays: vec![Duration::from_secs(1), Duration::from_secs(5)],
+            send: Identify::default(),
+            iccid: IccidForm::default(),
+            payload: PayloadForm::default(),
+            timeout: default::timeout(),
+            retries: default::retries(),
+            retry_delays: default::retry_delays(),
             retry_on_status: Vec::new(),
-            window: Duration::from_secs(1),
-            max_packets: 10,
-            max_body_bytes: 1 << 20,
-            concurrency: 16,
-            order: Order::Arrival,
+            window: default::window(),
+            max_packets: default::max_packets(),
+            max_body_bytes: default::max_body_bytes(),
+            concurrency: default::concurrency(),
+            order: Order::default(),
             always_array: false,
             secret: None,
         }
     }
 
-    /// Checks what no single field can: ranges, credentials, and headers that would clash.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        self.validate_ranges()?;
-        self.auth.validate()?;
+    /// Checks what no single field can: credentials, and headers that would clash. Returns everything that is wrong; empty: the webhook is valid.
+    #[must_use]
+    pub fn validate(&self) -> Vec<InvalidField> {
+        let mut invalid = Vec::new();
+        if let Err(problem) = self.auth.validate() {
+            invalid.push(InvalidField { field: "auth", problem });
+        }
+        let carriers = self.credential_headers();
         for (place, header) in self.headers.iter().enumerate() {
             let name = header.name();
             if self.headers[..place].iter().any(|earlier| earlier.name().is(name.as_str())) {
-                return Err(Invalid::Twice { what: "header", name: name.as_str().to_owned() });
+                let problem = Invalid::Duplicate { what: "header", name: name.as_str().to_owned() };
+                invalid.push(InvalidField { field: "headers", problem });
             }
-            if self.credential_headers().iter().any(|carrier| name.is(carrier)) {
-                return Err(Invalid::HeaderName { name: name.as_str().to_owned(), reason: "it carries this webhook's credentials" });
+            if carriers.iter().any(|carrier| name.is(carrier)) {
+                let problem = Invalid::HeaderName { name: name.as_str().to_owned(), reason: "it carries this webhook's credentials" };
+                invalid.push(InvalidField { field: "headers", problem });
             }
         }
-        if let Some(status) = self.retry_on_status.iter().find(|status| !(300..=599).contains(*status)) {
-            return Err(Invalid::Option { field: "retry_on_status", given: status.to_string(), expected: "a status from 300 to 599" });
-        }
-        Ok(())
+        invalid
     }
 
     /// The names of the headers that carry this webhook's credentials.
@@ -187,34 +335,11 @@ impl Webhook {
         }
     }
 
-    fn validate_ranges(&self) -> Result<(), Invalid> {
-        let refuse = |field, given: String, expected| Err(Invalid::Option { field, given, expected });
-        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
-        if self.name.is_empty() || self.name.chars().any(char::is_control) {
-            return refuse("name", format!("{:?}", self.name), "a text without control characters");
-        }
-        if self.timeout < second / 10 || self.timeout > hour {
-            return refuse("timeout", format!("{:?}", self.timeout), "100ms to 1h");
-        }
-        if self.retries > 100 {
-            return refuse("retries", self.retries.to_string(), "0 to 100");
-        }
-        if self.retry_delays.is_empty() || self.retry_delays.iter().any(|delay| *delay > hour) {
-            return refuse("retry_delays", format!("{:?}", self.retry_delays), "at least one delay, each at most 1h");
-        }
-        if self.window < second / 100 || self.window > hour {
-            return refuse("window", format!("{:?}", self.window), "10ms to 1h");
-        }
-        if !(1..=1000).contains(&self.max_packets) {
-            return refuse("max_packets", self.max_packets.to_string(), "1 to 1000");
-        }
-        if !(1024..=64 << 20).contains(&self.max_body_bytes) {
-            return refuse("max_body_bytes", self.max_body_bytes.to_string(), "1KiB to 64MiB");
-        }
-        if !(1..=1000).contains(&self.concurrency) {
-            return refuse("concurrency", self.concurrency.to_string(), "1 to 1000");
-        }
-        Ok(())
+    /// The same webhook for a reader who may not see what customers keep secret: the URL's query, which often is a token, and the values of
+    /// custom headers, which carry keys under names that nobody foresees. A [`Secret`] is never written anyway.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        Self { url: self.url.redacted(), headers: self.headers.iter().map(CustomHeader::redacted).collect(), ..self.clone() }
     }
 }
 
@@ -253,42 +378,98 @@ mod tests {
         Webhook::new("tokyo", "https://example.com/push".parse().unwrap())
     }
 
+    fn read(json: &str) -> Result<Webhook, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn the_defaults_are_the_documents_numbers() {
         let webhook = webhook();
         assert_eq!((webhook.timeout, webhook.retries), (Duration::from_secs(90), 2));
         assert_eq!((webhook.window, webhook.max_packets), (Duration::from_secs(1), 10));
-        assert_eq!(webhook.validate(), Ok(()));
+        assert_eq!(webhook.validate(), []);
+        assert_eq!(read(r#"{"name":"tokyo","url":"https://example.com/push"}"#), Ok(webhook));
+    }
+
+    #[test]
+    fn a_webhook_that_is_written_is_read_as_the_same() {
+        let mut webhook = webhook();
+        webhook.headers = vec![CustomHeader::new("Z", "1").unwrap(), CustomHeader::new("1_Area", "Tokyo").unwrap()];
+        webhook.auth_headers = AuthHeaders::Authentication;
+        (webhook.send, webhook.iccid, webhook.payload, webhook.order) =
+            (Identify::Topic, IccidForm::String, PayloadForm::Base64, Order::Strict);
+        (webhook.timeout, webhook.retries, webhook.window) = (Duration::from_millis(1500), 0, LONGEST_WINDOW);
+        webhook.retry_delays = vec![Duration::ZERO, Duration::from_hours(1)];
+        webhook.retry_on_status = vec![429, 503];
+        (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.always_array) = (1000, 64 << 20, 1, true);
+        // Secrets are never written, so the one that is read is what stands in their place.
+        let hidden = || Secret::new(Secret::HIDDEN);
+        webhook.secret = Some(hidden());
+        for auth in [
+            Auth::None,
+            Auth::Basic { username: "u".into(), password: hidden() },
+            Auth::Bearer { token: hidden() },
+            Auth::ApiKey { header: HeaderName::new("X-Key").unwrap(), key: hidden() },
+        ] {
+            webhook.auth = auth;
+            assert_eq!(read(&serde_json::to_string(&webhook).unwrap()).as_ref(), Ok(&webhook));
+        }
     }
 
     #[test]
     fn a_custom_header_cannot_carry_the_credentials_too() {
         let mut webhook = webhook();
         webhook.headers = vec![CustomHeader::new("authorization", "mine").unwrap()];
-        assert_eq!(webhook.validate(), Ok(()));
+        assert_eq!(webhook.validate(), []);
         webhook.auth = Auth::Bearer { token: Secret::new("t") };
-        assert!(matches!(webhook.validate(), Err(Invalid::HeaderName { .. })));
+        assert!(matches!(&webhook.validate()[..], [InvalidField { field: "headers", problem: Invalid::HeaderName { .. } }]));
         webhook.auth_headers = AuthHeaders::Authentication;
-        assert_eq!(webhook.validate(), Ok(()));
+        assert_eq!(webhook.validate(), []);
     }
 
     #[test]
-    fn what_is_out_of_range_is_refused_by_its_field() {
-        let field = |change: fn(&mut Webhook)| {
-            let mut webhook = webhook();
-            change(&mut webhook);
-            match webhook.validate() {
-                Err(Invalid::Option { field, .. }) => field,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(field(|w| w.timeout = Duration::ZERO), "timeout");
-        assert_eq!(field(|w| w.retry_delays.clear()), "retry_delays");
-        assert_eq!(field(|w| w.max_packets = 0), "max_packets");
-        assert_eq!(field(|w| w.concurrency = 0), "concurrency");
-        assert_eq!(field(|w| w.max_body_bytes = 1), "max_body_bytes");
-        assert_eq!(field(|w| w.window = Duration::ZERO), "window");
-        assert_eq!(field(|w| w.retry_on_status = vec![200]), "retry_on_status");
+    fn everything_that_is_wrong_is_found_at_once() {
+        let mut webhook = webhook();
+        let header = |name: &str| CustomHeader::new(name, "x").unwrap();
+        webhook.headers = vec![header("A"), header("a"), header("Authorization")];
+        webhook.auth = Auth::Bearer { token: Secret::new("") };
+        let fields: Vec<&str> = webhook.validate().iter().map(|invalid| invalid.field).collect();
+        assert_eq!(fields, ["auth", "headers", "headers"]);
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused() {
+        for (field, says) in [
+            (r#""name":"""#, "is not a webhook's name"),
+            (r#""timeout":"0s""#, "0ms is out of range, expected 100ms to 1h"),
+            (r#""retries":101"#, "101 is out of range, expected 0 to 100"),
+            (r#""retry_delays":[]"#, "at least one duration"),
+            (r#""retry_delays":["2h"]"#, "2h is out of range"),
+            (r#""retry_on_status":[200]"#, "200 is out of range, expected 300 to 599"),
+            (r#""window":"0s""#, "0ms is out of range, expected 10ms to 1m"),
+            (r#""window":"61s""#, "61s is out of range, expected 10ms to 1m"),
+            (r#""max_packets":0"#, "0 is out of range, expected 1 to 1000"),
+            (r#""max_body_bytes":1"#, "1 is out of range, expected 1KiB to 64MiB"),
+            (r#""concurrency":0"#, "0 is out of range, expected 1 to 1000"),
+            (r#""headers":{"Host":"x"}"#, "can't be a custom header"),
+            (r#""auth":{"kind":"basic","password":"p"}"#, "missing field `username`"),
+            (r#""auth":{"kind":"bearer","password":"p","token":"t"}"#, "unknown field `password`"),
+            (r#""auth":{"kind":"digest"}"#, "unknown variant `digest`"),
+            (r#""colour":1"#, "unknown field `colour`"),
+        ] {
+            let rest = if field.contains("name\":\"\"") { String::new() } else { r#""name":"w","#.to_owned() };
+            let error = read(&format!(r#"{{{rest}"url":"http://a.example/",{field}}}"#)).unwrap_err();
+            assert!(error.contains(says), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_redacted_webhook_shows_neither_query_nor_header_values() {
+        let mut webhook = webhook();
+        webhook.url = "https://example.com/push?token=hush".parse().unwrap();
+        webhook.headers = vec![CustomHeader::new("X-Key", "hush").unwrap()];
+        let shown = serde_json::to_string(&webhook.redacted()).unwrap();
+        assert!(shown.contains("X-Key") && shown.contains("/push?***") && !shown.contains("hush"), "{shown}");
     }
 
     #[test]
@@ -296,9 +477,10 @@ mod tests {
         let refused = |auth| {
             let mut webhook = webhook();
             webhook.auth = auth;
-            webhook.validate().is_err()
+            matches!(&webhook.validate()[..], [InvalidField { field: "auth", .. }])
         };
         assert!(refused(Auth::Basic { username: "a:b".into(), password: Secret::new("x") }));
+        assert!(refused(Auth::Basic { username: "a".into(), password: Secret::new("x\n") }));
         assert!(refused(Auth::Bearer { token: Secret::new("a\nb") }));
         assert!(refused(Auth::Bearer { token: Secret::new("") }));
         assert!(refused(Auth::ApiKey { header: HeaderName::new("Content-Type").unwrap(), key: Secret::new("x") }));

@@ -1,168 +1,269 @@
-//! The admin address: metrics, health, dead letters.
+//! The admin server: metrics, health, dead letters, for operators and monitoring. It answers from the first moment of the process to its last one.
+//!
+//! | path | method | response |
+//! |---|---|---|
+//! | `/healthz` | GET | 200 while the process lives |
+//! | `/readyz` | GET | 200, or 503 with the reason |
+//! | `/metrics` | GET | the Prometheus text format |
+//! | `/dead-letters`, `/unrouted` | GET | a page of JSON lines, `dead_letters.rs` |
+//! | `/dead-letters/replay`, `/unrouted/replay` | POST | what a page of replays did, `replay.rs` |
+//! | `/losses/acknowledge` | POST | how many lost offsets an operator has acknowledged |
+//!
+//! HEAD works wherever GET does. `web_guard.rs` keeps web pages out, `server.rs` bounds connections.
+
+mod dead_letters;
+pub(crate) mod replay;
+mod response;
+mod server;
+mod web_guard;
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use anyhow::Context;
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use pushline_deliver::{LocalFailures, Losses};
+use anyhow::{Context, anyhow};
+use arc_swap::ArcSwapOption;
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, RawQuery, Request, State},
+    http::StatusCode,
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::FutureExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use pushline_deliver::{LocalFailures, Losses, RefusedTicks};
 use pushline_queue::{Queue, Stalled};
-use tokio::{
-    net::TcpListener,
-    task::{JoinHandle, JoinSet},
-    time::{interval, sleep},
-};
+use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
-use crate::{
-    answer::text,
-    dead_letters,
-    replay::{Replays, Routing},
-};
+use self::{replay::Replays, response::text};
+use crate::metrics;
 
-/// Buckets of everything that is measured in seconds, from a fast disk to the document's 90 s.
-const SECONDS: [f64; 16] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0];
+/// Bytes of a request's body. No request needs one so far.
+const MAX_BODY: usize = 64 << 10;
 
-/// Buckets of packets in a message.
-const PACKETS: [f64; 6] = [1.0, 2.0, 5.0, 9.0, 10.0, 100.0];
+/// How often the recorder folds its samples, whether `/metrics` is read or not.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// After an error of `accept` it is tried again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// A server of the admin address.
+/// A running admin server.
 pub(crate) struct Admin {
     address: SocketAddr,
+    shared: Arc<Shared>,
     serving: JoinHandle<()>,
     upkeep: JoinHandle<()>,
 }
 
-/// What is asked for.
-#[derive(Clone)]
-struct Answers {
+/// What the handlers look at.
+struct Shared {
     metrics: PrometheusHandle,
-    queue: Arc<dyn Queue>,
-    /// What the log has lost, where this process delivers.
-    losses: Option<Arc<Losses>>,
-    /// What this machine lacks for attempts, where this process delivers.
-    local_failures: Option<Arc<LocalFailures>>,
-    replays: Replays,
+    /// Why the process isn't ready though nothing is wrong: it starts or shuts down. `None` in between.
+    stage: ArcSwapOption<String>,
+    /// Set once the process has started.
+    services: OnceLock<Services>,
 }
 
-/// Metrics of the whole process go to one recorder.
-pub(crate) fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
-        return Ok(handle.clone());
-    }
-    let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_message_packets".into()), &PACKETS)?;
-    let handle = builder.install_recorder().context("can't install the metrics recorder")?;
-    pushline_queue::metrics::describe();
-    pushline_ingest::metrics::describe();
-    pushline_deliver::metrics::describe();
-    Ok(HANDLE.get_or_init(|| handle).clone())
+/// A request came before the process had started: 503 with what the start is waiting for.
+struct Starting(String);
+
+/// The parts of a started process that requests are about.
+pub(crate) struct Services {
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) replays: Replays,
+    /// What the log has lost, where this process delivers.
+    pub(crate) losses: Option<Arc<Losses>>,
+    /// What this machine lacks for attempts, where this process delivers.
+    pub(crate) local_failures: Option<Arc<LocalFailures>>,
+    /// The partitions whose ticks Kafka refuses, where this process delivers.
+    pub(crate) refused_ticks: Option<Arc<RefusedTicks>>,
 }
 
 impl Admin {
-    /// Listens and answers until it is stopped.
-    pub(crate) async fn start(
-        address: SocketAddr,
-        metrics: PrometheusHandle,
-        queue: Arc<dyn Queue>,
-        routing: Routing,
-        losses: Option<Arc<Losses>>,
-        local_failures: Option<Arc<LocalFailures>>,
-    ) -> anyhow::Result<Self> {
+    /// Listens and answers. The process isn't ready yet.
+    ///
+    /// # Errors
+    /// The address can't be listened on.
+    pub(crate) async fn start(address: SocketAddr) -> anyhow::Result<Self> {
+        let metrics = metrics::install()?;
         let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
         let address = socket.local_addr()?;
-        let kept = metrics.clone();
-        let upkeep = tokio::spawn(async move {
-            let mut seconds = interval(Duration::from_secs(5));
-            loop {
-                seconds.tick().await;
-                kept.run_upkeep();
-            }
-        });
-        let replays = Replays::new(Arc::clone(&queue), routing);
-        let answers = Answers { metrics, queue, losses, local_failures, replays };
-        let serving = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                // A connection that can't be accepted is the client's loss; the next may be, but with too many open files not at once.
-                let Ok((stream, _)) = socket.accept().await else {
-                    sleep(ACCEPT_AGAIN).await;
-                    continue;
-                };
-                while connections.try_join_next().is_some() {}
-                let answers = answers.clone();
-                let service = service_fn(move |request| {
-                    let answers = answers.clone();
-                    async move { Ok::<_, Infallible>(answers.answer(&request).await) }
-                });
-                connections.spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await) });
-            }
-        });
-        Ok(Self { address, serving, upkeep })
+        let upkeep = tokio::spawn(keep_up(metrics.clone()));
+        let shared = Arc::new(Shared { metrics, stage: ArcSwapOption::empty(), services: OnceLock::new() });
+        let serving = tokio::spawn(server::serve(socket, router(Arc::clone(&shared)), server::REQUEST_HEAD));
+        let this = Self { address, shared, serving, upkeep };
+        this.starting("reading the configuration");
+        Ok(this)
     }
 
+    /// The address that is bound: where port 0 was asked for, the one that was free.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// `/readyz` says what the start is waiting for.
+    pub(crate) fn starting(&self, step: &str) {
+        self.shared.stage.store(Some(Arc::new(format!("starting: {step}"))));
+    }
+
+    /// The process has started: from now on its parts say whether it is ready.
+    pub(crate) fn started(&self, services: Services) {
+        assert!(self.shared.services.set(services).is_ok(), "a process starts once");
+        self.shared.stage.store(None);
+    }
+
+    /// `/readyz` fails from now on, so that a load balancer sends nothing more.
+    pub(crate) fn shutting_down(&self) {
+        self.shared.stage.store(Some(Arc::new("shutting down".to_owned())));
+    }
+
+    /// Resolves when the server has ended by itself, which it does only by a panic.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.serving).await {
+            Ok(()) => anyhow!("the admin server ended"),
+            Err(error) => anyhow!(error).context("the admin server failed"),
+        }
+    }
+
+    /// Answers nothing more.
     pub(crate) fn stop(&self) {
         self.serving.abort();
         self.upkeep.abort();
     }
 }
 
-impl Answers {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        match (request.method(), request.uri().path()) {
-            (&Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
-            (&Method::GET, "/healthz") => text(StatusCode::OK, "alive\n"),
-            (&Method::GET, "/readyz") => self.readiness(),
-            (&Method::GET, path @ ("/dead-letters" | "/unrouted")) => {
-                let log = if path == "/unrouted" { self.queue.unrouted() } else { self.queue.dead_letters() };
-                dead_letters::answer(&log, request.uri().query().unwrap_or_default()).await
-            }
-            (&Method::POST, path @ ("/dead-letters/replay" | "/unrouted/replay")) => {
-                let log = if path.starts_with("/unrouted") { self.queue.unrouted() } else { self.queue.dead_letters() };
-                self.replays.answer(log, request.uri().query().unwrap_or_default()).await
-            }
-            (&Method::POST, "/losses/acknowledge") => {
-                let offsets = self.losses.as_ref().map_or(0, |losses| losses.acknowledge());
-                text(StatusCode::OK, format!("{offsets} lost offsets acknowledged\n"))
-            }
-            (_, "/metrics" | "/healthz" | "/readyz" | "/dead-letters" | "/unrouted") => text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
-            (_, "/dead-letters/replay" | "/unrouted/replay" | "/losses/acknowledge") => text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay] and /losses/acknowledge\n",
-            ),
-        }
+async fn keep_up(metrics: PrometheusHandle) {
+    let mut ticks = interval(UPKEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+impl Shared {
+    /// # Errors
+    /// What the start is waiting for.
+    fn services(&self) -> Result<&Services, Starting> {
+        self.services.get().ok_or_else(|| {
+            let stage = self.stage.load();
+            Starting(stage.as_ref().map_or_else(|| "starting".to_owned(), |stage| stage.as_str().to_owned()))
+        })
     }
 
-    fn readiness(&self) -> Response<Full<Bytes>> {
-        if let Some(Stalled(why)) = self.queue.stalled() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    /// # Errors
+    /// Why the process isn't ready.
+    fn readiness(&self) -> Result<(), String> {
+        if let Some(stage) = self.stage.load().as_ref() {
+            return Err(stage.as_str().to_owned());
         }
-        if let Some(why) = self.local_failures.as_ref().and_then(|failures| failures.reason()) {
-            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+        let services = self.services.get().expect("a process without its parts is starting");
+        if let Some(Stalled(why)) = services.queue.stalled() {
+            return Err(why);
         }
-        match self.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {
-            0 => text(StatusCode::OK, "ready\n"),
-            lost => {
-                let why = format!("the log has lost {lost} offsets that hadn't settled; say that you know it: POST /losses/acknowledge\n");
-                text(StatusCode::SERVICE_UNAVAILABLE, why)
-            }
+        if let Some(why) = services.local_failures.as_ref().and_then(|failures| failures.reason()) {
+            return Err(why);
+        }
+        if let Some(why) = services.refused_ticks.as_ref().and_then(|refused| refused.reason()) {
+            return Err(why);
+        }
+        match services.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {
+            0 => Ok(()),
+            lost => Err(format!("the log lost {lost} offsets that weren't settled; acknowledge the loss: POST /losses/acknowledge")),
+        }
+    }
+}
+
+impl IntoResponse for Starting {
+    fn into_response(self) -> Response {
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0))
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    // Payloads are read here, and things are changed: a web page in an operator's browser may do neither.
+    let guarded = Router::new()
+        .route("/dead-letters", get(list_dead_letters))
+        .route("/unrouted", get(list_unrouted))
+        .route("/dead-letters/replay", post(replay_dead_letters))
+        .route("/unrouted/replay", post(replay_unrouted))
+        .route("/losses/acknowledge", post(acknowledge_losses))
+        .route_layer(from_fn(web_guard::refuse_web_pages));
+    let open = Router::new()
+        .route("/metrics", get(async |State(shared): State<Arc<Shared>>| text(StatusCode::OK, shared.metrics.render())))
+        .route("/healthz", get(async || text(StatusCode::OK, "alive\n")))
+        .route("/readyz", get(readiness));
+    layers(open.merge(guarded)).with_state(shared)
+}
+
+/// What holds for every path.
+fn layers<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
+        .fallback(async || {
+            let paths =
+                "the admin server has /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay] and /losses/acknowledge\n";
+            text(StatusCode::NOT_FOUND, paths)
+        })
+        .method_not_allowed_fallback(async || {
+            text(StatusCode::METHOD_NOT_ALLOWED, "the path takes the methods that the Allow header names\n")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(answer_panics))
+}
+
+/// A panic ends its request and nothing else. The hook has logged it.
+async fn answer_panics(request: Request, next: Next) -> Response {
+    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed by a panic: the log has its place\n"))
+}
+
+async fn readiness(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.readiness() {
+        Ok(()) => text(StatusCode::OK, "ready\n"),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn list_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
+    Ok(dead_letters::list(&shared.services()?.queue.dead_letters(), &query.unwrap_or_default()).await)
+}
+
+async fn list_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
+    Ok(dead_letters::list(&shared.services()?.queue.unrouted(), &query.unwrap_or_default()).await)
+}
+
+async fn replay_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
+    let services = shared.services()?;
+    Ok(services.replays.replay(services.queue.dead_letters(), &query.unwrap_or_default()).await)
+}
+
+async fn replay_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
+    let services = shared.services()?;
+    Ok(services.replays.replay(services.queue.unrouted(), &query.unwrap_or_default()).await)
+}
+
+async fn acknowledge_losses(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {
+    let offsets = shared.services()?.losses.as_ref().map_or(0, |losses| losses.acknowledge());
+    Ok(text(StatusCode::OK, format!("acknowledged the loss of {offsets} offsets\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower_service::Service;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered_with_500_and_the_next_one_as_ever() {
+        async fn panics() {
+            panic!("as it was told to");
+        }
+        let mut router = layers(Router::new().route("/panics", get(panics)).route("/healthz", get(async || "alive"))).with_state(());
+        for (path, status) in [("/panics", 500), ("/healthz", 200)] {
+            let response = router.call(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
         }
     }
 }

@@ -1,283 +1,212 @@
-//! `pushline dead-letters list`, and the admin address's side of it. Between them: one JSON object a packet and line, and a header that says
-//! where the next page begins.
+//! `pushline dead-letters list`, and what all commands about dead letters share: which ones they select, and how they ask the admin server of a
+//! running process.
 
-use std::net::SocketAddr;
+use std::{fmt, io, net::SocketAddr, str::FromStr, time::SystemTime};
 
 use anyhow::{Context, bail};
+use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    client::conn::http1,
-    header::{HeaderName, HeaderValue},
-};
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pushline_model::{Cause, Offset, Timestamp};
-use pushline_queue::{DeadLetters, Filter, Found, Page};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
-use crate::{answer::text, print};
+use crate::stdout::print;
 
-/// Messages in a page, if not told otherwise.
-const PAGE: usize = 100;
+/// The response header with the offset of the next page.
+pub(crate) const NEXT: &str = "pushline-next";
+/// The response header with the end that the next page keeps to. Dead letters that are written meanwhile, such as those of a replay that fails
+/// again, belong to no page.
+pub(crate) const END: &str = "pushline-end";
 
-/// The header that carries the offset of the next page, and the one with the end that the next page is to keep to: dead letters that are
-/// written meanwhile, such as those of a replay that fails again, belong to no page.
-const NEXT: &str = "pushline-next";
-const END: &str = "pushline-end";
+/// The admin server's paths of the two logs: dead letters of groups, then packets that matched no group.
+pub(crate) const LOGS: [&str; 2] = ["/dead-letters", "/unrouted"];
 
-/// Which ones, of which process.
+/// Which dead letters, of which process.
 #[derive(Debug, Args)]
-pub(crate) struct Which {
-    /// The admin address of the running process
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    admin: SocketAddr,
-    /// Of this group: organisation/name
+pub(crate) struct Selection {
+    /// The admin server of the running process, by address or host name
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090")]
+    admin: HostPort,
+    /// Only dead letters of this group (organisation/name)
     #[arg(long)]
     group: Option<String>,
-    /// With this cause: error_response, no_response, blocked_address, unrouted, no_webhook, expired, unreadable
+    /// Only dead letters with this cause: error_response, no_response, blocked_address, unrouted, no_webhook, expired, unreadable
     #[arg(long)]
     cause: Option<Cause>,
-    /// Written at this time (2026-01-31T00:00:00Z) or later
-    #[arg(long, value_name = "TIME", value_parser = timestamp)]
+    /// Only dead letters written at this time or later, such as 2026-01-31T00:00:00Z or 2026-01-31T09:00+09:00
+    #[arg(long, value_name = "TIME", value_parser = read_time)]
     since: Option<Timestamp>,
-    /// Written before this time
-    #[arg(long, value_name = "TIME", value_parser = timestamp)]
+    /// Only dead letters written before this time
+    #[arg(long, value_name = "TIME", value_parser = read_time)]
     until: Option<Timestamp>,
-    /// Of this message: msg_…
+    /// Only the dead letter of this message (msg_…)
     #[arg(long, value_name = "ID")]
     message_id: Option<String>,
 }
 
-/// Which ones, and how.
+/// Which dead letters are listed, and how.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
-    which: Which,
-    /// One JSON object a packet and line
+    selection: Selection,
+    /// Print one JSON object per packet and line
     #[arg(long)]
     json: bool,
 }
 
-/// A packet of a dead letter, as `--json` prints it.
-#[derive(Debug, Serialize, serde::Deserialize)]
-struct Line {
-    time: String,
-    org: String,
-    group: String,
-    webhook: Option<String>,
-    message_id: Option<String>,
-    index: usize,
-    cause: String,
-    status: Option<u16>,
-    response: String,
-    attempts: Vec<AttemptLine>,
-    iccid: String,
-    topic: String,
-    received_at: String,
+/// A host name or address, and a port. The name is resolved when it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostPort(String);
+
+/// A packet of a dead letter, as the admin server and `--json` write it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PacketLine {
+    pub(crate) time: String,
+    pub(crate) org: String,
+    pub(crate) group: String,
+    pub(crate) webhook: Option<String>,
+    pub(crate) message_id: Option<String>,
+    /// The packet's place in its message, from 0.
+    pub(crate) index: usize,
+    pub(crate) cause: String,
+    pub(crate) status: Option<u16>,
+    /// The first bytes of the server's response.
+    pub(crate) response: String,
+    pub(crate) attempts: Vec<AttemptLine>,
+    pub(crate) iccid: String,
+    pub(crate) topic: String,
+    pub(crate) received_at: String,
     /// Base64 (RFC 4648 §4).
-    payload: String,
-    replayed: bool,
+    pub(crate) payload: String,
+    pub(crate) replayed: bool,
 }
 
-#[derive(Debug, Serialize, serde::Deserialize)]
-struct AttemptLine {
-    time: String,
-    seconds: f64,
-    status: Option<u16>,
+/// An attempt to send the packet's message.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AttemptLine {
+    pub(crate) time: String,
+    pub(crate) seconds: f64,
+    pub(crate) status: Option<u16>,
     /// The class, such as `tls`.
-    no_response: Option<String>,
+    pub(crate) no_response: Option<String>,
     /// What exactly went wrong, for people.
-    cause: Option<String>,
+    pub(crate) cause: Option<String>,
 }
 
-fn timestamp(text: &str) -> Result<Timestamp, String> {
-    Timestamp::parse(text).ok_or_else(|| format!("{text:?} is no time such as 2026-01-31T00:00:00Z"))
+/// Reads an RFC 3339 time with any offset; seconds may be missing.
+///
+/// # Errors
+/// What would be right.
+pub(crate) fn read_time(text: &str) -> Result<Timestamp, String> {
+    let time = text.parse::<jiff::Timestamp>().and_then(SystemTime::try_from);
+    let problem = |_| format!("{text:?} isn't a time with an offset: write 2026-01-31T00:00:00Z or 2026-01-31T09:00:00+09:00");
+    time.map(Timestamp::of).map_err(problem)
 }
 
-// === the admin address's side ===
-
-/// Answers `GET /dead-letters?group=…&cause=…&since=…&until=…&from=…&below=…&limit=…`.
-pub(crate) async fn answer(log: &DeadLetters, query: &str) -> Response<Full<Bytes>> {
-    let (filter, from, limit) = match read_query(query) {
-        Ok(asked) => asked,
-        Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
-    };
-    let page = match log.list(&filter, from, limit).await {
-        Ok(page) => page,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-    };
-    let mut body = Vec::new();
-    for found in &page.found {
-        for line in lines(found) {
-            if let Err(error) = serde_json::to_writer(&mut body, &line) {
-                return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
-            }
-            body.push(b'\n');
-        }
-    }
-    page_of(body, &page)
-}
-
-/// A page, and where the next one begins and ends.
-pub(crate) fn page_of(body: impl Into<Bytes>, page: &Page) -> Response<Full<Bytes>> {
-    let mut response = text(StatusCode::OK, body);
-    let bounds = page.next.map(|next| [(NEXT, next), (END, page.end)]).into_iter().flatten();
-    response.headers_mut().extend(bounds.map(|(name, offset)| (HeaderName::from_static(name), HeaderValue::from(offset))));
-    response
-}
-
-/// The filter, where to begin, and how many.
-pub(crate) fn read_query(query: &str) -> Result<(Filter, u64, usize), String> {
-    let (mut filter, mut from, mut limit) = (Filter::default(), 0, PAGE);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
-        let value = percent_decoded(value).ok_or_else(|| format!("{value:?} isn't percent-encoded UTF-8"))?;
-        let number = || value.parse::<u64>().map_err(|_| format!("{name}={value} is no whole number"));
-        match name {
-            "group" => filter.group = Some(value),
-            "cause" => filter.cause = Some(value.parse().map_err(|invalid: pushline_model::Invalid| invalid.to_string())?),
-            "since" => filter.since = Some(timestamp(&value)?),
-            "until" => filter.until = Some(timestamp(&value)?),
-            "message_id" => filter.message_id = Some(value),
-            "from" => from = number()?,
-            "below" => filter.below = Some(number()?),
-            "limit" => limit = usize::try_from(number()?).unwrap_or(usize::MAX).clamp(1, 1000),
-            _ => return Err(format!("{name:?} isn't known: group, cause, since, until, message_id, from, below, limit")),
-        }
-    }
-    Ok((filter, from, limit))
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte == b'%' {
-            let (digits, after) = rest.split_at_checked(2)?;
-            rest = after;
-            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
-fn percent_encoded(text: &str) -> String {
-    let byte = |byte: u8| {
-        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-    };
-    text.bytes().map(byte).collect()
-}
-
-fn lines(found: &Found) -> impl Iterator<Item = Line> {
-    let letter = &found.letter;
-    let (org, group) = letter.group.split_once('/').unwrap_or((&letter.group, ""));
-    letter.packets.iter().enumerate().map(move |(index, packet)| Line {
-        time: letter.time.to_string(),
-        org: org.to_owned(),
-        group: group.to_owned(),
-        webhook: letter.webhook.clone(),
-        message_id: letter.message_id.clone(),
-        index,
-        cause: letter.cause.to_string(),
-        status: letter.status,
-        response: String::from_utf8_lossy(&letter.response).into_owned(),
-        attempts: letter.attempts.iter().map(attempt).collect(),
-        iccid: packet.iccid.clone(),
-        topic: packet.topic.clone(),
-        received_at: packet.received_at.to_string(),
-        payload: base64_simd::STANDARD.encode_to_string(&packet.payload),
-        replayed: found.replayed,
-    })
-}
-
-fn attempt(attempt: &pushline_model::Attempt) -> AttemptLine {
-    AttemptLine {
-        time: attempt.at.to_string(),
-        seconds: attempt.took.as_secs_f64(),
-        status: attempt.status,
-        no_response: attempt.no_response.as_ref().map(|why| why.name().to_owned()),
-        cause: attempt.no_response.as_ref().map(|why| why.cause().to_owned()),
-    }
-}
-
-// === the command ===
-
-/// The logs, as the admin address names them: dead letters of groups, then what no group wanted.
-pub(crate) const LOGS: [&str; 2] = ["/dead-letters", "/unrouted"];
-
-/// Lists dead letters, then unrouted, page by page.
+/// Lists dead letters, then unrouted packets, page by page.
 pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
     for log in LOGS {
-        let mut place = Some(Place::default());
-        while let Some(here) = place {
-            let (page, next) = options.which.ask(Method::GET, log, here).await?;
+        let mut start = Some(PageStart::default());
+        while let Some(from) = start {
+            let (page, next) = options.selection.ask(Method::GET, log, from).await?;
             for line in page.lines() {
                 if options.json {
                     print(format_args!("{line}\n"))?;
                 } else {
-                    print_line(&serde_json::from_str(line).context("the process answered something else")?)?;
+                    print_line(&serde_json::from_str(line).context("the admin server's response isn't a list of dead letters")?)?;
                 }
             }
-            place = next;
+            start = next;
         }
     }
     Ok(())
 }
 
-/// A page's place: where it begins, and where it ends if the first one said so.
+/// Where a page starts, and the end of the last page where an earlier one named it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Place {
+pub(crate) struct PageStart {
     from: Offset,
     below: Option<Offset>,
 }
 
-impl Which {
-    /// Whether it names anything at all.
+impl Selection {
+    /// Whether it selects all dead letters.
     pub(crate) fn is_all(&self) -> bool {
         self.group.is_none() && self.cause.is_none() && self.since.is_none() && self.until.is_none() && self.message_id.is_none()
     }
 
-    /// One page of an answer, and the place of the next.
-    pub(crate) async fn ask(&self, method: Method, path: &str, place: Place) -> anyhow::Result<(String, Option<Place>)> {
+    /// Requests one page. Returns its body, and the start of the next page.
+    pub(crate) async fn ask(&self, method: Method, path: &str, start: PageStart) -> anyhow::Result<(String, Option<PageStart>)> {
         let filters = [
             ("group", self.group.clone()),
             ("cause", self.cause.map(|cause| cause.to_string())),
             ("since", self.since.map(|time| time.to_string())),
             ("until", self.until.map(|time| time.to_string())),
             ("message_id", self.message_id.clone()),
-            ("from", Some(place.from.to_string())),
-            ("below", place.below.map(|below| below.to_string())),
+            ("from", Some(start.from.to_string())),
+            ("below", start.below.map(|below| below.to_string())),
         ];
-        let query: Vec<String> =
-            filters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(&value?)))).collect();
-        let admin = self.admin;
-        let stream = TcpStream::connect(admin).await.with_context(|| format!("can't reach a running Pushline at {admin} (--admin)"))?;
+        let encoded = |(name, value): (&str, Option<String>)| Some(format!("{name}={}", utf8_percent_encode(&value?, NON_ALPHANUMERIC)));
+        let query: Vec<String> = filters.into_iter().filter_map(encoded).collect();
+        let admin = &self.admin;
+        let stream = TcpStream::connect(&*admin.0).await.with_context(|| format!("can't reach a running Pushline at {admin} (--admin)"))?;
+        // The server refuses names that a web page could take; its address always passes.
+        let host = stream.peer_addr()?.to_string();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(format!("{path}?{}", query.join("&")));
-        let response = sender.send_request(request.header("host", admin.to_string()).body(Empty::<Bytes>::new())?).await?;
+        let request = Request::builder().method(method).uri(format!("{path}?{}", query.join("&"))).header("host", host);
+        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = response.status();
         let offset = |name| response.headers().get(name).and_then(|offset| offset.to_str().ok()?.parse().ok());
-        let next = offset(NEXT).map(|from| Place { from, below: offset(END) });
+        let next = offset(NEXT).map(|from| PageStart { from, below: offset(END) });
         let body = String::from_utf8(response.into_body().collect().await?.to_bytes().into())?;
         connection.abort();
         if status != StatusCode::OK {
-            bail!("{admin} answered {status}: {}", body.trim());
+            bail!("the admin server at {admin} responded {status}: {}", body.trim());
         }
         Ok((body, next))
     }
 }
 
-fn print_line(line: &Line) -> anyhow::Result<()> {
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_valid = text.rsplit_once(':').is_some_and(|(host, port)| {
+            let is_bare_ipv6 = host.contains(':') && !host.starts_with('[');
+            !host.is_empty() && !host.contains('/') && !is_bare_ipv6 && port.parse::<u16>().is_ok()
+        });
+        let problem = || format!("{text:?} isn't host:port: write 127.0.0.1:9090, [::1]:9090 or localhost:9090");
+        if is_valid { Ok(Self(text.to_owned())) } else { Err(problem()) }
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl HostPort {
+    /// The addresses that the name has now.
+    ///
+    /// # Errors
+    /// The name can't be resolved.
+    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host(&self.0).await?.collect())
+    }
+}
+
+fn print_line(line: &PacketLine) -> anyhow::Result<()> {
     let group = if line.group.is_empty() { &visible(&line.topic) } else { &format!("{}/{}", line.org, line.group) };
-    let payload = base64_simd::STANDARD.decode_to_vec(&line.payload).unwrap_or_default();
+    let payload = base64_simd::STANDARD.decode_to_vec(&line.payload).context("a dead letter's payload isn't base64")?;
     let status = line.status.map_or(String::new(), |status| format!(" {status}"));
-    let tries = match line.attempts.len() {
+    let attempts = match line.attempts.len() {
         0 => String::new(),
         1 => " after 1 attempt".to_owned(),
         many => format!(" after {many} attempts"),
@@ -286,7 +215,7 @@ fn print_line(line: &Line) -> anyhow::Result<()> {
     let why =
         line.attempts.last().and_then(|attempt| attempt.cause.as_deref()).map_or(String::new(), |cause| format!(" ({})", visible(cause)));
     print(format_args!(
-        "{}  {group}  {}{status}{tries}{why}  {} received {}  {:?}\n",
+        "{}  {group}  {}{status}{attempts}{why}  {} received {}  {:?}\n",
         line.time,
         line.cause,
         line.iccid,
@@ -295,7 +224,7 @@ fn print_line(line: &Line) -> anyhow::Result<()> {
     ))
 }
 
-/// A topic is any device's text, and a terminal obeys control characters.
+/// Escapes control characters: a topic is any device's text, and a terminal obeys them.
 fn visible(text: &str) -> String {
     let escaped = |character: char| character.escape_default().to_string();
     text.chars().map(|character| if character.is_control() { escaped(character) } else { character.to_string() }).collect()
@@ -311,12 +240,25 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_read_as_it_was_written() {
-        let group = "mti/line 1 & more%";
-        let (filter, from, limit) = read_query(&format!("group={}&cause=expired&from=7&limit=5", percent_encoded(group))).unwrap();
-        assert_eq!((filter.group.as_deref(), filter.cause, from, limit), (Some(group), Some(Cause::Expired), 7, 5));
-        for wrong in ["group", "colour=red", "cause=boredom", "since=yesterday", "from=x", "group=%4"] {
-            assert!(read_query(wrong).is_err(), "{wrong}");
+    fn a_time_has_any_offset_and_may_lack_seconds_but_not_the_offset() {
+        let expected = Timestamp::parse("2026-01-31T00:00:00Z");
+        for text in ["2026-01-31T00:00:00Z", "2026-01-31T09:00:00+09:00", "2026-01-31T09:00+09:00", "2026-01-30T19:00:00.000-05:00"] {
+            assert_eq!(read_time(text).ok(), expected, "{text}");
+        }
+        for text in ["2026-01-31T09:00:00", "2026-01-31", "09:00Z", "2026-02-30T00:00:00Z", "yesterday", ""] {
+            assert!(read_time(text).is_err_and(|problem| problem.contains("+09:00")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_named_by_address_or_host_name_and_always_by_port() {
+        for right in ["127.0.0.1:9090", "[::1]:9090", "localhost:9090", "pushline.monitoring.svc:1"] {
+            assert!(right.parse::<HostPort>().is_ok(), "{right}");
+        }
+        for wrong in
+            ["localhost", "127.0.0.1", "::1:9090", "http://127.0.0.1:9090", "http://localhost:9090/", ":9090", "localhost:99999", ""]
+        {
+            assert!(wrong.parse::<HostPort>().is_err_and(|problem| problem.contains("localhost:9090")), "{wrong}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which queue a process keeps its packets in: the only place of the binary that knows the backends.
+//! Opens the queue that the configuration names. The only place of the binary that knows the backends.
 
 use std::sync::Arc;
 
@@ -14,22 +14,33 @@ use crate::{
     role::Role,
 };
 
-/// Opens it.
+/// What the start waits for while the queue is being opened.
+pub(crate) fn opening(settings: &Settings) -> String {
+    match settings.queue.chosen() {
+        config::Queue::Embedded { dir, .. } => format!("opening the queue in {}", dir.display()),
+        config::Queue::Kafka(kafka) => format!("waiting for Kafka at {}", kafka.brokers),
+    }
+}
+
+/// Opens the queue. Kafka may be away: then this takes until it is back.
+///
+/// # Errors
+/// The queue can't be opened, or not in this role.
 pub(crate) async fn open(settings: &Settings, role: Role, largest_record: usize) -> anyhow::Result<Arc<dyn Queue>> {
-    match &settings.queue {
+    match settings.queue.chosen() {
         config::Queue::Embedded { .. } if role != Role::Run => {
-            bail!("an embedded queue belongs to one process, which does everything: use pushline run, or [queue] kind = \"kafka\"")
+            bail!("an embedded queue serves a single process that does everything: use pushline run, or set [queue] kind = \"kafka\"")
         }
         config::Queue::Embedded { dir, max_bytes, min_free } => {
             let options = embedded::Options {
-                max_bytes: *max_bytes,
-                min_free: *min_free,
+                max_bytes,
+                min_free,
                 keep_dead_letters: settings.dead_letters.keep,
                 dead_letters_max_bytes: settings.dead_letters.max_bytes,
-                ..embedded::Options::new(dir.clone())
+                ..embedded::Options::new(dir.to_owned())
             };
             info!(dir = %options.dir.display(), "opening the queue");
-            // Every frame is checked: that may take seconds.
+            // Opening checks every frame, which may take seconds.
             let queue = tokio::task::spawn_blocking(move || Embedded::open(&options)).await??;
             Ok(Arc::new(queue))
         }
@@ -44,10 +55,10 @@ async fn open_kafka(kafka: &config::Kafka, settings: &Settings, role: Role, larg
     let options = Options {
         topic_prefix: kafka.topic_prefix.clone(),
         partitions: kafka.partitions,
-        properties: kafka.properties.clone(),
+        properties: kafka.properties.0.clone(),
         serves_partitions: role != Role::Ingest,
         largest_record,
-        max_age: settings.backlog_max_age,
+        max_age: settings.backlog.max_age,
         keep_dead_letters: settings.dead_letters.keep,
         dead_letters_max_bytes: settings.dead_letters.max_bytes,
         ..Options::new(&kafka.brokers)
@@ -58,5 +69,5 @@ async fn open_kafka(kafka: &config::Kafka, settings: &Settings, role: Role, larg
 
 #[cfg(not(feature = "kafka"))]
 async fn open_kafka(_: &config::Kafka, _: &Settings, _: Role, _: usize) -> anyhow::Result<Arc<dyn Queue>> {
-    bail!("this Pushline was built without Kafka: build it with the cargo feature kafka")
+    bail!("[queue] kind = \"kafka\": this binary was built without Kafka; build it with cargo build --release --features kafka")
 }

@@ -1,4 +1,4 @@
-//! The roles of a process: starting up and shutting down, in packet order.
+//! A process of `pushline run`, `ingest` or `deliver`: it starts up, serves and shuts down, in packet order.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -13,20 +13,26 @@ use tokio::{sync::watch, task::JoinHandle};
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::{self, Admin},
+    admin::{
+        Admin, Services,
+        replay::{Replays, Routing},
+    },
     config::{self, Config, Settings},
-    files, queue,
-    replay::Routing,
+    config_watcher::ConfigWatcher,
+    fd_limit, queue,
     role::Role,
-    wishes::{Signals, Watched, Wish},
+    signals::{Request, Signals},
 };
 
-/// A process that is up.
+/// How long the queue may take to close.
+const CLOSE_AT_MOST: Duration = Duration::from_secs(10);
+
+/// A process that has started.
 pub(crate) struct Running {
     role: Role,
-    /// As it was started, or reloaded last.
+    /// The configuration of the start, or of the last reload.
     settings: Settings,
-    /// What the queue was opened for.
+    /// Bytes of the largest record that the queue was opened for.
     largest_record: usize,
     routing: Routing,
     queue: Arc<dyn Queue>,
@@ -35,67 +41,65 @@ pub(crate) struct Running {
     admin: Admin,
 }
 
-/// Where packets come in.
+/// The listener that packets arrive at.
 struct Intake {
     address: SocketAddr,
     listening: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
-/// Runs until a signal, or until something fails for good.
+/// Runs until a signal stops the process, or until one of its parts fails for good.
+///
+/// # Errors
+/// Why it didn't start, why it couldn't go on, or what its end left undone.
 pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut file = Watched::new(path);
+    let mut watcher = ConfigWatcher::new(path);
     let config = Config::load(path)?;
-    files::raise_limit();
+    fd_limit::raise();
     if !config.passed_over.is_empty() {
-        warn!(variables = config.passed_over.join(", "), "environment variables that name no field are passed over");
+        warn!(variables = config.passed_over.join(", "), "ignored environment variables that name no field");
     }
+    let admin = Admin::start(config.settings.admin.address).await?;
+    info!(admin = %admin.address(), "admin server listening");
     let mut running = tokio::select! {
-        running = Running::start(config, role) => running?,
-        () = signals.end() => return Err(anyhow!("ended by a signal before it was ready")),
-    };
-    let failure = loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                Wish::End => break None,
-                Wish::Reload => running.reload(path),
-            },
-            failure = running.failed() => {
-                error!(error = format!("{failure:#}"), "it can't go on");
-                break Some(failure);
-            }
-            () = file.changed() => running.reload(path),
+        running = Running::start(config, role, admin) => running?,
+        () = signals.stop() => {
+            info!("stopped by a signal before the process was ready");
+            return Ok(());
         }
     };
-    info!("shutting down; a second signal ends the process at once");
+    let failure = running.serve(path, &mut signals, &mut watcher).await;
+    info!("shutting down; a second signal stops the process at once");
     let shut_down = tokio::select! {
         result = running.shutdown() => result,
-        () = signals.end() => Err(anyhow!("ended at once by a second signal: what was in flight is sent again after the start")),
+        () = signals.stop() => Err(anyhow!("stopped at once by a second signal: the next start sends again what was in flight")),
     };
     match failure {
-        // Whatever else fails in its wake, it is the cause.
+        // What fails during the shutdown is its consequence.
         Some(failure) => Err(failure),
         None => shut_down,
     }
 }
 
 impl Running {
-    /// From the end of a packet's way to its beginning: whoever takes packets finds who takes them further.
-    pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Self> {
-        let metrics = admin::install_metrics()?;
+    /// Starts the parts from the end of a packet's way to its beginning: a part that hands packets on finds the next one ready.
+    pub(crate) async fn start(config: Config, role: Role, admin: Admin) -> anyhow::Result<Self> {
         let (egress, largest_record) = (config.egress(), config.largest_record());
         let Config { settings, registry, .. } = config;
+        admin.starting(&queue::opening(&settings));
         let queue = queue::open(&settings, role, largest_record).await?;
         let registry = Arc::new(ArcSwap::from_pointee(registry));
-        let topics = Arc::new(ArcSwap::from_pointee(settings.listener.topics.clone()));
+        let topics = Arc::new(ArcSwap::from_pointee(settings.mqtt.listener.topics.clone()));
         let routing = Routing { registry: Arc::clone(&registry), topics };
-        let descriptors = DescriptorBudget::new(files::limit(), role.descriptor_uses());
+        let descriptors = DescriptorBudget::new(fd_limit::limit(), role.descriptor_uses());
         let deliver = if role.delivers() {
+            admin.starting("reading the checkpoints");
             let options = pushline_deliver::Options {
                 shutdown_grace: settings.shutdown_grace,
-                max_age: settings.backlog_max_age,
+                max_age: settings.backlog.max_age,
                 descriptors: Arc::clone(&descriptors),
+                per_webhook_metrics: settings.metrics.per_webhook,
                 ..pushline_deliver::Options::new(egress)
             };
             Some(Deliver::start(options, &queue, registry.load_full()).await?)
@@ -103,25 +107,47 @@ impl Running {
             None
         };
         let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry, descriptors).await?) } else { None };
-        let losses = deliver.as_ref().map(Deliver::losses);
-        let local_failures = deliver.as_ref().map(Deliver::local_failures);
-        let admin = Admin::start(settings.admin, metrics, Arc::clone(&queue), routing.clone(), losses, local_failures).await?;
+        let replays = Replays::new(Arc::clone(&queue), routing.clone());
+        admin.started(Services {
+            queue: Arc::clone(&queue),
+            replays,
+            losses: deliver.as_ref().map(Deliver::losses),
+            local_failures: deliver.as_ref().map(Deliver::local_failures),
+            refused_ticks: deliver.as_ref().map(Deliver::refused_ticks),
+        });
         let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
         info!(mqtt, admin = %admin.address(), "ready");
         Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
     }
 
-    /// Where devices connect.
+    /// Serves until a signal stops the process (`None`), or until one of its parts fails.
+    async fn serve(&mut self, path: &Path, signals: &mut Signals, watcher: &mut ConfigWatcher) -> Option<anyhow::Error> {
+        loop {
+            tokio::select! {
+                request = signals.next() => match request {
+                    Request::Stop => return None,
+                    Request::Reload => self.reload(path),
+                },
+                () = watcher.changed() => self.reload(path),
+                failure = self.failed() => {
+                    error!(error = format!("{failure:#}"), "fatal error, shutting down");
+                    return Some(failure);
+                }
+            }
+        }
+    }
+
+    /// The address that devices connect to.
     pub(crate) fn mqtt(&self) -> Option<SocketAddr> {
         self.intake.as_ref().map(|intake| intake.address)
     }
 
-    /// The queue, to look at.
+    /// The queue, for reading.
     pub(crate) fn queue(&self) -> &dyn Queue {
         &*self.queue
     }
 
-    /// Reads webhooks and groups again (LANES.md L13). A bad file changes nothing.
+    /// Reloads webhooks and groups (docs/delivery.md, Reload). A file with a mistake changes nothing.
     fn reload(&mut self, path: &Path) {
         match Config::load(path).and_then(|config| self.apply(config)) {
             Ok(()) => {
@@ -130,58 +156,63 @@ impl Running {
                     webhooks = registry.webhooks().len(),
                     groups = registry.groups().len(),
                     devices = registry.devices(),
-                    "webhooks and groups were read again"
+                    "configuration reloaded"
                 );
             }
-            Err(error) => error!(error = format!("{error:#}"), "the configuration wasn't read again: the old one stays"),
+            Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded: the old one stays in effect"),
         }
     }
 
     fn apply(&mut self, config: Config) -> anyhow::Result<()> {
         if let Some(changed) = self.settings.difference(&config.settings, self.role) {
-            bail!("{changed} has changed, and only webhooks and groups can be read again: change it back, or restart");
+            bail!("{changed} has changed, and only webhooks and groups can be reloaded: change it back, or restart");
         }
-        // Only Kafka has been told how large a record may be.
-        let has_limit = matches!(config.settings.queue, config::Queue::Kafka(_));
+        // Kafka's topics and clients have a limit of a record's size, which was set when the queue was opened.
+        let has_limit = matches!(config.settings.queue.chosen(), config::Queue::Kafka(_));
         if has_limit && config.largest_message() > self.largest_record {
-            bail!("a webhook's max_body_bytes or max_packets is larger than what the queue was opened for: restart");
+            bail!("a webhook's max_body_bytes or max_packets needs larger records than the queue was opened for: restart");
         }
         let registry = Arc::new(config.registry);
         self.deliver.as_ref().map_or(Ok(()), |deliver| deliver.reload(Arc::clone(&registry)))?;
         self.routing.registry.store(registry);
-        // Where this process ingests they are the same: another [mqtt.listener] is refused.
-        self.routing.topics.store(Arc::new(config.settings.listener.topics));
+        // A process that ingests has refused another [mqtt.listener] above.
+        self.routing.topics.store(Arc::new(config.settings.mqtt.listener.topics));
         Ok(())
     }
 
-    /// Resolves when it can't go on.
+    /// Resolves when a part of the process has failed for good.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
-            error = self.queue.failed() => anyhow!(error).context("the queue failed: nothing acknowledged is lost, start again when the cause is mended"),
-            Some(error) = OptionFuture::from(self.deliver.as_mut().map(Deliver::failed)) => anyhow!(error).context("delivering failed"),
+            error = self.queue.failed() => anyhow!(error).context("the queue failed; no acknowledged packet is lost; remove the cause and start again"),
+            Some(error) = OptionFuture::from(self.deliver.as_mut().map(Deliver::failed)) => anyhow!(error).context("delivery failed"),
             Some(ended) = OptionFuture::from(self.intake.as_mut().map(|intake| &mut intake.listening)) => match ended {
                 Ok(()) => anyhow!("the listener ended"),
                 Err(error) => anyhow!(error).context("the listener failed"),
             },
+            error = self.admin.failed() => error,
         }
     }
 
-    /// In packet order: take nothing in, finish what is in flight, make the rest durable. Each part has its own deadline.
+    /// Shuts down in packet order: accepts no packets, finishes what is in flight, makes the rest durable. Each part has its own deadline.
+    ///
+    /// # Errors
+    /// What was left undone.
     pub(crate) async fn shutdown(self) -> anyhow::Result<()> {
+        self.admin.shutting_down();
         if let Some(intake) = self.intake {
             intake.shutdown().await?;
-            info!("nothing is taken in any more");
+            info!("listener closed: no more packets are accepted");
         }
         let mut delivered = Ok(());
         if let Some(deliver) = self.deliver {
-            delivered = deliver.shutdown().await.context("checkpoint couldn't be saved: some packets may be sent again");
-            info!("nothing is in flight any more");
+            delivered = deliver.shutdown().await.context("can't save the checkpoint: the next start may send some packets again");
+            info!("delivery stopped: no more messages are in flight");
         }
-        let closed = tokio::time::timeout(Duration::from_secs(10), self.queue.close()).await;
+        let closed = tokio::time::timeout(CLOSE_AT_MOST, self.queue.close()).await;
         self.admin.stop();
         delivered?;
-        closed.context("the queue couldn't be closed in time")?;
-        info!("down");
+        closed.context("the queue didn't close in time")?;
+        info!("stopped");
         Ok(())
     }
 }
@@ -195,9 +226,9 @@ impl Intake {
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let options = pushline_ingest::Options {
-            max_payload_bytes: usize::try_from(settings.listener.max_payload_bytes)?,
+            max_payload_bytes: settings.mqtt.listener.max_payload_bytes,
             descriptors,
-            ..pushline_ingest::Options::new(settings.listener.address, settings.listener.topics.clone())
+            ..pushline_ingest::Options::new(settings.mqtt.listener.address, settings.mqtt.listener.topics.clone())
         };
         let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
         Ok(Self { address: listener.local_addr()?, listening: tokio::spawn(listener.run()), stop })

@@ -9,14 +9,13 @@ use tokio::time::timeout;
 
 use crate::{AppendError, FRAME_MAX, Filter, Kind, Partition, Queue, Read, Reader, Record, Saved, SavedCheckpoint, frame::tests::record};
 
-/// How long what must come may take.
+/// How long an event may take that must come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Opens a queue. Called again after the one before was closed and dropped, a durable backend shows what was stored.
+/// Opens a queue. Called again after the one before was closed and dropped, a durable backend has its records.
 pub(crate) type Open<'a> = dyn Fn() -> BoxFuture<'a, Arc<dyn Queue>> + 'a;
 
-/// Every rule. `durable`: whether what was stored is there when the queue is opened again. `fresh` gives a new, empty queue each time it is
-/// called, as a way to open it.
+/// Every rule. `durable`: whether records are there when the queue is opened again. Each call of `fresh` returns a way to open a new, empty queue.
 pub(crate) async fn all<'a>(fresh: &dyn Fn() -> Box<Open<'a>>, durable: bool) {
     // Each on a queue of its own: a backend whose queues take a while to open opens them at the same time.
     tokio::join!(
@@ -123,17 +122,17 @@ async fn appends_from_many_callers_keep_each_callers_order(queue: Arc<dyn Queue>
 }
 
 async fn dead_letters_are_found_by_group_cause_and_time(queue: &dyn Queue) {
-    let letters: Vec<DeadLetter> = (0..10).map(letter).collect();
-    for letter in &letters {
-        queue.dead_letters().bury(letter).await.unwrap();
+    let dead_letters: Vec<DeadLetter> = (0..10).map(dead_letter).collect();
+    for dead_letter in &dead_letters {
+        queue.dead_letters().append(dead_letter).await.unwrap();
     }
     let list = |filter: Filter, from, limit| async move { queue.dead_letters().list(&filter, from, limit).await.unwrap() };
     let all = list(Filter::default(), 0, 100).await;
-    assert_eq!(all.found.into_iter().map(|found| found.letter).collect::<Vec<_>>(), letters);
+    assert_eq!(all.found.into_iter().map(|found| found.dead_letter).collect::<Vec<_>>(), dead_letters);
     let page = list(Filter::default(), 0, 4).await;
     assert_eq!((page.found.len(), page.next), (4, Some(4)));
     assert_eq!(list(Filter::default(), 4, 6).await.next, None);
-    let times = |page: crate::Page| page.found.iter().map(|found| found.letter.time.0 - LATER).collect::<Vec<_>>();
+    let times = |page: crate::Page| page.found.iter().map(|found| found.dead_letter.time.0 - LATER).collect::<Vec<_>>();
     let group = Filter { group: Some("o/1".into()), ..Filter::default() };
     assert_eq!(times(list(group, 0, 100).await), [1, 3, 5, 7, 9]);
     let between = Filter { since: Some(Timestamp(LATER + 3)), until: Some(Timestamp(LATER + 5)), ..Filter::default() };
@@ -222,8 +221,8 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
     {
         let queue = open().await;
         append(&*queue, 0..5).await;
-        queue.dead_letters().bury(&letter(1)).await.unwrap();
-        queue.unrouted().bury(&letter(2)).await.unwrap();
+        queue.dead_letters().append(&dead_letter(1)).await.unwrap();
+        queue.unrouted().append(&dead_letter(2)).await.unwrap();
         queue.unrouted().mark_replayed(&[0], Timestamp(3)).await.unwrap();
         partition(&*queue).await.save(checkpoint(4), 3).await.unwrap();
         queue.close().await;
@@ -242,9 +241,9 @@ async fn everything_is_there_after_it_was_opened_again(open: &Open<'_>) {
         let after = log_times(&mut *partition.reader(3), 3, end + 1).await;
         assert!(after.is_sorted(), "{after:?}");
         times = before;
-        assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].letter, letter(1));
+        assert_eq!(queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found[0].dead_letter, dead_letter(1));
         let unrouted = queue.unrouted().list(&Filter::default(), 0, 9).await.unwrap().found.remove(0);
-        assert_eq!((unrouted.letter, unrouted.replayed), (letter(2), true));
+        assert_eq!((unrouted.dead_letter, unrouted.replayed), (dead_letter(2), true));
         queue.close().await;
     }
 }
@@ -300,7 +299,7 @@ pub(crate) async fn read_text(reader: &mut dyn Reader, from: Offset, to: Offset)
     found
 }
 
-/// A checkpoint that is told apart by its number.
+/// A checkpoint with a number.
 pub(crate) fn checkpoint(number: u64) -> Bytes {
     format!("checkpoint {number}").into()
 }
@@ -321,7 +320,7 @@ pub(crate) fn saved(number: u64, watermark: Offset) -> Saved {
 /// The year 2100: never too old to be kept.
 const LATER: u64 = 41_024_448_000_000_000;
 
-pub(crate) fn letter(number: u64) -> DeadLetter {
+pub(crate) fn dead_letter(number: u64) -> DeadLetter {
     DeadLetter {
         time: Timestamp(LATER + number),
         group: format!("o/{}", number % 2),

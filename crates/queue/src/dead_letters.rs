@@ -1,4 +1,4 @@
-//! Dead letters (LANES.md L14): what couldn't be delivered, kept in a log of its own and found again by group, cause and time.
+//! Dead letters (docs/delivery.md, Dead letters): messages that couldn't be delivered, kept in a log of their own and found by group, cause and time.
 
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
@@ -10,30 +10,30 @@ use crate::{Append, AppendError, Appended, Frame, Kind, QueueError, Read, Reader
 /// The first byte of an encoded dead letter; the rest is postcard.
 const VERSION: u8 = 1;
 
-/// A page ends with the dead letter that brings it to so many bytes: a process holds some of them at once, whatever customers' messages are like.
+/// A page ends with the dead letter that brings it to this many bytes. A process holds several pages at once, and customers' messages may be large.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// How often whoever waits for a frame looks whether it is still there.
+/// How often a caller that waits for a frame checks that its records weren't deleted.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A log of dead letters. Cheap to clone.
 #[derive(Clone)]
 pub struct DeadLetters {
-    append: Arc<dyn Append>,
+    log: Arc<dyn Append>,
     read: Arc<dyn Read>,
     marks: Arc<Mutex<Marks>>,
 }
 
-/// Which ones were replayed, by this process or another that shares the log.
+/// The dead letters that were replayed, by this process or another one that shares the log.
 #[derive(Debug, Default)]
 struct Marks {
     /// Their offsets.
     replayed: HashSet<Offset>,
-    /// The log was read up to here.
+    /// Marks below this offset were read.
     read: Offset,
 }
 
-/// Which ones to list.
+/// The dead letters to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Of this group, `organisation/name`.
@@ -46,29 +46,29 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// Of this message.
     pub message_id: Option<String>,
-    /// Below this offset: what was written before somebody began to ask.
+    /// Below this offset, so that later dead letters don't make a listing endless.
     pub below: Option<Offset>,
 }
 
-/// A dead letter and its place.
+/// A dead letter and its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its offset in the log of dead letters.
+    /// The offset in the log of dead letters.
     pub offset: Offset,
-    /// Itself.
-    pub letter: DeadLetter,
-    /// Whether it was replayed (LANES.md L15).
+    /// The dead letter.
+    pub dead_letter: DeadLetter,
+    /// Whether it was replayed.
     pub replayed: bool,
 }
 
-/// Some of those that were asked for, oldest first.
+/// One page of a listing, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// At most as many as were asked for, and of about 4 MiB.
+    /// At most as many as the caller asked for, and about 4 MiB.
     pub found: Vec<Found>,
-    /// Where the next page begins; `None`: this was the last.
+    /// Where the next page begins. `None`: this is the last page.
     pub next: Option<Offset>,
-    /// Where it looked no further: the end of the log, or what the filter said.
+    /// Where the listing ends: at the end of the log, or at the filter's `below`.
     pub end: Offset,
 }
 
@@ -78,29 +78,30 @@ impl DeadLetters {
     /// Dead letters over a log.
     #[must_use]
     pub fn new<L: Append + Read + 'static>(log: Arc<L>) -> Self {
-        Self { append: Arc::clone(&log) as Arc<dyn Append>, read: log, marks: Arc::default() }
+        Self { log: Arc::clone(&log) as Arc<dyn Append>, read: log, marks: Arc::default() }
     }
 
-    /// Writes one. It is kept once this resolves.
-    pub fn bury(&self, letter: &DeadLetter) -> Appended {
-        self.bury_all(std::slice::from_ref(letter))
+    /// Appends a dead letter.
+    pub fn append(&self, dead_letter: &DeadLetter) -> Appended {
+        self.append_all(std::slice::from_ref(dead_letter))
     }
 
-    /// Writes several as one batch.
-    pub fn bury_all(&self, letters: &[DeadLetter]) -> Appended {
-        let encoded: Result<Vec<Vec<u8>>, _> = letters.iter().map(encode).collect();
+    /// Appends several dead letters as one batch.
+    pub fn append_all(&self, dead_letters: &[DeadLetter]) -> Appended {
+        let encoded: Result<Vec<Vec<u8>>, _> = dead_letters.iter().map(encode).collect();
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => return Appended::ready(Err(AppendError::Refused(error.to_string()))),
         };
-        let records: Vec<Record<'_>> = letters.iter().zip(&encoded).map(|(letter, payload)| record(letter, payload)).collect();
-        self.append.append(&records)
+        let records: Vec<Record<'_>> =
+            dead_letters.iter().zip(&encoded).map(|(dead_letter, payload)| record(dead_letter, payload)).collect();
+        self.log.append(&records)
     }
 
-    /// Those that the filter names, from an offset on, at most `limit` of them, and no more once they are 4 MiB; at least one where there is one.
+    /// Lists the dead letters that the filter selects, from an offset on: at most `limit`, and no more once they have 4 MiB; at least one if there is one.
     ///
     /// # Errors
-    /// What reading the log gives; [`QueueError::Unreadable`] for a record that this version can't read.
+    /// An error of the log; [`QueueError::Unreadable`] for a record of another version.
     pub async fn list(&self, filter: &Filter, from: Offset, limit: usize) -> Result<Page, QueueError> {
         let bounds = self.read.bounds().await?;
         self.read_marks(&bounds).await?;
@@ -111,7 +112,7 @@ impl DeadLetters {
         Ok(page)
     }
 
-    /// Without what was replayed.
+    /// A page without the marks of replays.
     async fn page(&self, filter: &Filter, mut at: Offset, end: Offset, limit: usize) -> Result<Page, QueueError> {
         let (mut found, mut bytes, mut reader) = (Vec::new(), 0, self.read.reader(at));
         while at < end
@@ -121,11 +122,11 @@ impl DeadLetters {
                 if found.len() == limit || bytes >= PAGE_BYTES {
                     return Ok(Page { found, next: Some(offset), end });
                 }
-                if record.kind == Kind::DeadLetter && filter.wants_record(&record) {
-                    let letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
-                    if filter.wants(&letter) {
+                if record.kind == Kind::DeadLetter && filter.may_select(&record) {
+                    let dead_letter = decode(record.payload).ok_or(QueueError::Unreadable { offset })?;
+                    if filter.selects(&dead_letter) {
                         bytes += record.payload.len();
-                        found.push(Found { offset, letter, replayed: false });
+                        found.push(Found { offset, dead_letter, replayed: false });
                     }
                 }
             }
@@ -134,20 +135,20 @@ impl DeadLetters {
         Ok(Page { found, next: None, end })
     }
 
-    /// Notes that dead letters were replayed. A crash before this is durable repeats their replay under the same ids.
+    /// Marks dead letters as replayed. A crash before the mark is durable repeats their replay under the same ids.
     ///
     /// # Errors
-    /// What appending gives.
+    /// As [`Append::append`].
     pub async fn mark_replayed(&self, offsets: &[Offset], at: Timestamp) -> Result<(), AppendError> {
         let payload = postcard::to_stdvec(offsets).map_err(|error| AppendError::Refused(error.to_string()))?;
-        self.append.append(&[Record { group: "", at, kind: Kind::Replayed, payload: &payload }]).await
+        self.log.append(&[Record { group: "", at, kind: Kind::Replayed, payload: &payload }]).await
     }
 
-    /// Reads on to the end: another process may have replayed some since. What is deleted meanwhile is forgotten.
+    /// Reads the marks up to the end of the log: another process may have replayed some since. Drops the marks of deleted dead letters.
     async fn read_marks(&self, bounds: &Range<Offset>) -> Result<(), QueueError> {
         let mut marks = self.marks.lock().await;
         if marks.read > bounds.end {
-            // The log was made anew.
+            // The log was created anew.
             *marks = Marks::default();
         }
         marks.read = marks.read.max(bounds.start);
@@ -166,7 +167,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The next frame. `None`: what is left below `end` was deleted meanwhile, and a reader would wait for what comes after it.
+    /// The next frame. `None`: the records that were left below `end` were deleted meanwhile, and the reader waits for later ones.
     async fn next(&self, reader: &mut dyn Reader, end: Offset) -> Result<Option<Frame>, QueueError> {
         loop {
             match timeout(LOOK_EVERY, reader.next()).await {
@@ -185,25 +186,25 @@ impl fmt::Debug for DeadLetters {
 }
 
 impl Filter {
-    /// What the record itself tells, before it is decoded.
-    fn wants_record(&self, record: &Record<'_>) -> bool {
+    /// Decides what the record itself tells, before it is decoded.
+    fn may_select(&self, record: &Record<'_>) -> bool {
         self.group.as_ref().is_none_or(|group| group == record.group)
             && self.since.is_none_or(|since| record.at >= since)
             && self.until.is_none_or(|until| record.at < until)
     }
 
-    fn wants(&self, letter: &DeadLetter) -> bool {
-        self.cause.is_none_or(|cause| letter.cause == cause)
-            && self.message_id.as_ref().is_none_or(|id| letter.message_id.as_ref() == Some(id))
+    fn selects(&self, dead_letter: &DeadLetter) -> bool {
+        self.cause.is_none_or(|cause| dead_letter.cause == cause)
+            && self.message_id.as_ref().is_none_or(|id| dead_letter.message_id.as_ref() == Some(id))
     }
 }
 
-fn record<'a>(letter: &'a DeadLetter, payload: &'a [u8]) -> Record<'a> {
-    Record { group: &letter.group, at: letter.time, kind: Kind::DeadLetter, payload }
+fn record<'a>(dead_letter: &'a DeadLetter, payload: &'a [u8]) -> Record<'a> {
+    Record { group: &dead_letter.group, at: dead_letter.time, kind: Kind::DeadLetter, payload }
 }
 
-fn encode(letter: &DeadLetter) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_extend(letter, vec![VERSION])
+fn encode(dead_letter: &DeadLetter) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_extend(dead_letter, vec![VERSION])
 }
 
 fn decode(bytes: &[u8]) -> Option<DeadLetter> {
@@ -221,17 +222,17 @@ mod tests {
     use super::*;
     use crate::{Queue, memory::Memory};
 
-    /// The same log as another process sees it.
-    fn elsewhere(letters: &DeadLetters) -> DeadLetters {
-        DeadLetters { append: Arc::clone(&letters.append), read: Arc::clone(&letters.read), marks: Arc::default() }
+    /// The same log, as another process sees it.
+    fn elsewhere(dead_letters: &DeadLetters) -> DeadLetters {
+        DeadLetters { log: Arc::clone(&dead_letters.log), read: Arc::clone(&dead_letters.read), marks: Arc::default() }
     }
 
-    fn letter(group: &str, payload: usize) -> DeadLetter {
+    fn dead_letter(group: &str, payload: usize) -> DeadLetter {
         let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
         DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, vec![packet])
     }
 
-    /// Two records that are deleted as soon as somebody has asked for the bounds.
+    /// Two records that are deleted as soon as a caller has asked for the bounds.
     #[derive(Default)]
     struct Vanishing(AtomicBool);
 
@@ -255,21 +256,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_lists_what_is_deleted_meanwhile_does_not_wait_for_it() {
-        let letters = DeadLetters { read: Arc::new(Vanishing::default()), ..Memory::new().dead_letters() };
-        let page = letters.list(&Filter::default(), 0, 10).await.unwrap();
+    async fn a_listing_does_not_wait_for_dead_letters_that_are_deleted_meanwhile() {
+        let dead_letters = DeadLetters { read: Arc::new(Vanishing::default()), ..Memory::new().dead_letters() };
+        let page = dead_letters.list(&Filter::default(), 0, 10).await.unwrap();
         assert_eq!(page, Page { found: vec![], next: None, end: 2 });
     }
 
     #[tokio::test]
     async fn a_page_is_bounded_in_bytes_and_the_next_goes_on() {
-        let letters = Memory::new().dead_letters();
+        let dead_letters = Memory::new().dead_letters();
         for payload in [3 << 20, 3 << 20, 9 << 20, 1, 1] {
-            letters.bury(&letter("o/1", payload)).await.unwrap();
+            dead_letters.append(&dead_letter("o/1", payload)).await.unwrap();
         }
         let (mut pages, mut from) = (Vec::new(), Some(0));
         while let Some(offset) = from {
-            let page = letters.list(&Filter::default(), offset, 100).await.unwrap();
+            let page = dead_letters.list(&Filter::default(), offset, 100).await.unwrap();
             pages.push(page.found.iter().map(|found| found.offset).collect::<Vec<_>>());
             from = page.next;
         }
@@ -277,14 +278,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_process_has_replayed_since_is_known() {
+    async fn a_replay_of_another_process_is_known() {
         let here = Memory::new().dead_letters();
         let there = elsewhere(&here);
         for group in ["o/1", "o/2", "o/3"] {
-            here.bury(&letter(group, 0)).await.unwrap();
+            here.append(&dead_letter(group, 0)).await.unwrap();
         }
-        let replayed = async |letters: &DeadLetters| {
-            let found = letters.list(&Filter::default(), 0, 10).await.unwrap().found;
+        let replayed = async |dead_letters: &DeadLetters| {
+            let found = dead_letters.list(&Filter::default(), 0, 10).await.unwrap().found;
             found.into_iter().filter(|found| found.replayed).map(|found| found.offset).collect::<Vec<_>>()
         };
         assert_eq!((replayed(&here).await, replayed(&there).await), (vec![], vec![]));

@@ -1,4 +1,4 @@
-//! What can go wrong with the queue, and what it means for the caller.
+//! The errors of the queue, and what they mean for the caller.
 
 use std::{
     io,
@@ -9,14 +9,14 @@ use std::{
 use pushline_model::Offset;
 use rustix::io::Errno;
 
-/// Why a batch isn't durable and never will be. None of its packets may be acknowledged.
+/// Why a batch isn't durable and never will be. The caller must not acknowledge its packets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The queue was closed, or has failed.
-    #[error("the queue takes nothing any more")]
+    #[error("the queue is closed")]
     Closed,
-    /// A record can't ever be stored: too large for a frame or for the topic.
-    #[error("the queue can't store this: {0}")]
+    /// A record can't be stored: it is too large for a frame or for the topic, or the rights are missing.
+    #[error("the queue can't store the record: {0}")]
     Refused(String),
 }
 
@@ -27,17 +27,17 @@ impl AppendError {
     }
 }
 
-/// Why the queue can't be opened, or can't go on.
+/// Why the queue can't be opened, or why an operation on it failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// The operating system said no.
+    /// The operating system returned an error.
     #[error("can't {doing} {}: {source}", path.display())]
     Io {
         /// What was being done, as in "can't write".
         doing: &'static str,
-        /// To which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
     /// Another process has the folder.
@@ -51,13 +51,13 @@ pub enum QueueError {
     Version {
         /// The file.
         path: PathBuf,
-        /// What it says.
+        /// The version of the file.
         found: u32,
-        /// What would be right.
+        /// The version that this Pushline reads.
         known: u32,
     },
-    /// Bytes that were durable aren't what was written.
-    #[error("{} is corrupt at byte {position}: {what}; records from offset {offset} on were durable, so this isn't a torn tail and nothing was cut. Restore the file from a backup or mend the disk. To go on without them, move {} away and keep it", path.display(), what_to_move(path).display())]
+    /// Bytes that were durable have changed.
+    #[error("{} is corrupt at byte {position}: {what}; records from offset {offset} on were durable, so this isn't the rest of an interrupted write, and no file was changed. Restore the file from a backup or repair the disk. To start without these records, move {} away and keep it", path.display(), what_to_move(path).display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -68,8 +68,8 @@ pub enum QueueError {
         /// What is wrong.
         what: String,
     },
-    /// A record that this version can't read.
-    #[error("the record at offset {offset} can't be read: a later version may have written it")]
+    /// A record has another format.
+    #[error("the record at offset {offset} can't be read: another version of Pushline may have written it; read it with that version")]
     Unreadable {
         /// Its offset.
         offset: Offset,
@@ -81,31 +81,31 @@ pub enum QueueError {
     OtherFormat {
         /// The topic, partition and offset.
         place: String,
-        /// What the record says.
+        /// The version of the record.
         found: u32,
-        /// What would be right.
+        /// The version that this Pushline reads.
         known: u32,
     },
-    /// The brokers don't answer, or not as they should.
+    /// The brokers don't answer, or answer with an error that passes.
     #[error("can't {doing}: {what}")]
     Unavailable {
         /// What was being done, as in "can't commit".
         doing: String,
-        /// What they, or the library, said.
+        /// The error of the brokers or of the library.
         what: String,
     },
-    /// The client of the brokers can't go on.
+    /// The client of the brokers has a fatal error.
     #[error("can't {doing}: {what}")]
     Fatal {
         /// What was being done.
         doing: String,
-        /// What the library said.
+        /// The error of the library.
         what: String,
     },
-    /// What is configured and what is there don't fit.
+    /// The configuration doesn't fit what exists.
     #[error("{0}")]
     Misfit(String),
-    /// The queue was closed while something was waiting for it.
+    /// The queue was closed during the operation.
     #[error("the queue was closed")]
     Closed,
 }
@@ -117,7 +117,7 @@ fn other_version(found: u32, known: u32, file: &Path) -> String {
     format!("let the Pushline that wrote it deliver what is in there, then move {} away", what_to_move(file).display())
 }
 
-/// Without which a start goes on: a log of dead letters, else the whole queue, for checkpoint speaks of the packets.
+/// The folder without which a start succeeds: a log of dead letters, else the whole queue, since a checkpoint refers to the packets.
 fn what_to_move(file: &Path) -> &Path {
     let log = file.parent().unwrap_or(file);
     let is_of_packets = log.file_name().is_some_and(|name| name == "packets");
@@ -125,7 +125,7 @@ fn what_to_move(file: &Path) -> &Path {
 }
 
 impl QueueError {
-    /// Whether it passes by itself: there is no space on the disk, too many files are open, the brokers are away.
+    /// Whether the error passes without a restart: the disk is full, too many files are open, the brokers are away.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {

@@ -43,7 +43,7 @@ pub struct Frame {
     log_time: Timestamp,
 }
 
-/// What a frame says of itself.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) length: u32,
@@ -141,7 +141,7 @@ impl Frame {
 }
 
 impl Header {
-    /// Reads a header; `None` for what can't be one. Says nothing about the records.
+    /// Reads a header. `None`: the bytes can't be one. It doesn't check the records.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.get(..HEADER)?;
         let header = Self {
@@ -255,7 +255,7 @@ impl FrameBuilder {
         self.count > 0 && self.bytes.len() + encoded_len(record) > HEADER + FRAME_MAX
     }
 
-    /// Adds a record that [`fits`].
+    /// Adds a record that `fits`.
     pub fn push(&mut self, record: &Record<'_>) {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);

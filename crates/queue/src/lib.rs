@@ -1,19 +1,21 @@
 //! The durable queue: its contract, and the backends that keep it.
 //!
 //! A *log* is a sequence of [`Record`]s with rising offsets. The queue has one log of packets for each partition (a record's
-//! key is its group, so a group's packets lie in one partition in arrival order), a log of dead letters, and a log of unrouted:
-//! dead letters that no group wanted, kept apart so that a flood of them evicts nobody's (LANES.md L14).
+//! key is its group, so a group's packets lie in one partition in arrival order), a log of dead letters, and a log of unrouted
+//! packets. Unrouted packets are dead letters without a group; they have a log of their own, so that a flood of them evicts no group's dead letters.
 //!
-//! The contract is the documentation of the traits below. `conformance.rs` is the contract as tests; every backend passes it.
+//! The documentation of the traits below is the contract. `conformance.rs` is the contract as tests; every backend passes it.
 //!
-//! | rule | what it says |
+//! | rule | promise |
 //! |---|---|
 //! | durability | [`Appended`] resolves `Ok` only when every record of the batch survives the loss of power. |
 //! | order | batches appended one after the other by one caller lie in that order; a batch lies in its own order. |
 //! | visibility | a reader sees a record only once it is durable, and sees every durable record from its position on, in offset order. |
 //! | blocking | [`Append::append`] never waits: the caller holds a lease on a byte budget for what isn't durable yet. |
 //! | cancellation | dropping [`Appended`] takes nothing back; dropping [`Reader::next`]'s future loses nothing. |
-//! | failure | a backend that can't go on resolves [`Queue::failed`]; nothing is acknowledged after that. |
+//! | log time | each frame has one, given when it was stored and the same for every reader; where a backend has a horizon, log time never decreases. |
+//! | checkpoint | [`Partition::load`] returns a watermark with the checkpoint that was saved with it, or says that this one is gone. |
+//! | failure | a backend with a fatal error resolves [`Queue::failed`]; no batch is acknowledged after that. |
 
 #[cfg(test)]
 mod conformance;
@@ -50,43 +52,43 @@ pub use crate::{
     replay::Replay,
 };
 
-/// What a process that takes packets in, sends them, or both, sees of the queue.
+/// The queue, as a process sees it that takes packets in, sends them, or both.
 pub trait Queue: Append + Send + Sync {
-    /// The partitions of the packets log that this process serves, as they come and go. One that has left the list is handed over
-    /// once nobody holds it any more; coming back, it is another [`Arc`].
+    /// The partitions of the packets log that this process serves, as they come and go. A partition that has left the list is handed over once its last
+    /// [`Arc`] is dropped. When it comes back, it is another [`Arc`].
     fn partitions(&self) -> watch::Receiver<Partitions>;
 
     /// Dead letters of groups.
     fn dead_letters(&self) -> DeadLetters;
 
-    /// Dead letters that no group wanted (`unrouted`, ingest's `no_webhook`).
+    /// Dead letters without a group (`unrouted`), and ingest's `no_webhook`.
     fn unrouted(&self) -> DeadLetters;
 
-    /// Why nothing that is appended becomes durable at the moment, though it may later: the disk is full, the brokers are away.
+    /// Why appended records don't become durable at the moment, or why a partition isn't served: the disk is full, the brokers are away.
     fn stalled(&self) -> Option<Stalled>;
 
-    /// Resolves when the backend can't go on (embedded: a failed fsync; a corrupt frame met while reading). The process ends then,
-    /// with this message; what was appended and isn't durable was never acknowledged.
+    /// Resolves at a fatal error (embedded: a failed fsync, a corrupt frame that a reader has met). The process ends then, with this message. Records
+    /// that aren't durable were not acknowledged.
     fn failed(&self) -> BoxFuture<'static, QueueError>;
 
-    /// Makes what was appended durable, refuses what comes later with [`AppendError::Closed`], and lets go of files and locks.
+    /// Makes appended records durable, refuses later ones with [`AppendError::Closed`], and closes files and locks. On the embedded queue this is a clean
+    /// stop: the next start knows where each log ended.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
 
 /// The writing end of a log.
 pub trait Append: Send + Sync {
-    /// Appends a batch. Copies what it is given before it returns, takes one lock for the whole batch, and never waits. An empty
-    /// batch is durable at once.
+    /// Appends a batch. Copies the records before it returns, takes one lock for the whole batch, and never waits. An empty batch is durable at once.
     fn append(&self, batch: &[Record<'_>]) -> Appended;
 }
 
 /// The reading end of a log.
 pub trait Read: Send + Sync {
-    /// The oldest offset still kept, and the end: the offset that the next record gets at the least. Everything in between is
-    /// durable. Both only ever rise.
+    /// The oldest offset that is still kept, and the end: the next record gets this offset or a higher one. Every record in between is durable. Both only
+    /// ever rise.
     fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>>;
 
-    /// A reader of its own at an offset; below the log's start it stands for the start. Readers know nothing of each other.
+    /// A new reader at an offset. An offset below the log's start stands for the start. Readers don't affect each other.
     fn reader(&self, from: Offset) -> Box<dyn Reader>;
 }
 
@@ -95,21 +97,20 @@ pub trait Partition: Read {
     /// Its number, from 0.
     fn index(&self) -> u32;
 
-    /// The end of the log as far as this process knows. While live reading is at the end, it is the head; it may lag behind the
-    /// real one meanwhile.
+    /// The end of the log as far as this process knows. It is the live offset while live reading stands at the end; else it may lag behind the real end.
     fn end(&self) -> Offset;
 
     /// Live reading from an offset on, for the task that owns the partition. Called once.
     fn live(&self, from: Offset) -> Box<dyn Reader>;
 
-    /// How long its task may take to let go of it when it must: another process waits for it. `None`: nobody does.
+    /// How long the task may take to let go of the partition after a revoke, since another process waits for it. `None`: no process waits.
     fn revoke_deadline(&self) -> Option<Duration>;
 
-    /// Where the oldest records end that the log has no room for any more (`queue.max_bytes`); `None`: it has room. They go when the watermark
-    /// has passed them.
+    /// Where the oldest records end that exceed the size of the log (`queue.max_bytes`). `None`: the log isn't too large. They are deleted once the
+    /// watermark has passed them.
     fn overflow(&self) -> Option<Offset>;
 
-    /// What the log itself says of windows that are over (docs/delivery.md, Horizon). `None`: this backend has no horizon; [`Partition::tick`]
+    /// What the log shows of windows that are over (docs/delivery.md, Horizon). `None`: this backend has no horizon; [`Partition::tick`]
     /// is for it. Never waits.
     fn horizon(&self) -> Option<Horizon>;
 
@@ -178,9 +179,9 @@ pub struct Horizon {
 
 /// A position in a log.
 pub trait Reader: Send {
-    /// The next frame, and moves past it. Waits at the end of the log until there is more. The frame may begin with records below
-    /// the position ([`Frame::records`] takes the offset to begin at), and it always holds at least one that isn't. Offsets that no
-    /// frame holds have no record: a record that is waited for must be known to be there.
+    /// Returns the next frame and moves past it. Waits at the end of the log for the next record. The frame may begin with records below the position
+    /// ([`Frame::records`] takes the offset to begin at), and it holds at least one record at or above it. Offsets that no frame holds have no record: a
+    /// caller that waits for a record must know that it exists.
     ///
     /// Cancel safe. Reading never blocks the runtime's threads on a disk.
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>>;
@@ -189,7 +190,7 @@ pub trait Reader: Send {
 /// Some partitions.
 pub type Partitions = Vec<Arc<dyn Partition>>;
 
-/// What a queue waits for, for people: what it is, what it means, what to do.
+/// Why the queue waits, for people: what happened, what it means, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stalled(pub String);
 
@@ -197,21 +198,21 @@ pub struct Stalled(pub String);
 #[derive(Debug)]
 pub struct Appended(oneshot::Receiver<Result<(), AppendError>>);
 
-/// The other end of an [`Appended`], for a backend. Dropped without a word it says [`AppendError::Closed`].
+/// The other end of an [`Appended`], for a backend. Dropping it resolves the batch with [`AppendError::Closed`].
 #[derive(Debug)]
 pub struct Resolver(oneshot::Sender<Result<(), AppendError>>);
 
 // === impl Appended ===
 
 impl Appended {
-    /// A batch under way.
+    /// A batch that isn't durable yet.
     #[must_use]
     pub fn pending() -> (Resolver, Self) {
         let (sender, receiver) = oneshot::channel();
         (Resolver(sender), Self(receiver))
     }
 
-    /// A batch that is decided already.
+    /// A batch whose result is known already.
     #[must_use]
     pub fn ready(result: Result<(), AppendError>) -> Self {
         let (resolver, appended) = Self::pending();
@@ -229,7 +230,7 @@ impl Future for Appended {
 }
 
 impl Resolver {
-    /// Says how it ended. Nobody listening is fine: the caller went away.
+    /// Resolves the batch. The caller may have dropped its end.
     pub fn resolve(self, result: Result<(), AppendError>) {
         drop(self.0.send(result));
     }

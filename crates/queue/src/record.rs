@@ -1,4 +1,4 @@
-//! What lies in a log.
+//! The records of a log.
 
 use pushline_model::{Iccid, Packet, Timestamp};
 
@@ -9,9 +9,9 @@ pub struct Record<'a> {
     pub group: &'a str,
     /// A packet's `received_at`; a replay's or dead letter's time of writing.
     pub at: Timestamp,
-    /// What the payload is.
+    /// What the record is, and so what its payload holds.
     pub kind: Kind<'a>,
-    /// A packet's payload as published; for the other kinds an encoding of their own.
+    /// A packet's payload as published; for other kinds an encoding of Pushline's.
     pub payload: &'a [u8],
 }
 
@@ -20,16 +20,16 @@ pub struct Record<'a> {
 pub enum Kind<'a> {
     /// A packet from a device.
     Packet {
-        /// The device.
+        /// The ICCID of the device.
         iccid: Iccid,
         /// As published; at most 65,535 bytes (MQTT 5 §1.5.4).
         topic: &'a str,
     },
-    /// A whole message that goes out once more (LANES.md L15).
+    /// A whole message that is sent once more (docs/delivery.md, Replay).
     Replay,
-    /// A dead letter (LANES.md L14).
+    /// A dead letter (docs/delivery.md, Dead letters).
     DeadLetter,
-    /// Says of an earlier dead letter that it was replayed (LANES.md L15).
+    /// Marks earlier dead letters as replayed.
     Replayed,
     /// Only says what time it is in the log (docs/delivery.md, Tick). It has no group and no payload, and counts nowhere as a packet.
     Tick,
@@ -48,7 +48,7 @@ impl<'a> Record<'a> {
         Self { group, at: packet.received_at, kind, payload: packet.payload }
     }
 
-    /// The packet, where it is one.
+    /// The packet. `None`: the record is of another kind.
     #[must_use]
     pub fn as_packet(&self) -> Option<Packet<'a>> {
         match self.kind {

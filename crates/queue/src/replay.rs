@@ -1,4 +1,4 @@
-//! A replay (LANES.md L15): a dead letter's message on its way through the log once more.
+//! A replay (docs/delivery.md, Replay): the message of a dead letter, appended to the log to be sent once more.
 
 use pushline_model::{DeadLetter, DeadPacket, Iccid, MessageId, Packet};
 use serde::{Deserialize, Serialize};
@@ -8,28 +8,28 @@ use crate::{Kind, Record};
 /// The first byte of an encoded replay; the rest is postcard.
 const VERSION: u8 = 1;
 
-/// One message, whole.
+/// A whole message, as the payload of a replay's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replay {
-    /// The id that it had; without one it gets one like any message.
+    /// The id that the message had. `None`: deliver gives it one, as to any message.
     pub message_id: Option<String>,
-    /// Array or object.
+    /// Whether the body is an array.
     pub array: bool,
-    /// Its packets, in order.
+    /// The packets, in order.
     pub packets: Vec<DeadPacket>,
 }
 
 impl From<DeadLetter> for Replay {
-    fn from(letter: DeadLetter) -> Self {
-        Self { message_id: letter.message_id, array: letter.array, packets: letter.packets }
+    fn from(dead_letter: DeadLetter) -> Self {
+        Self { message_id: dead_letter.message_id, array: dead_letter.array, packets: dead_letter.packets }
     }
 }
 
 impl Replay {
-    /// A dead letter's message.
+    /// The message of a dead letter.
     #[must_use]
-    pub fn new(letter: &DeadLetter) -> Self {
-        letter.clone().into()
+    pub fn new(dead_letter: &DeadLetter) -> Self {
+        dead_letter.clone().into()
     }
 
     /// The payload of a replay's record.
@@ -41,8 +41,8 @@ impl Replay {
         postcard::to_extend(self, vec![VERSION]).expect("plain data fits a Vec")
     }
 
-    /// What a replay's record holds; `None` for another record, and for one that somebody else wrote: it has no packet, or one of a device that
-    /// is no ICCID.
+    /// Reads the payload of a replay's record. `None`: the record is of another kind, or another program wrote it: it has no packet, or a packet whose
+    /// ICCID is invalid.
     #[must_use]
     pub fn of(record: &Record<'_>) -> Option<Self> {
         let (&version, rest) = record.payload.split_first().filter(|_| record.kind == Kind::Replay)?;
@@ -51,13 +51,13 @@ impl Replay {
         is_whole.then_some(replay)
     }
 
-    /// The id that it brings back.
+    /// The id that the message had.
     #[must_use]
     pub fn id(&self) -> Option<MessageId> {
         MessageId::parse(self.message_id.as_deref()?)
     }
 
-    /// Its packets, borrowed. A device that is no ICCID was never routed, so none is in a replay that was read from the log.
+    /// The packets, borrowed. It skips packets with an invalid ICCID; a replay that was read from the log has none.
     pub fn packets(&self) -> impl Iterator<Item = Packet<'_>> {
         self.packets.iter().filter_map(|packet| {
             let iccid: Iccid = packet.iccid.parse().ok()?;
@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// What the log gives back of a replay of these devices' packets.
+    /// How many packets are read back of a replay of packets with these ICCIDs.
     fn read(iccids: &[&str]) -> Option<usize> {
         let packet = |iccid: &&str| DeadPacket {
             received_at: Timestamp(1),

@@ -1,4 +1,4 @@
-//! A webhook receiver: answers each push as it is told to, and hands it on.
+//! A webhook receiver that answers each push as configured, and hands the push to a callback.
 
 use std::{
     convert::Infallible,
@@ -18,38 +18,38 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 
-/// A receiver that is listening. Dropping it closes the socket and its connections.
+/// A listening receiver. Dropping it closes its socket and its connections.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
-/// How to answer.
+/// How a receiver answers: every `every`-th push with `status` after `delay`, or never; the others with 200 at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behaviour {
-    /// With this status,
+    /// The status of the response, from 100 to 999.
     pub status: u16,
-    /// after this time,
+    /// How long the response takes.
     pub delay: Duration,
-    /// or never,
+    /// Whether there is no response at all.
     pub hang: bool,
-    /// each n-th push, from the first on; the others are answered with 200 at once.
+    /// Which pushes: 1 means all, 3 means the third, the sixth and so on.
     pub every: u64,
 }
 
-/// A push that arrived.
+/// A push that has arrived.
 #[derive(Debug, Clone)]
 pub struct Push {
     /// Counted from 1.
     pub number: u64,
-    /// The path it was sent to.
+    /// The path of its URL.
     pub path: String,
-    /// Its headers; names in lower case.
+    /// Its headers, with names in lower case.
     pub headers: HeaderMap,
-    /// Its body.
+    /// Its body, whole.
     pub body: Bytes,
-    /// The status it is answered with; `None`: it isn't.
+    /// The status of its response, or `None` where it gets no response.
     pub status: Option<u16>,
 }
 
@@ -60,10 +60,10 @@ impl Default for Behaviour {
 }
 
 impl Push {
-    /// A header as text; empty where there is none.
+    /// A header's value; an empty text where there is none or the value isn't ASCII.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
     }
 }
 
@@ -71,7 +71,7 @@ impl Receiver {
     /// Listens. Each push is handed to `receive` before it is answered.
     ///
     /// # Errors
-    /// When the address can't be listened on.
+    /// The address can't be listened on.
     pub async fn start(address: SocketAddr, behaviour: Behaviour, receive: impl Fn(Push) + Send + Sync + 'static) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
@@ -80,7 +80,7 @@ impl Receiver {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let Ok((stream, _)) = socket.accept().await else {
-                    // Such as no descriptor left: it passes.
+                    // Such as too many open files, which passes.
                     sleep(Duration::from_millis(50)).await;
                     continue;
                 };
@@ -95,7 +95,7 @@ impl Receiver {
         Ok(Self { address, accepting })
     }
 
-    /// Where it listens.
+    /// The address that is bound: where port 0 was asked for, the one that was free.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -134,8 +134,8 @@ async fn answer(
 }
 
 fn response(status: u16) -> Response<Full<Bytes>> {
-    let body = if status < 400 { "" } else { "the sample receiver was told to answer so\n" };
+    let body = if status < 400 { "" } else { "the sample receiver is configured to fail\n" };
     let mut response = Response::new(Full::from(body));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(status).expect("a status has three digits");
     response
 }

@@ -39,15 +39,19 @@ impl Ledger {
 
     /// The same, with names of its packets that are shorter than their payloads.
     pub fn arrived_as(&self, push: &Push, packets: impl IntoIterator<Item = String>) {
+        self.accepted(push.header("webhook-id"), &push.body, packets);
+    }
+
+    /// The same, of a push that came by another receiver.
+    pub fn accepted(&self, id: &str, body: &[u8], packets: impl IntoIterator<Item = String>) {
         let mut book = self.book();
-        let id = push.header("webhook-id").to_owned();
-        if let Some(before) = book.messages.get(&id) {
-            if *before != push.body {
-                book.altered.push(id);
+        if let Some(before) = book.messages.get(id) {
+            if *before != body {
+                book.altered.push(id.to_owned());
             }
             return;
         }
-        book.messages.insert(id, push.body.to_vec());
+        book.messages.insert(id.to_owned(), body.to_vec());
         for payload in packets {
             if !book.arrived.insert(payload.clone()) {
                 book.twice.insert(payload);

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod http;
+mod id_ledger;
 mod inbox;
 mod kafka;
 mod kcat;
@@ -11,19 +12,22 @@ mod mosquitto;
 mod process;
 mod scripted;
 mod signals;
+mod sync_shim;
 
 pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 
 pub use crate::{
     hostile::{Hostile, HostileReceiver},
     http::get,
+    id_ledger::{IdLedger, PushRecord, RepeatedPacket, Sighting},
     inbox::{Inbox, payloads},
-    kafka::{KAFKA_VARIABLE, KAFKA_VERSION, Kafka, KafkaCluster, KafkaMetadata, KafkaPartition, KafkaSecurity},
+    kafka::{CommitProxy, HeldCommit, KAFKA_VARIABLE, KAFKA_VERSION, Kafka, KafkaCluster, KafkaMetadata, KafkaPartition, KafkaSecurity},
     kcat::kcat,
     ledger::Ledger,
     mosquitto::mosquitto_pub,
     process::{DeadLetterLine, Pushline, command, folder},
     scripted::{Arrival, ScriptedReceiver},
+    sync_shim::{SyncBegun, SyncShim},
 };
 
 /// How long a test waits for what must come, on a machine that is busy with other things: only what hangs takes so long.

@@ -99,8 +99,16 @@ impl Pushline {
     /// # Panics
     /// With its log, when it doesn't become ready.
     pub async fn start_again_as(role: &str, binary: &str, dir: &Path) -> Self {
+        Self::start_again_with(role, binary, dir, &[]).await
+    }
+
+    /// The same with more variables in its environment.
+    ///
+    /// # Panics
+    /// With its log, when it doesn't become ready.
+    pub async fn start_again_with(role: &str, binary: &str, dir: &Path, environment: &[(String, String)]) -> Self {
         let log = dir.join("pushline.log");
-        let child = Self::spawn(role, binary, dir, &log).expect("the binary can be started");
+        let child = Self::spawn(role, binary, dir, &log, environment).expect("the binary can be started");
         let mut this = Self { child, mqtt: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into(), log };
         let ready = timeout(PATIENCE, this.ready()).await.unwrap_or(None);
         assert!(ready.is_some(), "it isn't ready:\n{}", this.log());
@@ -108,9 +116,10 @@ impl Pushline {
         this
     }
 
-    fn spawn(role: &str, binary: &str, dir: &Path, log: &Path) -> io::Result<Child> {
+    fn spawn(role: &str, binary: &str, dir: &Path, log: &Path, environment: &[(String, String)]) -> io::Result<Child> {
         let log = File::create(log)?;
         let mut command = Command::from(command(binary));
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.args([role, "--config"]).arg(dir.join("pushline.toml")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.kill_on_drop(true).spawn()
     }
@@ -121,7 +130,7 @@ impl Pushline {
     /// When it doesn't end.
     pub async fn end_of(binary: &str, dir: &Path) -> (bool, String) {
         let log = dir.join("pushline.log");
-        let mut child = Self::spawn("run", binary, dir, &log).expect("the binary can be started");
+        let mut child = Self::spawn("run", binary, dir, &log, &[]).expect("the binary can be started");
         let status = timeout(PATIENCE, child.wait()).await.expect("it ends").expect("it can be waited for");
         (status.success(), read(&log))
     }
@@ -291,9 +300,17 @@ impl Pushline {
     /// # Panics
     /// When the admin address doesn't answer with JSON lines.
     pub async fn dead_letters(&self, log: &str) -> Vec<DeadLetterLine> {
+        self.dead_letters_where(log, "").await
+    }
+
+    /// Those of them that a query selects, such as `&cause=expired&group=mti%2Fline`.
+    ///
+    /// # Panics
+    /// When the admin address doesn't answer with JSON lines.
+    pub async fn dead_letters_where(&self, log: &str, query: &str) -> Vec<DeadLetterLine> {
         let (mut lines, mut next) = (Vec::new(), Some(0u64));
         while let Some(from) = next {
-            let path = format!("/{log}?limit=1000&from={from}");
+            let path = format!("/{log}?limit=1000&from={from}{query}");
             let (status, head, text) = get_whole(self.admin, &path).await.expect("the admin address answers");
             assert_eq!(status, 200, "{text}");
             // Where the next page begins: numbers have gaps, of marks, of what was filtered and of what was forgotten.

@@ -26,6 +26,8 @@ pub struct Arrival {
     pub id: String,
     /// Its packets' payloads.
     pub payloads: Vec<String>,
+    /// Its body as it came.
+    pub body: Vec<u8>,
 }
 
 /// Such a receiver, on a free port. Dropping it closes the socket and its connections.
@@ -86,7 +88,7 @@ async fn serve<A: Future<Output = Option<u16>>>(
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     while let Some((id, body)) = read_request(&mut stream, true).await? {
-        let Some(status) = answer(Arrival { connection, id, payloads: payloads_of(&body) }).await else { break };
+        let Some(status) = answer(Arrival { connection, id, payloads: payloads_of(&body), body }).await else { break };
         stream.write_all(format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
     }
     Ok(())

@@ -9,6 +9,9 @@ use crate::files::root;
 /// Dependencies that the sources don't name: they only switch features on.
 const UNNAMED: [(&str, &str); 0] = [];
 
+/// Packages whose library has another name.
+const LIBRARIES: [(&str, &str); 1] = [("rustls-webpki", "webpki")];
+
 /// A crate of the workspace.
 pub(crate) struct Package {
     pub(crate) name: String,
@@ -65,7 +68,8 @@ fn every_dependency_is_used() {
         let (own, tests, build) =
             (sources(&package, &["src"]), sources(&package, &["src", "tests", "benches", "examples"]), sources(&package, &["build.rs"]));
         for dependency in &package.dependencies {
-            let krate = dependency.rename.as_ref().unwrap_or(&dependency.name).replace('-', "_");
+            let library = LIBRARIES.iter().find(|(package, _)| *package == dependency.name).map(|(_, library)| (*library).to_owned());
+            let krate = dependency.rename.clone().or(library).unwrap_or_else(|| dependency.name.clone()).replace('-', "_");
             let sources = match dependency.kind.as_deref() {
                 None => &own,
                 Some("dev") => &tests,
@@ -86,8 +90,11 @@ fn every_dependency_of_the_workspace_is_used_by_a_crate() {
     let declared =
         table.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.trim()).filter(|name| !name.starts_with('#'));
     let packages = packages();
-    let unused: Vec<&str> =
-        declared.filter(|name| !packages.iter().any(|package| package.dependencies.iter().any(|one| one.name == *name))).collect();
+    let unused: Vec<&str> = declared
+        .filter(|name| {
+            !packages.iter().any(|package| package.dependencies.iter().any(|one| one.rename.as_ref().unwrap_or(&one.name) == name))
+        })
+        .collect();
     assert!(unused.is_empty(), "no crate uses {unused:?}");
 }
 

@@ -87,8 +87,9 @@ fn wrong(document: &str, behind: &str) -> Option<String> {
         .trim_start_matches(['`', '"'])
         .strip_prefix(", ")
         .filter(|title| title.starts_with(char::is_uppercase) && rule(title).is_none())?;
-    (!headings(&document_text).iter().any(|heading| title.starts_with(heading.as_str())))
-        .then(|| format!("{document}, {title}: no such section"))
+    // A comment may break a title at the end of its line.
+    let is_section = |heading: &String| title.starts_with(heading.as_str()) || heading.starts_with(title.trim_end());
+    (!headings(&document_text).iter().any(is_section)).then(|| format!("{document}, {title}: no such section"))
 }
 
 /// The rule's number that a text begins with.

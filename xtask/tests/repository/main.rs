@@ -7,3 +7,4 @@ mod dependencies;
 mod files;
 mod links;
 mod named_tests;
+mod words;

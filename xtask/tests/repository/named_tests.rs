@@ -1,4 +1,4 @@
-//! Each test that a document or a command names exists.
+//! Each test or source file that a document or a command names exists.
 
 use xtask::long;
 
@@ -56,6 +56,17 @@ fn every_test_that_the_readme_names_exists() {
     let section = readme.split("## What is guaranteed").nth(1).expect("the README has its guarantees").split("\n## ").next().unwrap();
     assert!(quoted(section).filter(|name| name.ends_with(".rs")).count() > 5);
     assert_eq!(wrong(section), Vec::<String>::new());
+}
+
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let short = |path: &str| format!("/{}", path.replace("src/", ""));
+    let all: Vec<String> = texts().iter().map(|file| short(&file.path)).collect();
+    let architecture = text("ARCHITECTURE.md");
+    let named: Vec<&str> = quoted(&architecture).filter(|name| name.ends_with(".rs")).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let missing: Vec<&str> = named.into_iter().filter(|name| !all.iter().any(|path| path.ends_with(&short(name)))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Dispatch (docs/delivery.md, Order): the line before each webhook's permits.
+//! Dispatch (docs/delivery.md, Dispatch): the line before each webhook's permits.
 //!
 //! A group's messages start for the first time in the order of their offsets, and the groups of a webhook take turns.
 

@@ -1,4 +1,4 @@
-//! A lane: one group's way through the log at its own pace (docs/delivery.md, Parts). Records and outcomes in, messages ready to be sent out.
+//! A lane: one group's way through the log at its own pace (docs/delivery.md, Lanes). Records and outcomes in, messages ready to be sent out.
 //!
 //! A lane is a few numbers and its outstanding messages. Everything that isn't active can be evicted, and is rebuilt from the log.
 
@@ -328,8 +328,7 @@ impl Lane {
             return false;
         }
         let count = packets(replay.packets.len());
-        // What brings no id back was never sent in either shape: it has that of any other message.
-        let array = replay.array || count > 1 || replay.message_id.is_none() && handle.rules.always_array;
+        let array = handle.rules.is_replay_array(replay.array, replay.packets.len(), replay.message_id.is_some());
         let span = MessageSpan { first: offer.offset, last: offer.offset, count, array, replay: true };
         let mut body = Body::default();
         push_all(&mut body, &handle.rules, offer.record);

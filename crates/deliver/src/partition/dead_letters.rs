@@ -80,7 +80,7 @@ fn refusal(why: AppendError) -> Result<String, AppendError> {
 
 /// Writes dead letters until they are kept. Each is written by itself: those that were kept aren't written again with those that weren't.
 fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
-    let mut written: Vec<Appended> = letters.iter().map(|letter| dead_letters.bury(letter)).collect();
+    let mut written: Vec<Appended> = letters.iter().map(|letter| dead_letters.append(letter)).collect();
     async move {
         let mut is_told = false;
         loop {
@@ -100,7 +100,7 @@ fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future
             }
             letters = refused.into_iter().map(|(letter, _)| letter).collect();
             sleep(WRITE_AGAIN).await;
-            written = letters.iter().map(|letter| dead_letters.bury(letter)).collect();
+            written = letters.iter().map(|letter| dead_letters.append(letter)).collect();
         }
     }
 }

@@ -194,7 +194,7 @@ mod tests {
         };
         timeout(Duration::from_secs(10), tried).await.expect("the webhook that came is tried");
         let found = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found;
-        assert_eq!(found[0].letter.cause, Cause::BlockedAddress);
+        assert_eq!(found[0].dead_letter.cause, Cause::BlockedAddress);
         running.abort();
     }
 }

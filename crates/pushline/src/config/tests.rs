@@ -1,8 +1,11 @@
-//! Each mistake is told with its place, its field and the remedy.
+//! Each mistake is reported with its place, its field and the remedy.
+
+use std::time::Duration;
 
 use super::*;
+use crate::role::Role;
 
-fn parse(text: &str) -> Result<Config, ConfigError> {
+fn parse(text: &str) -> Result<Config, Mistakes> {
     Config::parse(Path::new("/etc/p.toml"), text, [])
 }
 
@@ -15,14 +18,14 @@ const WEBHOOK: &str = "[[webhooks]]\nname = \"w\"\nurl = \"http://a.example/\"\n
 #[test]
 fn an_empty_file_is_the_defaults() {
     let config = parse("").unwrap();
-    let Queue::Embedded { dir, .. } = &config.settings.queue else { panic!("{:?}", config.settings.queue) };
+    let Queue::Embedded { dir, .. } = config.settings.queue.chosen() else { panic!("{:?}", config.settings.queue) };
     assert_eq!(dir, Path::new("/etc/pushline-data"));
-    assert_eq!(config.settings.listener.address.to_string(), "127.0.0.1:1883");
-    assert_eq!(config.settings.backlog_max_age, Duration::from_hours(72));
+    assert_eq!(config.settings.mqtt.listener.address.to_string(), "127.0.0.1:1883");
+    assert_eq!(config.settings.backlog.max_age, Duration::from_hours(72));
 }
 
 #[test]
-fn the_example_of_the_design_is_read() {
+fn a_whole_configuration_is_read_and_printed_and_read_again() {
     let config = parse(
         r#"
         [queue]
@@ -66,7 +69,7 @@ fn the_example_of_the_design_is_read() {
     )
     .unwrap();
     assert_eq!((config.registry.webhooks().len(), config.registry.groups().len(), config.registry.devices()), (1, 2, 2));
-    assert!(matches!(config.settings.queue, Queue::Embedded { max_bytes, .. } if max_bytes == 1 << 30));
+    assert!(matches!(config.settings.queue.chosen(), Queue::Embedded { max_bytes, .. } if max_bytes == 1 << 30));
     let shown = config.to_string();
     assert!(!shown.contains("123456789\"") && shown.contains("password = \"***\""), "{shown}");
     assert!(shown.contains("default = true\ndevices = [\"2\", \"897612653856781234\"]\n"), "{shown}");
@@ -88,17 +91,17 @@ fn the_value_of_a_custom_header_is_not_shown() {
     let config = parse(&format!("{WEBHOOK}headers = {{ \"1_Area\" = \"Tokyo\", X-Customer = \"s3cret\" }}")).unwrap();
     assert_eq!(config.registry.webhooks()[0].headers[1].value(), "s3cret");
     let shown = config.to_string();
-    assert!(shown.contains("\"1_Area\" = \"***\", \"X-Customer\" = \"***\"") && !shown.contains("s3cret"), "{shown}");
+    assert!(shown.contains("1_Area = \"***\"\nX-Customer = \"***\"") && !shown.contains("s3cret"), "{shown}");
 }
 
 #[test]
-fn a_mistake_is_told_with_file_line_field_and_remedy() {
+fn a_mistake_is_reported_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
         ("[queue]\nmax_bytes = \"10GB\"", "/etc/p.toml:2: queue.max_bytes: \"10GB\": a size is"),
-        ("[dead_letters]\nkeep = \"0s\"", "/etc/p.toml:2: dead_letters.keep: at least 1s"),
+        ("[dead_letters]\nkeep = \"0s\"", "/etc/p.toml:2: dead_letters.keep: 0ms is out of range, expected 1s to 3650d"),
         ("\n[queue]\nmaxbytes = 1", "/etc/p.toml:3: queue.maxbytes: there is no such field; did you mean max_bytes?"),
-        ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: queue,"),
+        ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: shutdown_grace, queue,"),
         ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),
         ("[admin]\naddress = 1", "/etc/p.toml:2: admin.address: it is a number, expected an address"),
         (
@@ -108,9 +111,19 @@ fn a_mistake_is_told_with_file_line_field_and_remedy() {
         ("[egress]\nallow = [\"10.0.0.0\", \"x\"]", "/etc/p.toml:2: egress.allow: \"x\" is no range"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
         ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
-        ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers[0]: this version"),
+        ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers: this version"),
         ("[queue\n", "/etc/p.toml:1: "),
         ("a = 1\nb = = 2", "/etc/p.toml:2: "),
+        ("[queue]\ndir = \"a\"\ndir = \"b\"", "/etc/p.toml:3: duplicate key"),
+        ("[queue]\nmax_bytes = 99999999999999999999", "/etc/p.toml:2: queue.max_bytes: it is a huge number, expected a size"),
+        ("[queue]\nmin_free = 1.5", "/etc/p.toml:2: queue.min_free: it is a fraction, expected a size"),
+        ("[queue]\nkind = 5", "/etc/p.toml:2: queue.kind: it is a number, expected \"embedded\" or \"kafka\""),
+        ("[backlog]\nmax_age = 1979-05-27", "/etc/p.toml:2: backlog.max_age: it is a date, expected a duration"),
+        ("egress = 5", "/etc/p.toml:1: egress: it is a number, expected a table"),
+        ("webhooks = 5", "/etc/p.toml:1: webhooks: expected a list of tables: [[webhooks]]"),
+        ("groups = [5]", "/etc/p.toml:1: groups[0]: it is no table, expected [[groups]]"),
+        ("[egress]\nallow = \"10.0.0.0/8\"", "/etc/p.toml:2: egress.allow: it is a text, expected a list"),
+        ("[metrics]\nper-webhook = true", "/etc/p.toml:2: metrics.per-webhook: there is no such field; did you mean per_webhook?"),
     ] {
         let error = mistake(text);
         assert!(error.starts_with(expected), "{error}\n  expected {expected}");
@@ -118,26 +131,34 @@ fn a_mistake_is_told_with_file_line_field_and_remedy() {
 }
 
 #[test]
-fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
+fn a_mistake_in_a_webhook_or_group_is_reported_at_its_field() {
     for (more, expected) in [
-        ("timeout = \"0s\"", ":4: webhooks[0].timeout: timeout can't be"),
+        ("timeout = \"0s\"", ":4: webhooks[0].timeout: 0ms is out of range, expected 100ms to 1h"),
         ("auth = { kind = \"digest\" }", ":4: webhooks[0].auth.kind: \"digest\""),
         ("auth = { kind = \"basic\", username = \"u\" }", ":4: webhooks[0].auth.password: it is missing: password"),
         ("auth = { kind = \"basic\", username = \"a:b\", password = \"p\" }", ":4: webhooks[0].auth: a user name"),
         ("auth = { kind = \"bearer\", token_file = \"/none\" }", ":4: webhooks[0].auth.token_file: can't read /none"),
-        ("headers = { \"Content-Type\" = \"x\" }", ":4: webhooks[0].headers: \"Content-Type\" can't be a custom header"),
-        ("headers = { x = \"a\\nb\" }", ":4: webhooks[0].headers: the value of header"),
+        ("headers = { \"Content-Type\" = \"x\" }", ":4: webhooks[0].headers.Content-Type: \"Content-Type\" can't be a custom header"),
+        ("headers = { x = \"a\\nb\" }", ":4: webhooks[0].headers.x: the value of header"),
+        ("window = \"61s\"", ":4: webhooks[0].window: 61s is out of range, expected 10ms to 1m"),
+        ("auth = \"basic\"", ":4: webhooks[0].auth: it is a text, expected a table"),
+        ("headers = [\"a\"]", ":4: webhooks[0].headers: it is a list, expected a table of headers"),
+        ("headers = { x = 5 }", ":4: webhooks[0].headers.x: it is a number, expected a text"),
+        ("url_file = \"u\"", ":4: webhooks[0].url_file: url is there too"),
         ("send = \"imei\"", ":4: webhooks[0].send: \"imei\" isn't known here, expected \"iccid\" or \"topic\""),
         ("secret = \"abc\"", ":4: webhooks[0].secret: a signing secret"),
-        ("retry_on_status = [200]", ":4: webhooks[0].retry_on_status: retry_on_status can't be 200"),
+        ("retry_on_status = [200]", ":4: webhooks[0].retry_on_status: 200 is out of range, expected 300 to 599"),
         ("always_array = \"yes\"", ":4: webhooks[0].always_array: it is a text, expected true or false"),
-        ("[[webhooks]]\nname = \"w\"\nurl = \"http://b.example\"", ":5: webhooks[1].name: webhook \"w\" is there twice"),
+        (
+            "[[webhooks]]\nname = \"w\"\nurl = \"http://b.example\"",
+            ":5: webhooks[1].name: duplicate webhook name \"w\" (first defined in line 2)",
+        ),
         ("[[groups]]\norg = \"mti\"\nname = \"a\"\nwebhook = \"v\"", ":7: groups[0].webhook: there is no webhook \"v\""),
         ("[[groups]]\norg = \"organisation\"\nname = \"a\"", ":5: groups[0].org: \"organisation\" is not an organisation"),
         ("[[groups]]\norg = \"mti\"\nname = \"a/b\"", ":6: groups[0].name: \"a/b\" is not a group name"),
         (
             "[[groups]]\norg = \"mti\"\nname = \"a\"\n[[groups]]\norg = \"mti\"\nname = \"a\"",
-            ":9: groups[1].name: group \"mti/a\" is there twice",
+            ":9: groups[1].name: duplicate group \"mti/a\" (first defined in line 6)",
         ),
         ("[[groups]]\norg = \"mti\"\nname = \"a\"\ndevices = [\n\"1\",\n\"2-3\"]", ":9: groups[0].devices: \"2-3\" is not an ICCID"),
     ] {
@@ -148,14 +169,14 @@ fn a_mistake_in_a_webhook_or_group_is_told_at_its_field() {
 
 #[cfg(feature = "kafka")]
 #[test]
-fn a_mistake_about_kafka_is_told_at_its_field() {
+fn a_mistake_about_kafka_is_reported_at_its_field() {
     const KAFKA: &str = "[queue]\nkind = \"kafka\"\n";
     for (more, expected) in [
         ("", ":1: queue.kafka: it is missing: [queue.kafka] with brokers"),
         ("[queue.kafka]\npartitions = 4", ":3: queue.kafka.brokers: it is missing"),
         ("[queue.kafka]\nbrokers = \" \"", ":4: queue.kafka.brokers: it is empty: host:port"),
         ("[queue.kafka]\nbrokers = \"a:1\"\ntopic_prefix = \"a/b\"", ":5: queue.kafka.topic_prefix: 1 to 200 letters"),
-        ("[queue.kafka]\nbrokers = \"a:1\"\npartitions = 0", ":5: queue.kafka.partitions: 1 to 10000"),
+        ("[queue.kafka]\nbrokers = \"a:1\"\npartitions = 0", ":5: queue.kafka.partitions: 0 is out of range, expected 1 to 10000"),
         ("[queue.kafka]\nbrokers = \"a:1\"\nbroker = \"b\"", ":5: queue.kafka.broker: there is no such field; did you mean brokers?"),
         (
             "[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"acks\" = \"1\" }",
@@ -176,12 +197,21 @@ fn a_mistake_about_kafka_is_told_at_its_field() {
 fn the_environment_overrides_what_is_no_list() {
     let with = |name: &str, value: &str| Config::parse(Path::new("p.toml"), "[queue]\ndir = \"a\"", [(name.to_owned(), value.to_owned())]);
     let queue = |name: &str, value: &str| with(name, value).unwrap().settings.queue;
-    assert!(matches!(queue("PUSHLINE_QUEUE__DIR", "b"), Queue::Embedded { dir, .. } if dir == Path::new("b")));
-    assert!(matches!(queue("PUSHLINE_QUEUE__MIN_FREE", "5"), Queue::Embedded { min_free: 5, .. }));
-    assert_eq!(with("PUSHLINE_MQTT__LISTENER__ADDRESS", "[::1]:5").unwrap().settings.listener.address.port(), 5);
-    assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "10.0.0.0/8, ::1").unwrap().settings.egress_allow.len(), 2);
+    assert_eq!(queue("PUSHLINE_QUEUE__DIR", "b").dir, Path::new("b"));
+    assert_eq!(queue("PUSHLINE_QUEUE__DIR", "5").dir, Path::new("5"));
+    assert_eq!(queue("PUSHLINE_QUEUE__MIN_FREE", "5").min_free, 5);
+    assert_eq!(queue("PUSHLINE_QUEUE__KAFKA__BROKERS", "a:1").kafka.unwrap().brokers, "a:1");
+    assert_eq!(with("PUSHLINE_MQTT__LISTENER__ADDRESS", "[::1]:5").unwrap().settings.mqtt.listener.address.port(), 5);
+    assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "10.0.0.0/8, ::1").unwrap().settings.egress.allow.len(), 2);
+    assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "").unwrap().settings.egress.allow, []);
+    assert_eq!(with("PUSHLINE_EGRESS__ALLOW", " ").unwrap().settings.egress.allow, []);
+    assert!(with("PUSHLINE_METRICS__PER_WEBHOOK", "true").unwrap().settings.metrics.per_webhook);
     let error = |name, value| with(name, value).unwrap_err().to_string();
     assert!(error("PUSHLINE_QUEUE__KIND", "x").starts_with("environment variable PUSHLINE_QUEUE__KIND: queue.kind: "));
+    assert!(error("PUSHLINE_MQTT__LISTENER__TOPICS", "").contains("PUSHLINE_MQTT__LISTENER__TOPICS: mqtt.listener.topics: it is empty"));
+    assert!(error("PUSHLINE_METRICS__PER_WEBHOOK", "yes").ends_with("metrics.per_webhook: it is a text, expected true or false"));
+    assert!(error("PUSHLINE_QUEUE__DIR__X", "x").ends_with("queue.dir.x: dir is no table"));
+    assert!(error("PUSHLINE_WEBHOOKS", "x").ends_with("PUSHLINE_WEBHOOKS: webhooks: expected a list of tables: [[webhooks]]"));
     assert!(
         error("PUSHLINE_QUEUE__COLOUR", "x")
             .starts_with("environment variable PUSHLINE_QUEUE__COLOUR: queue.colour: there is no such field")
@@ -219,17 +249,287 @@ fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
 #[test]
 fn a_secret_file_loses_one_newline() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("token"), "s3cret\n\n").unwrap();
-    std::fs::write(dir.path().join("devices"), "# all of them\n1\n\n2\n").unwrap();
-    let text = format!(
-        "{WEBHOOK}auth = {{ kind = \"bearer\", token_file = \"token\" }}\n[[groups]]\norg = \"o\"\nname = \"g\"\ndevices_file = \"devices\""
-    );
+    let text = format!("{WEBHOOK}auth = {{ kind = \"bearer\", token_file = \"token\" }}\n");
+    let token = |content: &[u8]| {
+        std::fs::write(dir.path().join("token"), content).unwrap();
+        let config = Config::parse(&dir.path().join("p.toml"), &text, []).map_err(|mistakes| mistakes.to_string())?;
+        match &config.registry.webhooks()[0].auth {
+            pushline_model::Auth::Bearer { token } => Ok(token.reveal().to_owned()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    for content in ["s3cret", "s3cret\n", "s3cret\r\n", "\u{feff}s3cret\r\n", "\u{feff}s3cret"] {
+        assert_eq!(token(content.as_bytes()).as_deref(), Ok("s3cret"), "{content:?}");
+    }
     // The rest of it can't stand in a header.
-    let error = Config::parse(&dir.path().join("p.toml"), &text, []).unwrap_err().to_string();
-    assert!(error.contains("a token can't be empty or hold control characters"), "{error}");
-    std::fs::write(dir.path().join("token"), "s3cret\n").unwrap();
-    assert_eq!(Config::parse(&dir.path().join("p.toml"), &text, []).unwrap().registry.devices(), 2);
-    std::fs::write(dir.path().join("devices"), "1\n1\n").unwrap();
-    let error = Config::parse(&dir.path().join("p.toml"), &text, []).unwrap_err().to_string();
-    assert!(error.contains("devices:2: a device of o/g: device \"o/1\" is there twice"), "{error}");
+    for content in ["s3cret\n\n", "s3cret\r\n\r\n", "s3cret\r"] {
+        assert!(token(content.as_bytes()).unwrap_err().contains("a token can't be empty or hold control characters"), "{content:?}");
+    }
+    for (content, says) in [
+        (&b"\xff\xfes\x003\x00"[..], ":4: webhooks[0].auth.token_file: can't read "),
+        (&b"\xff\xfes\x003\x00"[..], "it is UTF-16, save it as UTF-8"),
+        (&b"a\nb\xff"[..], "line 2 isn't UTF-8, save it as UTF-8"),
+    ] {
+        assert!(token(content).unwrap_err().contains(says), "{content:?}");
+    }
+}
+
+#[test]
+fn a_file_of_devices_has_one_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let text =
+        "[[groups]]\norg = \"o\"\nname = \"f\"\ndevices = [\n\"7\"]\n[[groups]]\norg = \"o\"\nname = \"g\"\ndevices_file = \"devices\"";
+    let read = |content: &str| {
+        std::fs::write(dir.path().join("devices"), content).unwrap();
+        Config::parse(&dir.path().join("p.toml"), text, []).map_err(|mistakes| mistakes.to_string())
+    };
+    for content in ["# all of them\n1\n\n 2\n", "1\r\n2\r\n", "\u{feff}1\n2", "\u{feff}# two\r\n1\r\n\r\n2"] {
+        assert_eq!(read(content).unwrap().registry.devices(), 3, "{content:?}");
+    }
+    let error = read("1\n1\n2-3\n7\n").unwrap_err();
+    let file = dir.path().join("devices");
+    let lines: Vec<String> = error.lines().map(|line| line.replace(file.to_str().unwrap(), "devices")).collect();
+    assert_eq!(
+        lines,
+        [
+            "devices:2: a device of o/g: duplicate device \"o/1\": group \"o/g\" lists it already",
+            "devices:3: a device of o/g: \"2-3\" is not an ICCID: 1 to 20 letters or digits",
+            "devices:4: a device of o/g: duplicate device \"o/7\": group \"o/f\" lists it already (line 5)",
+        ]
+    );
+    std::fs::remove_file(file).unwrap();
+    let error = Config::parse(&dir.path().join("p.toml"), text, []).unwrap_err().to_string();
+    assert!(error.contains(":9: groups[1].devices_file: can't read "), "{error}");
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let text = r#"
+shutdown_grace = 10
+[queue]
+kind = "sqlite"
+maxbytes = 1
+max_bytes = "1KiB"
+[mqtt.listener]
+topics = ["{org}", "{org}/{iccid}", "{iccid}"]
+[colour]
+[[webhooks]]
+description = 7
+[[webhooks]]
+name = "w"
+url = "ftp://a.example/"
+retries = -1
+headers = { Host = "x", A = "1", a = "2" }
+retry_on_status = [
+  200,
+  300,
+  700,
+]
+auth = { kind = "basic", username = "u", token = "t" }
+[[webhooks]]
+name = "w"
+url = "http://a.example/"
+auth = { username = "u" }
+[[groups]]
+org = "organisation"
+webhook = "w"
+[[groups]]
+org = "mti"
+name = "a"
+webhook = "v"
+default = true
+devices = ["1", "2-3", "2"]
+[[groups]]
+org = "mti"
+name = "b"
+default = true
+devices = [
+  "1",
+]
+"#;
+    let expected = r#"2: shutdown_grace: it is a number, expected a duration such as "90s"
+4: queue.kind: "sqlite" isn't known here, expected "embedded" or "kafka"
+5: queue.maxbytes: there is no such field; did you mean max_bytes? (known here: kind, dir, max_bytes, min_free, kafka)
+6: queue.max_bytes: 1KiB is too small, expected at least 256MiB
+8: mqtt.listener.topics: "{org}" is not a topic pattern: it needs {iccid} exactly once
+8: mqtt.listener.topics: "{iccid}" is not a topic pattern: it needs {org} exactly once
+9: colour: there is no such field (known here: shutdown_grace, queue, backlog, dead_letters, mqtt, admin, egress, metrics, webhooks, groups)
+10: webhooks[0].name: it is missing: name = "tokyo-server"
+10: webhooks[0].url: it is missing: url = "https://example.com/push"
+11: webhooks[0].description: it is a number, expected a text
+14: webhooks[1].url: "ftp://a.example/" is not a webhook's URL: it begins with http:// or https://, such as https://host/path
+15: webhooks[1].retries: -1 is out of range, expected 0 to 100
+16: webhooks[1].headers: duplicate header "a"
+16: webhooks[1].headers.Host: "Host" can't be a custom header: Pushline sets it itself
+18: webhooks[1].retry_on_status: 200 is out of range, expected 300 to 599
+20: webhooks[1].retry_on_status: 700 is out of range, expected 300 to 599
+22: webhooks[1].auth.password: it is missing: password = "…", or password_file = "path"
+22: webhooks[1].auth.token: there is no such field (known here: kind, username, password)
+24: webhooks[2].name: duplicate webhook name "w" (first defined in line 13)
+26: webhooks[2].auth.kind: it is missing: kind = "none", "basic", "bearer" or "api_key"
+27: groups[0].name: it is missing: name = "tokyo-server"
+28: groups[0].org: "organisation" is not an organisation: 1 to 8 letters or digits
+33: groups[1].webhook: there is no webhook "v"
+35: groups[1].devices: "2-3" is not an ICCID: 1 to 20 letters or digits
+39: groups[2].default: organisation "mti" has a default group already: "mti/a" (line 34)
+41: groups[2].devices: duplicate device "mti/1": group "mti/a" lists it already (line 35)"#;
+    let reported = mistake(text).replace("/etc/p.toml:", "");
+    assert_eq!(reported.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn every_mistake_of_syntax_is_reported() {
+    let error = mistake("[queue]\ndir = = 1\nkind = \"embedded\"\nmin_free = \n[admin\n");
+    let lines: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(lines, ["/etc/p.toml:2", "/etc/p.toml:4", "/etc/p.toml:5"], "{error}");
+}
+
+#[test]
+fn mistakes_of_variables_come_after_those_of_the_file() {
+    let variables =
+        [("PUSHLINE_QUEUE__KIND", "x"), ("PUSHLINE_ADMIN__ADDRESS", "y")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let error = Config::parse(Path::new("p.toml"), "[backlog]\nmax_age = 1\n", variables).unwrap_err().to_string();
+    let lines: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(lines, ["p.toml:2", "environment variable PUSHLINE_QUEUE__KIND", "environment variable PUSHLINE_ADMIN__ADDRESS"]);
+}
+
+#[test]
+fn of_very_many_mistakes_the_first_hundred_are_reported() {
+    let error = mistake(&"[[webhooks]]\n".repeat(1000));
+    assert_eq!(error.lines().count(), 101);
+    assert!(error.ends_with("\nonly the first 100 mistakes are listed"), "{error}");
+}
+
+#[test]
+fn a_byte_order_mark_and_either_line_end_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let load = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        Config::load(&file).map_err(|error| error.to_string())
+    };
+    let config = load(&format!("\u{feff}{WEBHOOK}\n[admin]\naddress = \"127.0.0.1:1\"\n").replace('\n', "\r\n")).unwrap();
+    assert_eq!((config.registry.webhooks().len(), config.settings.admin.address.port()), (1, 1));
+    let error = load("\u{feff}\r\n[admin]\r\naddress = 1\r\n").unwrap_err();
+    assert!(error.contains("p.toml:3: admin.address: "), "{error}");
+}
+
+#[test]
+fn secrets_stand_in_one_place_only() {
+    for (more, expected) in [
+        (
+            "secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\nsecret_file = \"b\"",
+            ":5: webhooks[0].secret_file: secret is there too: give one of the two",
+        ),
+        ("description_file = \"b\"", ":4: webhooks[0].description_file: there is no such field (known here: name, "),
+        ("auth = { kind = \"bearer\", password_file = \"/none\", token = \"t\" }", ":4: webhooks[0].auth.password_file: can't read /none"),
+        ("auth = { kind = \"api_key\", key_file = 5 }", ":4: webhooks[0].auth.key_file: it is a number, expected"),
+        ("secret_file = \"/none\"", ":4: webhooks[0].secret_file: can't read /none"),
+    ] {
+        let error = mistake(&format!("{WEBHOOK}{more}"));
+        assert!(error.starts_with(&format!("/etc/p.toml{expected}")), "{error}\n  expected {expected}");
+    }
+}
+
+/// The options of each section, as a refusal lists them.
+fn known(section: &str) -> Vec<String> {
+    let error = mistake(&format!("{section}\nzzzzzzzzzz = 1\n"));
+    let (_, list) = error.lines().find_map(|line| line.split_once("(known here: ")).unwrap_or_else(|| panic!("{section}: {error}"));
+    list.trim_end_matches(')').split(", ").map(str::to_owned).collect()
+}
+
+const EXAMPLE: &str = include_str!("../../../../pushline.example.toml");
+
+#[test]
+fn the_example_shows_every_option() {
+    let sections = [
+        ("", "\n"),
+        ("[queue]", "\n[queue]"),
+        ("[queue.kafka]", "\n# [queue.kafka]"),
+        ("[backlog]", "\n[backlog]"),
+        ("[dead_letters]", "\n[dead_letters]"),
+        ("[mqtt.listener]", "\n[mqtt.listener]"),
+        ("[admin]", "\n[admin]"),
+        ("[egress]", "\n[egress]"),
+        ("[metrics]", "\n[metrics]"),
+        ("[[webhooks]]", "\n[[webhooks]]"),
+        ("[[groups]]", "\n[[groups]]"),
+    ];
+    for (section, header) in sections {
+        let start = EXAMPLE.find(header).unwrap_or_else(|| panic!("the example has {section}")) + header.len();
+        let rest = &EXAMPLE[start..];
+        let end = [rest.find("\n["), rest.find("\n# [")].into_iter().flatten().min().unwrap_or(rest.len());
+        for option in known(section) {
+            let is_section = sections.iter().any(|(other, _)| other.trim_matches(['[', ']']).split('.').any(|part| part == option));
+            let is_shown = rest[..end].lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{option} = ")));
+            assert!(is_section || is_shown, "{section}: the example doesn't show {option}");
+        }
+    }
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    // Everything but the webhook and the group that it shows, with and without what is commented out.
+    let example: String = EXAMPLE.lines().take_while(|line| *line != "[[webhooks]]").map(|line| format!("{line}\n")).collect();
+    let default = Settings { queue: parse("").unwrap().settings.queue, ..Settings::default() };
+    assert_eq!(parse(&example).unwrap().settings, default);
+    let mut all = parse(&uncommented(&example)).unwrap().settings;
+    let kafka = all.queue.kafka.take().expect("the example shows [queue.kafka]");
+    assert_eq!(all, default);
+    let bare = parse("[queue.kafka]\nbrokers = \"a:1\"").unwrap().settings.queue.kafka.unwrap();
+    assert_eq!((kafka.topic_prefix, kafka.partitions), (bare.topic_prefix, bare.partitions));
+
+    let (_, webhook) = EXAMPLE.split_once("\n[[webhooks]]").unwrap();
+    let webhook = uncommented(&format!("[[webhooks]]{webhook}"));
+    let webhook = webhook
+        .lines()
+        .filter(|line| !line.starts_with("secret = ") && !line.starts_with("devices_file = "))
+        .map(|line| format!("{line}\n"))
+        .collect::<String>();
+    let shown = Webhook::clone(&parse(&webhook).unwrap().registry.webhooks()[0]);
+    let bare = Webhook::new(&shown.name, shown.url.clone());
+    let (description, auth, headers) = (shown.description.clone(), shown.auth.clone(), shown.headers.clone());
+    assert_eq!(shown, Webhook { description, auth, headers, ..bare });
+}
+
+/// The example with every option taken out of its comment.
+fn uncommented(example: &str) -> String {
+    let is_option = |line: &str| {
+        let name = line.split_once(" = ").map_or("", |(name, _)| name);
+        line.starts_with("[queue.kafka]") || !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_lowercase())
+    };
+    let line = |line: &str| line.strip_prefix("# ").filter(|rest| is_option(rest)).unwrap_or(line).to_owned() + "\n";
+    example.lines().map(line).collect()
+}
+
+#[test]
+fn a_webhook_is_the_same_in_toml_and_json() {
+    let config = parse(&format!("{WEBHOOK}send = \"topic\"\nheaders = {{ B = \"2\", a = \"1\" }}\nwindow = \"1m\"\nretries = 3")).unwrap();
+    let webhook = &*config.registry.webhooks()[0];
+    let json = serde_json::to_string(webhook).unwrap();
+    assert_eq!(serde_json::from_str::<Webhook>(&json).unwrap(), *webhook);
+    let toml = toml::to_string(webhook).unwrap();
+    assert_eq!(
+        parse(&format!("[[webhooks]]\n{}", toml.replace("[auth]", "[webhooks.auth]").replace("[headers]", "[webhooks.headers]")))
+            .unwrap()
+            .registry
+            .webhooks()[0]
+            .as_ref(),
+        webhook
+    );
+}
+
+#[test]
+fn what_differs_is_named_as_the_file_names_it() {
+    let of = |text: &str| parse(text).unwrap().settings;
+    for (text, role, expected) in [
+        ("shutdown_grace = \"1s\"", Role::Run, Some("shutdown_grace")),
+        ("[queue]\nmin_free = 1", Role::Run, Some("[queue]")),
+        ("[mqtt.listener]\nmax_payload_bytes = 1", Role::Run, Some("[mqtt]")),
+        ("[mqtt.listener]\nmax_payload_bytes = 1", Role::Deliver, None),
+        ("[metrics]\nper_webhook = true", Role::Run, Some("[metrics]")),
+        ("[egress]\nallow = []", Role::Run, None),
+    ] {
+        assert_eq!(of("").difference(&of(text), role).as_deref(), expected, "{text}");
+    }
 }

@@ -1,8 +1,18 @@
 //! The command line: what a newcomer types first.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path, process::Output};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    process::{Output, Stdio},
+};
 
-use pushline_testkit::{Gateway, Pushline, folder, get};
+use pushline_testkit::{Gateway, PATIENCE, Pushline, folder, get};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{BINARY, command, packets, start_with_inbox};
 
@@ -46,6 +56,26 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     let listing = format!("{BINARY} dead-letters list --json --admin {} | head -n 1; exit ${{PIPESTATUS[0]}}", pushline_process.admin);
     let output = tokio::process::Command::from(pushline_testkit::command("bash")).args(["-c", &listing]).output().await.unwrap();
     assert!(output.status.success() && output.stdout.ends_with(b"\n"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_reader_of_the_demo_or_the_receiver_that_has_seen_enough_ends_them_well() {
+    let dir = folder();
+    for arguments in [&["demo"][..], &["receive", "--listen", "localhost:0"]] {
+        let mut command = command();
+        command.args(arguments).env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = timeout(PATIENCE, lines.next_line()).await.expect("it prints").unwrap().unwrap();
+        drop(lines);
+        if let Some(address) = first.strip_prefix("listening on http://") {
+            let mut push = TcpStream::connect(address).await.unwrap();
+            push.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        }
+        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {}: {}", output.status, text(&output.stderr));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the demo leaves nothing behind");
 }
 
 #[tokio::test]
@@ -95,7 +125,7 @@ async fn dead_letters_are_listed_for_people_and_for_programs() {
     let value: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
     assert_eq!(
         (value["cause"].as_str(), value["payload"].as_str(), value["iccid"].as_str()),
-        (Some("unrouted"), Some("c3RyYXk="), Some("1"))
+        (Some("unrouted"), Some("bm9ib2R5J3M="), Some("1"))
     );
     assert_eq!(text(&pushline(&["dead-letters", "list", "--cause", "expired", "--admin", &admin]).await.stdout), "");
     let wrong = pushline(&["dead-letters", "list", "--cause", "boredom"]).await;

@@ -123,8 +123,8 @@ async fn a_disk_that_fills_up(min_free: &str) {
         gateways.spawn(publish(name, pushline.mqtt, Arc::clone(&ledger), Arc::clone(&count), Arc::clone(&stop)));
     }
     until_disk_is_full(&pushline).await;
-    assert!(pushline.log().contains("nothing is acknowledged until there is room"), "{}", pushline.log());
-    // Killed while it is full: the next start has no room either.
+    assert!(pushline.log().contains("the log waits and acknowledges nothing"), "{}", pushline.log());
+    // The process is killed while the disk is full: the next start has no space either.
     let (mqtt, admin) = (pushline.mqtt, pushline.admin);
     pushline.kill().await;
     let fixed = configuration
@@ -133,7 +133,7 @@ async fn a_disk_that_fills_up(min_free: &str) {
     let pushline = Pushline::start(BINARY, dir.path(), &fixed).await;
     until_disk_is_full(&pushline).await;
 
-    // The customer answers, and there is room again: all goes on by itself.
+    // The customer answers, and there is space again: the process goes on by itself.
     let address = hanging.address();
     drop(hanging);
     let back = async {

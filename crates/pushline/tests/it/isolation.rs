@@ -1,4 +1,4 @@
-//! Nobody waits for another customer's server.
+//! A customer's server delays no other customer.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -26,13 +26,13 @@ async fn a_hanging_customer_costs_one_connection_and_gets_what_waited_in_order_w
     let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("sick/1", (0..300).map(|number| format!("{number:03}")))).await.unwrap();
-    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 1.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |unresponsive| unresponsive == 1.0).await;
     for number in 0..30 {
         gateway.publish(&packets(&format!("o{number}/1"), (0..40).map(|packet| format!("{number} {packet}")))).await.unwrap();
     }
     let arrived: HashSet<String> = fine.packets(1200).await.iter().flat_map(payloads).collect();
     assert_eq!(arrived.len(), 1200, "the others have all of theirs");
-    // Once the others have their answers, what is left is the one connection of the suspect one.
+    // Once the others have their answers, only the connection of the unresponsive one is left.
     pushline.until_metric("pushline_deliver_in_flight", "", |in_flight| in_flight <= 1.0).await;
 
     // It is back, at the same address.
@@ -57,12 +57,12 @@ async fn a_hanging_customer_costs_one_connection_and_gets_what_waited_in_order_w
     let dead = pushline.dead_letters("dead-letters").await;
     assert_eq!(came.len() + dead.len(), 300, "{} came, {} are dead letters", came.len(), dead.len());
     assert!(!came.is_empty() && came.is_sorted(), "in order of starting");
-    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 0.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |unresponsive| unresponsive == 0.0).await;
     pushline.until_metric("pushline_lanes", "", |lanes| lanes == 0.0).await;
 }
 
 #[tokio::test]
-async fn a_thousand_hanging_webhooks_stay_inside_the_room_and_a_new_customer_is_served() {
+async fn a_thousand_hanging_webhooks_stay_within_the_memory_budget_and_a_new_customer_is_served() {
     const WEBHOOKS: usize = 1000;
     let dir = folder();
     let mut fine = Inbox::start().await;
@@ -75,7 +75,7 @@ async fn a_thousand_hanging_webhooks_stay_inside_the_room_and_a_new_customer_is_
     }
     let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
-    // 800 MB, six times the room.
+    // 800 MB, six times the memory budget.
     let payload = "p".repeat(20_000);
     for _ in 0..40 {
         let round: Vec<(String, Vec<u8>)> = (0..WEBHOOKS).map(|number| (format!("o{number}/1"), payload.clone().into_bytes())).collect();
@@ -83,7 +83,7 @@ async fn a_thousand_hanging_webhooks_stay_inside_the_room_and_a_new_customer_is_
     }
     gateway.publish(&packets("fine/1", ["hello"])).await.unwrap();
     assert_eq!(payloads(&fine.next().await), ["hello"]);
-    // The room (128 MiB), a message at hand for each webhook (200 kB each: what has begun is finished), what isn't durable yet (64 MiB), the log's
+    // The memory budget (128 MiB), an open message for each webhook (200 kB each: a begun message is finished), what isn't durable yet (64 MiB), the log's
     // tail (16 MiB), and two hundred for four thousand connections and the process itself.
     let resident = pushline.resident();
     assert!(resident < (128 + 191 + 64 + 16 + 200) << 20, "{} MiB resident", resident >> 20);

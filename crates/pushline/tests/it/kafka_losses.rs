@@ -1,4 +1,4 @@
-//! A Kafka whose packets topic isn't what it was: records are gone that hadn't settled, or it was made anew. Nobody is left to guess.
+//! A packets topic that lost unsettled records, or was recreated: Pushline reports it.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ impl Place {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_were_deleted_unsettled_are_counted_and_told_until_somebody_says_so() {
+async fn records_that_were_deleted_unsettled_are_counted_and_reported_until_an_operator_acknowledges_them() {
     let (mut place, dir) = (place().await, folder());
     let ingest = place.start("ingest", dir.path()).await;
     let deliver = place.start("deliver", dir.path()).await;
@@ -69,13 +69,13 @@ async fn records_that_were_deleted_unsettled_are_counted_and_told_until_somebody
     let (status, why) = get(deliver.admin, "/readyz").await.unwrap();
     assert!(status == 503 && why.contains("lost 3 offsets"), "{status} {why}");
     let answer = post(&deliver, "/losses/acknowledge").await;
-    assert!(answer.contains("3 lost offsets acknowledged"), "{answer}");
+    assert!(answer.contains("acknowledged the loss of 3 offsets"), "{answer}");
     assert_eq!(get(deliver.admin, "/readyz").await.unwrap(), (200, "ready\n".to_owned()));
     deliver.terminate().await;
     ingest.terminate().await;
 }
 
-/// A customer's lane is behind, and the log is cut where it stands: nobody may pass over what is gone as if it had been sent.
+/// A customer's lane is behind, and records are deleted where it stands: Pushline must not pass over them as if they had been sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_start_tells_of_the_loss() {
     let (kafka, dir, mut other) = (Kafka::shared().await, folder(), Inbox::start().await);
@@ -96,10 +96,10 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
     let ingest = start("ingest", dir.path(), &configuration).await;
     let deliver = start("deliver", dir.path(), &configuration).await;
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
-    // Its connection is closed without an answer, so one message is under way and the others wait in the log.
+    // Its connection is closed without an answer, so one message is active and the others wait in the log.
     gateway.publish(&packets("mti/1", (0..10).map(|number| number.to_string()))).await.unwrap();
     timeout(PATIENCE, arrivals.recv()).await.expect("an attempt arrives").unwrap();
-    deliver.until_metric("pushline_webhooks_unresponsive", "", |suspects| suspects == 1.0).await;
+    deliver.until_metric("pushline_webhooks_unresponsive", "", |unresponsive| unresponsive == 1.0).await;
     gateway.publish(&packets("mti/1", (10..40).map(|number| number.to_string()))).await.unwrap();
     // So much that what was read lately isn't in memory any more.
     for _ in 0..10 {
@@ -109,7 +109,7 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
     kafka.delete_records(&format!("{prefix}.packets"), 0, 35).await;
     answer.send_replace(Some(200));
     let (ended_well, log) = deliver.ended().await;
-    assert!(!ended_well && log.contains("it was cut, or its topic made anew"), "{log}");
+    assert!(!ended_well && log.contains("its records were deleted, or the topic was created anew"), "{log}");
     let deliver = start("deliver", dir.path(), &configuration).await;
     // 10 to 34 are gone, and maybe it wasn't saved that 0 to 9 had settled.
     deliver.until_metric("pushline_queue_lost_offsets_total", "", |lost| (25.0..=35.0).contains(&lost)).await;
@@ -121,7 +121,7 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_anew_under_the_same_name_is_told_and_read_from_its_start() {
+async fn a_topic_that_was_recreated_under_the_same_name_is_reported_and_read_from_its_start() {
     let (mut place, dir) = (place().await, folder());
     let ingest = place.start("ingest", dir.path()).await;
     let deliver = place.start("deliver", dir.path()).await;
@@ -139,14 +139,14 @@ async fn a_topic_made_anew_under_the_same_name_is_told_and_read_from_its_start()
     let deliver = place.start("deliver", dir.path()).await;
     let texts: Vec<String> = place.inbox.packets(5).await.iter().flat_map(payloads).collect();
     assert_eq!(texts, (0..5).map(|number| format!("new {number}")).collect::<Vec<_>>());
-    assert!(deliver.log().contains("ERROR") && deliver.log().contains("made anew"), "{}", deliver.log());
+    assert!(deliver.log().contains("ERROR") && deliver.log().contains("a recreated topic"), "{}", deliver.log());
     until_committed(place.kafka, &place.prefix, 0, 5).await;
     deliver.terminate().await;
     ingest.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_made_anew_while_it_is_read_ends_the_reading_and_the_next_start_reads_it_from_its_start() {
+async fn a_topic_that_is_recreated_while_it_is_read_ends_the_reading_and_the_next_start_reads_it_from_its_start() {
     let (mut place, dir) = (place().await, folder());
     let ingest = place.start("ingest", dir.path()).await;
     let deliver = place.start("deliver", dir.path()).await;
@@ -159,7 +159,7 @@ async fn a_topic_that_is_made_anew_while_it_is_read_ends_the_reading_and_the_nex
     let ingest = place.start("ingest", dir.path()).await;
     // It ends, so that its next start finds out what happened to the log.
     let (ended_well, log) = deliver.ended().await;
-    assert!(!ended_well && log.contains("made anew"), "{log}");
+    assert!(!ended_well && log.contains("the topic was created anew"), "{log}");
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", (0..6).map(|number| format!("new {number}")))).await.unwrap();
     let deliver = place.start("deliver", dir.path()).await;

@@ -128,7 +128,7 @@ async fn dead_letters_are_seen_from_any_process_and_replayed_once_whichever_is_a
     let again = fine.next().await;
     assert_eq!((payloads(&again), again.header("webhook-id")), (vec!["a".to_owned()], refused.header("webhook-id")));
     for process in [&deliver, &ingest] {
-        assert!(replay(process).await.starts_with("0 messages with 0 packets are on their way again; 1 had been replayed before"));
+        assert!(replay(process).await.starts_with("replayed 0 messages with 0 packets; skipped 1 that were replayed before"));
     }
     deliver.until_metric("pushline_queue_unsettled_packets", "", |unsettled| unsettled == 0.0).await;
     deliver.terminate().await;

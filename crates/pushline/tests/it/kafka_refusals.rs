@@ -79,7 +79,7 @@ async fn a_record_that_is_too_large_for_the_topic_is_not_acknowledged_until_it_f
     assert_eq!(texts.iter().map(String::len).collect::<Vec<_>>(), expected);
     deliver.terminate().await;
     let log = ingest.terminate().await;
-    assert_eq!(log.matches("takes records again").count(), 1, "{log}");
+    assert_eq!(log.matches("accepts records again").count(), 1, "{log}");
 }
 
 /// A Kafka that is entered with a password, and a configuration for it.

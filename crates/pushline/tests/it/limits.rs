@@ -32,7 +32,7 @@ async fn what_waits_longer_than_max_age_becomes_dead_letters_and_the_others_noti
     gateway.publish(&packets("sick/1", (0..500).map(|number| number.to_string()))).await.unwrap();
     gateway.publish(&packets("fine/1", ["a"])).await.unwrap();
     assert_eq!(payloads(&fine.next().await), ["a"]);
-    // All but what is under way: two messages of ten.
+    // All but the active messages: two of ten packets.
     pushline.until_metric("pushline_packets_dead_lettered_total", "expired", |expired| expired == 480.0).await;
     let dead = pushline.dead_letters("dead-letters").await;
     assert_eq!(dead.len(), 480);
@@ -69,7 +69,7 @@ async fn beyond_max_bytes_the_oldest_become_dead_letters_and_their_segments_go()
 }
 
 #[tokio::test]
-async fn on_a_full_disk_nothing_is_acknowledged_and_all_goes_on_when_there_is_room() {
+async fn on_a_full_disk_nothing_is_acknowledged_and_appending_goes_on_when_there_is_space() {
     on_a_disk_below_its_floor().await;
 }
 
@@ -106,7 +106,7 @@ pub(crate) async fn on_a_disk_below_its_floor() {
     std::fs::remove_file(&ballast).unwrap();
     // The same connection goes on; what it waited for is acknowledged and pushed.
     let mut other = Gateway::connect(pushline.mqtt, "other").await.unwrap();
-    timeout(PATIENCE, other.publish(&packets("fine/2", ["b"]))).await.expect("there is room again").unwrap();
+    timeout(PATIENCE, other.publish(&packets("fine/2", ["b"]))).await.expect("there is space again").unwrap();
     let mut arrived = 0;
     loop {
         let texts = payloads(&fine.next().await);

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value, reason = "a test that panics has failed, as it should")]
 
+mod admin;
 mod backlog;
+mod chaos;
 mod commands;
 mod connections;
 mod conservation;
@@ -10,6 +12,7 @@ mod crashes;
 mod deploy;
 mod disk;
 mod document;
+mod failure_causes;
 mod hostile;
 mod isolation;
 mod kafka;
@@ -18,13 +21,17 @@ mod kafka_operator;
 mod kafka_refusals;
 mod limits;
 mod listener;
+mod local_failures;
+mod log;
 mod metrics;
 mod order;
+mod readme;
 mod receive;
 mod reload;
 mod replay;
 mod shutdown;
 mod space;
+mod start;
 mod windows;
 
 use std::path::Path;

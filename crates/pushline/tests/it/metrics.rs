@@ -24,7 +24,7 @@ fn in_code() -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     for crate_dir in fs::read_dir(root().join("crates")).unwrap() {
         let Ok(code) = fs::read_to_string(crate_dir.unwrap().path().join("src/metrics.rs")) else { continue };
-        for line in code.lines().filter_map(|line| line.strip_prefix("pub const ")) {
+        for line in code.lines().filter_map(|line| line.strip_prefix("pub const ").or_else(|| line.strip_prefix("pub(crate) const "))) {
             let (constant, value) = line.split_once(": &str = \"").unwrap_or_else(|| panic!("{line}"));
             let name = value.trim_end_matches("\";").to_owned();
             let is_described = ["counter", "gauge", "histogram"].iter().any(|kind| code.contains(&format!("describe_{kind}!({constant},")));

@@ -60,7 +60,7 @@ fn script(number: usize, attempt: usize) -> (Option<u16>, bool) {
 }
 
 #[tokio::test]
-async fn a_strict_groups_messages_are_under_way_one_at_a_time_retries_included() {
+async fn a_strict_groups_messages_are_active_one_at_a_time_retries_included() {
     const ORGS: [&str; 4] = ["o0", "o1", "o2", "o3"];
     const EACH: usize = 36;
     let dir = folder();
@@ -231,7 +231,7 @@ async fn comes_in_order(concurrency: usize) {
     let pushline = start(dir.path(), &receiver.url(), &options, &["sick"]).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     publish(&mut gateway, "sick", 0..PACKETS / 2).await;
-    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 1.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |unresponsive| unresponsive == 1.0).await;
     pushline.until_metric("pushline_deliver_in_flight", "", |in_flight| in_flight <= 1.0).await;
     publish(&mut gateway, "sick", PACKETS / 2..PACKETS).await;
     assert!(came.lock().unwrap().is_empty());

@@ -100,7 +100,7 @@ async fn receive_never_answers_where_it_was_told_to_hang() {
     let mut receive = Receive::start(&["--hang", "--every", "2"]).await;
     assert_eq!(receive.status().await, 200);
     let hung = receive.post().await;
-    receive.until_line("2 POST /push msg_1 -> no answer").await;
+    receive.until_line("2 POST /push msg_1 -> no response").await;
     // A later one has its answer long before.
     assert_eq!(receive.status().await, 200);
     assert!(hung.try_read(&mut [0; 1]).is_err(), "it was answered");

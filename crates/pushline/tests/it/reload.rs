@@ -36,7 +36,7 @@ async fn what_waits_goes_out_under_the_new_definition_with_the_same_packets_and_
         format!("{}{}{}", webhook("w", &fine.url(), "headers = { X-New = \"yes\" }"), group("mti", "g", "w"), group("oti", "g", "w"));
     write(dir.path(), &after);
     pushline.hang_up();
-    until_logged(&pushline, "were read again", 1).await;
+    until_logged(&pushline, "configuration reloaded", 1).await;
     let pushes = fine.packets(40).await;
     let mut texts: Vec<String> = pushes.iter().flat_map(payloads).collect();
     texts.sort();
@@ -61,7 +61,7 @@ async fn what_is_to_be_sent_again_after_a_reload_goes_out_under_the_new_definiti
     let in_flight = failing.next().await;
     write(dir.path(), &format!("{}{}", webhook("w", &fine.url(), options), group("mti", "g", "w")));
     pushline.hang_up();
-    until_logged(&pushline, "were read again", 1).await;
+    until_logged(&pushline, "configuration reloaded", 1).await;
     // Nothing else happens: the answer alone has to see to it.
     let again = fine.next().await;
     assert_eq!((again.header("webhook-id"), &again.body), (in_flight.header("webhook-id"), &in_flight.body));
@@ -79,17 +79,17 @@ async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
     assert!(pushline.log().contains("webhooks[0].url"), "{}", pushline.log());
     // A file has no largest record.
     write(dir.path(), &format!("{}{}", webhook("w", &inbox.url(), "max_body_bytes = \"64MiB\""), group("mti", "g", "w")));
-    until_logged(&pushline, "were read again", 1).await;
+    until_logged(&pushline, "configuration reloaded", 1).await;
     let path = dir.path().join("pushline.toml");
     let changed = Pushline::configuration(&good).replace("min_free = \"1MiB\"", "min_free = \"2MiB\"");
     std::fs::write(&path, changed).unwrap();
-    until_logged(&pushline, "[queue] has changed, and only webhooks and groups can be read again", 1).await;
+    until_logged(&pushline, "[queue] has changed, and only webhooks and groups can be reloaded", 1).await;
     Gateway::connect(pushline.mqtt, "g").await.unwrap().publish(&packets("mti/1", ["a"])).await.unwrap();
     assert_eq!(payloads(&inbox.next().await), ["a"]);
 }
 
 #[tokio::test]
-async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing() {
+async fn dead_letters_are_replayed_under_the_same_id_and_replaying_twice_has_no_effect() {
     let dir = folder();
     let mut failing = Inbox::behaving(Behaviour { status: 500, ..Behaviour::default() }).await;
     let mut fine = Inbox::start().await;
@@ -102,7 +102,7 @@ async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing()
     pushline.until_quiet().await;
     write(dir.path(), &format!("{}{}{}", webhook("w", &fine.url(), ""), group("mti", "g", "w"), group("oti", "g", "w")));
     pushline.hang_up();
-    until_logged(&pushline, "were read again", 1).await;
+    until_logged(&pushline, "configuration reloaded", 1).await;
 
     let replay = |which: Vec<String>| {
         let admin = pushline.admin.to_string();
@@ -117,12 +117,12 @@ async fn dead_letters_are_replayed_under_the_same_id_and_twice_repeats_nothing()
     assert!(said.starts_with("1 messages with 10 packets"), "{said}");
     assert_eq!((fine.next().await.header("webhook-id"), &failed[0].body), (one.as_str(), &failed[0].body));
     let said = replay(vec!["--all".into()]).await;
-    assert!(said.starts_with("2 messages with 4 packets are on their way again; 1 had been replayed before"), "{said}");
+    assert!(said.starts_with("replayed 2 messages with 4 packets; skipped 1 that were replayed before"), "{said}");
     let mut texts: Vec<String> = fine.packets(4).await.iter().flat_map(payloads).collect();
     texts.sort();
     assert_eq!(texts, ["10", "11", "12", "nobody's"], "what nobody wanted is routed anew");
     let said = replay(vec!["--all".into()]).await;
-    assert!(said.starts_with("0 messages with 0 packets are on their way again; 3 had been replayed before"), "{said}");
+    assert!(said.starts_with("replayed 0 messages with 0 packets; skipped 3 that were replayed before"), "{said}");
     pushline.until_quiet().await;
     assert!(fine.rest(Duration::from_millis(200)).await.is_empty());
 }

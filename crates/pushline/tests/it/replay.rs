@@ -1,4 +1,4 @@
-//! A replay and a crash in its middle (LANES.md L15): the record goes first, then the mark, so a crash in between repeats it under the same id.
+//! A replay and a crash in its middle (docs/delivery.md, Replay): the record goes first, then the mark, so a crash in between repeats it under the same id.
 
 use std::{
     path::Path,
@@ -66,7 +66,7 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
     let (failed, mut arrivals, _receiver) = two_dead_letters(dir.path()).await;
     // What is on the disk after a crash in between: the replay's record, durable, and no mark.
     let queue = Embedded::open(&Options { min_free: 0, ..Options::new(dir.path().join("pushline-data")) }).unwrap();
-    let letter = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.remove(0).letter;
+    let letter = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.remove(0).dead_letter;
     let payload = Replay::new(&letter).encode();
     queue.append(&[Record { group: &letter.group, at: letter.time, kind: Kind::Replay, payload: &payload }]).await.unwrap();
     queue.close().await;
@@ -75,12 +75,12 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
     let pushline = Pushline::start_again(BINARY, dir.path()).await;
     assert_eq!(told(&next(&mut arrivals).await), told(&failed[0]));
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("2 messages with 13 packets are on their way again; 0 had been"), "{words}");
+    assert!(words.starts_with("replayed 2 messages with 13 packets; skipped 0 that were replayed before"), "{words}");
     for before in &failed {
         assert_eq!(told(&next(&mut arrivals).await), told(before));
     }
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("0 messages with 0 packets are on their way again; 2 had been"), "{words}");
+    assert!(words.starts_with("replayed 0 messages with 0 packets; skipped 2 that were replayed before"), "{words}");
     pushline.until_quiet().await;
     assert!(arrivals.try_recv().is_err(), "once each");
 }
@@ -89,7 +89,7 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
 async fn a_replay_that_is_not_durable_before_a_crash_is_not_marked() {
     let dir = folder();
     let (failed, mut arrivals, _receiver) = two_dead_letters(dir.path()).await;
-    // No disk has so much room: packets wait, while dead letters and their marks use the rest.
+    // No disk has this much space: packets wait, while dead letters and their marks use the rest.
     let file = dir.path().join("pushline.toml");
     let configuration = std::fs::read_to_string(&file).unwrap();
     let pushline = Pushline::start(BINARY, dir.path(), &configuration.replace("\"1MiB\"", "\"1000000GiB\"")).await;
@@ -99,12 +99,12 @@ async fn a_replay_that_is_not_durable_before_a_crash_is_not_marked() {
             sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, waits).await.expect("the replay waits for room");
+    timeout(PATIENCE, waits).await.expect("the replay waits for space");
     pushline.kill().await;
 
     let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("2 messages with 13 packets are on their way again; 0 had been"), "{words}");
+    assert!(words.starts_with("replayed 2 messages with 13 packets; skipped 0 that were replayed before"), "{words}");
     for before in &failed {
         assert_eq!(told(&next(&mut arrivals).await), told(before));
     }
@@ -144,12 +144,12 @@ async fn unrouted_packets_are_routed_anew_once_the_configuration_is_mended_and_a
     gateway.publish(&packets("mti/1", ["no pattern matched"])).await.unwrap();
     gateway.publish(&packets("g/mti/new/2", ["to a group that isn't there yet"])).await.unwrap();
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("0 messages") && words.contains("2 are still wanted by nobody"), "{words}");
+    assert!(words.starts_with("replayed 0 messages") && words.contains("2 that match no group"), "{words}");
     pushline.terminate().await;
 
     let pushline = Pushline::start(BINARY, dir.path(), &with("\"{org}/{iccid}\"", "")).await;
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("1 messages") && words.contains("1 are still wanted by nobody"), "{words}");
+    assert!(words.starts_with("replayed 1 messages") && words.contains("1 that match no group"), "{words}");
     let push = line.next().await;
     assert_eq!(
         (payloads(&push), String::from_utf8_lossy(&push.body).contains("\"ICCID\":1,")),
@@ -160,6 +160,6 @@ async fn unrouted_packets_are_routed_anew_once_the_configuration_is_mended_and_a
     let more = group("mti", "new", "v").replace("default = true\n", "");
     let pushline = Pushline::start(BINARY, dir.path(), &with("\"{org}/{iccid}\"", &more)).await;
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("1 messages") && words.contains("0 are still wanted by nobody"), "{words}");
+    assert!(words.starts_with("replayed 1 messages") && words.contains("0 that match no group"), "{words}");
     assert_eq!(payloads(&new.next().await), ["to a group that isn't there yet"]);
 }

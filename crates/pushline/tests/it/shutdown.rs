@@ -31,12 +31,12 @@ async fn next(arrivals: &mut mpsc::Receiver<Arrival>) -> Arrival {
 }
 
 #[tokio::test]
-async fn a_suspect_webhook_is_not_waited_for_and_has_its_message_again_after_the_start() {
+async fn an_unresponsive_webhook_is_not_waited_for_and_has_its_message_again_after_the_start() {
     let dir = folder();
     let (pushline, mut arrivals, _receiver) = start(dir.path(), 1).await;
     let first = next(&mut arrivals).await;
     assert_eq!(next(&mut arrivals).await.id, first.id, "the second attempt, which hangs for 90 s");
-    pushline.until_metric("pushline_webhooks_unresponsive", "", |suspect| suspect == 1.0).await;
+    pushline.until_metric("pushline_webhooks_unresponsive", "", |unresponsive| unresponsive == 1.0).await;
     assert_eq!(pushline.metric("pushline_deliver_in_flight", "").await, 1.0);
     let log = pushline.terminate().await;
     assert!(!log.contains("the grace is over"), "{log}");
@@ -52,14 +52,14 @@ async fn a_second_signal_ends_it_at_once_and_nothing_is_lost() {
     let first = next(&mut arrivals).await;
     pushline.signal(Signal::TERM);
     let begun = async {
-        while !pushline.log().contains("nothing is taken in any more") {
+        while !pushline.log().contains("no more packets are accepted") {
             sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, begun).await.expect("it begins to shut down");
     pushline.signal(Signal::TERM);
     let (ended_well, log) = pushline.ended().await;
-    assert!(!ended_well && log.contains("ended at once by a second signal") && !log.contains("nothing is in flight any more"), "{log}");
+    assert!(!ended_well && log.contains("stopped at once by a second signal") && !log.contains("no more messages are in flight"), "{log}");
     let pushline = Pushline::start_again(BINARY, dir.path()).await;
     let again = next(&mut arrivals).await;
     assert_eq!((again.id, again.payloads), (first.id, first.payloads));

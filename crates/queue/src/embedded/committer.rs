@@ -120,7 +120,7 @@ impl Committer {
             return Ok(());
         }
         for builder in frames {
-            self.make_room(builder.frame_len() as u64)?;
+            self.make_space(builder.frame_len() as u64)?;
             self.write(builder)?;
         }
         self.sync()?;
@@ -130,7 +130,7 @@ impl Committer {
     }
 
     /// Begins a segment where the last one is full, and waits while the disk is full. No frame is sealed while it waits.
-    fn make_room(&mut self, bytes: u64) -> Result<(), Stop> {
+    fn make_space(&mut self, bytes: u64) -> Result<(), Stop> {
         self.since_look += bytes;
         if self.since_look >= LOOK_AFTER || self.looked.elapsed() >= LOOK_EVERY {
             (self.since_look, self.looked) = (0, Instant::now());

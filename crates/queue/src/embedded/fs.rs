@@ -2,15 +2,15 @@
 
 use std::{any::Any, fmt::Debug, fs, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-/// A place for folders and files. What is written is durable only after [`File::sync`]; a file's name only after [`FileSystem::sync_dir`].
+/// A place for folders and files. Written bytes are durable only after [`File::sync`]; a file's name only after [`FileSystem::sync_dir`].
 pub trait FileSystem: Debug + Send + Sync {
     /// Creates a folder and those above it; one that is there is fine.
     ///
     /// # Errors
-    /// What the system says, here and below.
+    /// The error of the system, here and below.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// The names of what is in a folder.
+    /// The names of the files in a folder.
     ///
     /// # Errors
     /// As above.
@@ -40,7 +40,7 @@ pub trait FileSystem: Debug + Send + Sync {
     /// As above.
     fn free_space(&self, dir: &Path) -> io::Result<u64>;
 
-    /// Locks a file against other processes for as long as what is returned lives. `None`: another process has it.
+    /// Locks a file against other processes until the returned value is dropped. `None`: another process has locked it.
     ///
     /// # Errors
     /// As above.
@@ -49,10 +49,10 @@ pub trait FileSystem: Debug + Send + Sync {
 
 /// An open file.
 pub trait File: Debug + Send + Sync {
-    /// How long it is.
+    /// The size in bytes.
     ///
     /// # Errors
-    /// What the system says, here and below.
+    /// The error of the system, here and below.
     fn size(&self) -> io::Result<u64>;
 
     /// Fills the buffer from a position; `UnexpectedEof` where the file ends before.
@@ -61,26 +61,26 @@ pub trait File: Debug + Send + Sync {
     /// As above.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()>;
 
-    /// Writes all of it. On an error any part of it may have been written.
+    /// Writes all bytes at a position. On an error any part of them may have been written.
     ///
     /// # Errors
     /// As above.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
 
-    /// Cuts it to a length.
+    /// Truncates the file to a length.
     ///
     /// # Errors
     /// As above.
     fn truncate(&self, size: u64) -> io::Result<()>;
 
-    /// Makes what was written durable. After an error nobody knows what is on the disk: it must not be tried again.
+    /// Makes written bytes durable. After an error it is unknown which bytes are on the disk, so a caller must not try again.
     ///
     /// # Errors
     /// As above.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// The one of the operating system.
+/// The file system of the operating system.
 #[derive(Debug)]
 pub struct OsFileSystem;
 

@@ -43,8 +43,8 @@ use self::{
     recovery::{Known, recover},
 };
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
-    failure::Failure,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved,
+    SavedCheckpoint, Stalled, failure::Failure,
 };
 
 /// How to keep the queue.
@@ -68,7 +68,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Embedded {
     partition: Arc<OnePartition>,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     unrouted: DeadLetters,
     committers: Mutex<Committers>,
     failure: Arc<Failure>,
@@ -157,24 +157,35 @@ impl Embedded {
         let ends = envelope.as_ref().map_or_else(Default::default, |envelope| envelope.ends);
         let (failure, mut committers) = (Arc::new(Failure::default()), Committers::default());
         let mut opening = Opening { options, fs, failure: &failure, committers: &mut committers };
-        let known = Known { durable_end: ends[0].durable_end, needed_from: saved.watermark.unwrap_or(0), may_be_absent: false };
+        // Without checkpoint files it is unknown which packets must still be there.
+        let is_unsaved = envelope.is_none() && saved.checkpoint == SavedCheckpoint::None;
+        let needed_from = if is_unsaved { Offset::MAX } else { saved.watermark.unwrap_or(0) };
+        let known = Known { durable_end: ends[0].durable_end, needed_from, may_be_absent: false };
         let windows = |last: Timestamp| LogClock::for_windows(clock, last);
         let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
-        let mut dead_letters = |name, max_bytes, end: LogEnd| {
+        let saved = match packets.range().start {
+            start if is_unsaved && start > 0 => {
+                let found = format!("{} has no checkpoint, and its packets begin at offset {start}", dir.display());
+                let reason = format!("{found}: the checkpoint files or the segments before were deleted");
+                Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
+            }
+            _ => saved,
+        };
+        let mut open_dead_letters = |name, max_bytes, end: LogEnd| {
             let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };
             // The last save may be younger than the last record.
             let retention = |last: Timestamp| LogClock::for_retention(clock, last.max(end.log_time));
             opening.log(name, DEAD_LETTERS_TAIL, options.dead_letters(max_bytes), known, retention)
         };
-        let letters = dead_letters("dead-letters", options.dead_letters_max_bytes, ends[1])?;
-        let unrouted = dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
+        let dead_letters = open_dead_letters("dead-letters", options.dead_letters_max_bytes, ends[1])?;
+        let unrouted = open_dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
-        let logs = [&packets, &letters, &unrouted].map(Arc::clone);
+        let logs = [&packets, &dead_letters, &unrouted].map(Arc::clone);
         let checkpoints = Arc::new(Checkpoints::new(files, envelope.unwrap_or_default(), saved, logs, Arc::clone(&failure)));
         committers.checkpoints = Some(Arc::clone(&checkpoints));
         let partition = Arc::new(OnePartition { log: packets, checkpoints, max_bytes: options.max_bytes });
-        let (letters, unrouted) = (DeadLetters::new(Arc::new(letters)), DeadLetters::new(Arc::new(unrouted)));
-        Ok(Self { partition, letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
+        let (dead_letters, unrouted) = (DeadLetters::new(Arc::new(dead_letters)), DeadLetters::new(Arc::new(unrouted)));
+        Ok(Self { partition, dead_letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
     }
 }
 
@@ -214,7 +225,7 @@ impl Queue for Embedded {
     }
 
     fn dead_letters(&self) -> DeadLetters {
-        self.letters.clone()
+        self.dead_letters.clone()
     }
 
     fn unrouted(&self) -> DeadLetters {

@@ -13,15 +13,15 @@ use crate::{
     frame::{HEADER, Header},
 };
 
-/// How much is read from a file at once.
+/// Bytes that are read from a file at once.
 const BLOCK: usize = 1 << 20;
 
 pub(super) struct LogReader {
     log: Arc<Log>,
     position: Offset,
-    /// Read already, in order.
+    /// Frames that were read from a file, in order.
     ahead: VecDeque<Frame>,
-    /// Being read: whoever stops waiting for it and comes back still gets it.
+    /// A block that is being read. A caller that stops waiting for it and comes back still gets it.
     reading: Option<JoinHandle<Result<VecDeque<Frame>, QueueError>>>,
     end: watch::Receiver<Offset>,
 }
@@ -41,6 +41,7 @@ impl LogReader {
                 }
             }
             if let Some(reading) = &mut self.reading {
+                // The runtime has shut down.
                 let block = reading.await.unwrap_or(Err(QueueError::Closed));
                 self.reading = None;
                 self.ahead = block.inspect_err(|error| self.log.failure.note(error))?;
@@ -53,7 +54,7 @@ impl LogReader {
                     self.reading = Some(tokio::task::spawn_blocking(move || read_block(&segment, position, limit, offset)));
                 }
                 Found::Nothing => {
-                    // The last segment may be empty, and all before it gone.
+                    // The last segment may be empty, and those before it deleted.
                     let position = self.position.max(self.log.range().start);
                     self.end.wait_for(|end| *end > position).await.map_err(|_| QueueError::Closed)?;
                 }

@@ -60,7 +60,7 @@ pub(super) fn recover(fs: &dyn FileSystem, dir: &Path, known: Known) -> Result<V
             return Err(missing(dir, first));
         }
         if bases.is_empty() && first > 0 {
-            error!(dir = %dir.display(), records_below = first, "the folder of this log is empty: what it held is gone; the log goes on from there");
+            error!(dir = %dir.display(), records_below = first, "the folder of this log is empty: its records are gone; new records get the offsets from there on");
         }
         segments.push_back(Segment::create(fs, dir, first, Timestamp(0))?);
     }
@@ -125,7 +125,7 @@ fn scan(segment: &mut Segment, is_last: bool, known: Known) -> Result<bool, Queu
 /// Refuses bytes behind the last valid frame that can't be a torn tail. Returns up to which offset records are known to have been durable.
 fn judge(segment: &Segment, is_last: bool, rest: &Bytes, known: Known) -> Result<Offset, QueueError> {
     if !is_last {
-        return Err(segment.corrupt(segment.bytes, "a frame is invalid, and a later segment says that it was durable"));
+        return Err(segment.corrupt(segment.bytes, "a frame is invalid, and a later segment proves that it was durable"));
     }
     let named = later_frames(rest, segment.end).map(|frame| frame.durable_end()).fold(known.durable_end, Offset::max);
     if named > segment.end {

@@ -39,12 +39,12 @@ const MORE: Duration = Duration::from_millis(10);
 /// After this time without a request, the consumer fetches nothing ahead any more.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How long Kafka may take for a block before the reader is told that it doesn't answer.
+/// How long Kafka may take for a block before the reader reports that it doesn't answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long a request that gets nothing keeps others waiting: the first time, and at most. It is twice as long each time, for a broker that is slow.
 const SLICE: Duration = Duration::from_millis(100);
-const LONGEST_SLICE: Duration = Duration::from_millis(1600);
+const LONGEST_SLICE: Duration = Duration::from_millis(800);
 
 /// How long a reader waits before it asks again: at the end of a log, and while Kafka is away.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -151,7 +151,7 @@ impl Fetcher {
             is_turn_of_new = !is_turn_of_new || again.is_empty();
             let next = if is_turn_of_new { new.pop_front().or_else(|| again.pop_front()) } else { again.pop_front() };
             match next.map_or_else(|| requests.recv_timeout(AGAIN), Ok) {
-                // A reader that is gone wants nothing.
+                // The reader was dropped.
                 Ok(request) if request.answer.is_closed() => {}
                 Ok(request) => {
                     last = Instant::now();
@@ -222,12 +222,12 @@ impl Fetcher {
                         }
                     }
                 }
-                // The end is told once for an offset: to be told again, the place must be assigned again.
+                // librdkafka reports the end once for an offset: it reports it again once the place is assigned again.
                 Some(Err(KafkaError::PartitionEOF(_))) if is_fresh || !frames.is_empty() => {
                     self.at = None;
                     return Ok(Fetched::Block(frames.take()));
                 }
-                // It was told before this request was made, and records may have come since.
+                // It was reported before this request was made, and records may have come since.
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     self.assign(place, KafkaOffset::Offset(to_kafka(from)), from)?;
                     is_fresh = true;

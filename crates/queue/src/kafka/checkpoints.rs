@@ -15,13 +15,13 @@ const VERSION: u8 = 2;
 const METADATA: &str = "checkpoint=";
 const NONE: &str = "none";
 
-/// What a commit says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A commit of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Commit {
     /// Every packet below it is settled.
     pub(super) watermark: Offset,
-    /// The offset of the record with the checkpoint that belongs to it.
-    pub(super) checkpoint: Option<Offset>,
+    /// Names the record with the checkpoint that belongs to it ([`metadata`]), unless another program wrote it.
+    pub(super) metadata: String,
 }
 
 /// What a record's value holds.
@@ -48,7 +48,7 @@ pub(super) fn encode(checkpoint: &[u8], watermark: Offset) -> Vec<u8> {
 }
 
 /// Reads the value of a checkpoint's record.
-pub(super) fn decode(value: Vec<u8>) -> Decoded {
+pub(super) fn decode(value: &[u8]) -> Decoded {
     let Some((&version, rest)) = value.split_first() else { return Decoded::Unreadable };
     if version != VERSION {
         return Decoded::Version(version);
@@ -64,7 +64,7 @@ pub(super) fn metadata(checkpoint: Option<Offset>) -> String {
     checkpoint.map_or_else(|| format!("{METADATA}{NONE}"), |offset| format!("{METADATA}{offset}"))
 }
 
-/// The record that a commit's metadata names: `Some(None)` where it says that there is none, `None` where another program wrote the metadata.
+/// The record that a commit's metadata names: `Some(None)`: it names none. `None`: another program wrote the metadata.
 pub(super) fn named(metadata: &str) -> Option<Option<Offset>> {
     match metadata.strip_prefix(METADATA)? {
         NONE => Some(None),
@@ -86,10 +86,10 @@ mod tests {
     #[test]
     fn a_checkpoint_is_read_as_it_was_written_and_extensions_are_skipped() {
         let value = encode(b"lanes", 7);
-        assert_eq!(decode(value.clone()), Decoded::Checkpoint(Bytes::from_static(b"lanes")));
-        assert_eq!(decode([&value[..], b"an extension"].concat()), Decoded::Checkpoint(Bytes::from_static(b"lanes")));
-        assert_eq!(decode([&[VERSION + 1], &value[1..]].concat()), Decoded::Version(VERSION + 1));
-        assert_eq!((decode(value[..4].to_vec()), decode(vec![])), (Decoded::Unreadable, Decoded::Unreadable));
+        assert_eq!(decode(&value), Decoded::Checkpoint(Bytes::from_static(b"lanes")));
+        assert_eq!(decode(&[&value[..], b"an extension"].concat()), Decoded::Checkpoint(Bytes::from_static(b"lanes")));
+        assert_eq!(decode(&[&[VERSION + 1], &value[1..]].concat()), Decoded::Version(VERSION + 1));
+        assert_eq!((decode(&value[..4]), decode(b"")), (Decoded::Unreadable, Decoded::Unreadable));
     }
 
     #[test]

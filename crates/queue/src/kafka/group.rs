@@ -167,7 +167,8 @@ impl Poller {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.hand_over_from(Some(partition));
-                    if let Some(reading) = self.reading.get(&partition) {
+                    // A partition that isn't served has records left, whatever was polled of them.
+                    if let Some(reading) = self.reading.get(&partition).filter(|reading| reading.stopped.is_none()) {
                         reading.live.is_at_end();
                         self.health.reads();
                     }
@@ -227,7 +228,7 @@ impl Poller {
         }
     }
 
-    /// Takes in what rebalances, tasks and statistics have told meanwhile.
+    /// Handles rebalances, tasks that have begun or ended, and statistics.
     fn look(&mut self) {
         let (events, ends) = (self.consumer.context().take_events(), self.consumer.context().take_ends());
         for event in events {

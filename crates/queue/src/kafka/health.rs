@@ -140,7 +140,7 @@ impl Health {
     /// Live reading got an error. librdkafka tries again by itself, and on a quiet topic nothing tells that it has succeeded.
     pub(super) fn trouble(&self, why: &str) {
         self.change(|state| {
-            if !state.says(why) {
+            if !state.reports(why) {
                 warn!(why, "Kafka can't be read for now");
             }
             state.trouble = Some((why.to_owned(), Instant::now()));
@@ -203,8 +203,8 @@ impl State {
         }
     }
 
-    fn says(&self, why: &str) -> bool {
-        self.unread.values().chain(self.trouble.iter().map(|(why, _)| why)).any(|told| told == why)
+    fn reports(&self, why: &str) -> bool {
+        self.unread.values().chain(self.trouble.iter().map(|(why, _)| why)).any(|reported| reported == why)
     }
 }
 
@@ -212,7 +212,7 @@ impl Wait<'_> {
     /// Kafka hasn't answered yet.
     pub(super) fn because(&mut self, why: &str) {
         self.health.change(|state| {
-            if !state.says(why) {
+            if !state.reports(why) {
                 warn!(why, "Kafka can't be read for now");
             }
             state.unread.insert(self.id, why.to_owned());
@@ -240,7 +240,7 @@ impl Drop for Unserved {
 mod tests {
     use super::*;
 
-    fn says(health: &Health) -> String {
+    fn report(health: &Health) -> String {
         health.stalled().map_or_else(String::new, |Stalled(why)| why)
     }
 
@@ -249,25 +249,25 @@ mod tests {
         let health = Health::new();
         health.refused(Instant::now(), "t", 10_000, "too large");
         health.appended(Instant::now(), "t", 9_999);
-        assert!(says(&health).contains("too large"));
+        assert!(report(&health).contains("too large"));
         // Also something smaller is too large meanwhile.
         health.refused(Instant::now(), "t", 8_000, "too large");
         health.appended(Instant::now(), "t", 8_000);
-        assert_eq!(says(&health), "");
+        assert_eq!(report(&health), "");
     }
 
     #[test]
     fn what_is_refused_on_one_topic_is_not_over_with_a_record_on_another() {
         let health = Health::new();
-        health.refused(Instant::now(), "letters", 0, "no rights");
+        health.refused(Instant::now(), "dead-letters", 0, "no rights");
         health.appended(Instant::now(), "checkpoint", 100);
-        assert!(says(&health).contains("no rights"));
-        health.appended(Instant::now(), "letters", 1);
-        assert_eq!(says(&health), "");
+        assert!(report(&health).contains("no rights"));
+        health.appended(Instant::now(), "dead-letters", 1);
+        assert_eq!(report(&health), "");
     }
 
     #[test]
-    fn who_waits_says_so_until_it_is_over_whatever_others_read() {
+    fn a_caller_that_waits_is_reported_until_it_has_its_answer_whatever_others_read() {
         let health = Health::new();
         let mut first = health.wait();
         first.because("no leader");
@@ -275,9 +275,9 @@ mod tests {
             let mut second = health.wait();
             second.because("no rights");
         }
-        assert!(says(&health).contains("no leader"));
+        assert!(report(&health).contains("no leader"));
         drop(first);
-        assert_eq!(says(&health), "");
+        assert_eq!(report(&health), "");
     }
 
     #[test]
@@ -288,8 +288,8 @@ mod tests {
         let now = Instant::now();
         health.appending(now);
         health.appended(now, "t", 1);
-        assert_eq!(says(&health), STALLED);
+        assert_eq!(report(&health), STALLED);
         health.appended(long_ago, "t", 1);
-        assert_eq!(says(&health), "");
+        assert_eq!(report(&health), "");
     }
 }

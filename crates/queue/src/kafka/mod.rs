@@ -139,8 +139,8 @@ impl Kafka {
         let log = move |topic: &Arc<str>, partition, holds| {
             KafkaLog::new(Place { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &reports)
         };
-        let letters = |topic| DeadLetters::new(Arc::new(log(topic, 0, Holds::WhatIsLeft)));
-        let (dead_letters, unrouted) = (letters(&topics.dead_letters), letters(&topics.unrouted));
+        let open = |topic| DeadLetters::new(Arc::new(log(topic, 0, Holds::WhatIsLeft)));
+        let (dead_letters, unrouted) = (open(&topics.dead_letters), open(&topics.unrouted));
         let group = if options.serves_partitions {
             let (names, session) = (topics.clone(), clients::session(options)?);
             let make = move |live: Arc<Live>, consumer: &_| {

@@ -48,9 +48,9 @@ pub(super) struct Shared {
     log: KafkaLog,
     checkpoints: KafkaLog,
     consumer: Arc<BaseConsumer<Rebalances>>,
-    /// How long the group waits for a process of which it hears nothing.
+    /// How long the group waits for a member that sends no heartbeat.
     session: Duration,
-    /// What the next commit says: the last checkpoint that is durable with its watermark, else what was loaded.
+    /// The next commit: the last checkpoint that is durable with its watermark, else what was loaded.
     durable: Mutex<Option<Commit>>,
     /// Held while a commit is sent, so that an older one never follows a newer one.
     committing: Mutex<()>,
@@ -75,7 +75,7 @@ impl KafkaPartition {
         Self(Arc::new(Shared { live, log, checkpoints, consumer, session, durable, committing }))
     }
 
-    /// What must be gone before the partition is given up.
+    /// The partition is given up once its last [`Arc`] is dropped.
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.0
     }
@@ -90,8 +90,8 @@ impl Shared {
         Ok(list)
     }
 
-    /// The committed offset and its metadata. `None`: nothing was committed.
-    async fn committed(self: &Arc<Self>) -> Result<Option<(Offset, String)>, QueueError> {
+    /// What was committed last. `None`: nothing was.
+    async fn committed(self: &Arc<Self>) -> Result<Option<Commit>, QueueError> {
         let mut wait = self.log.health.wait();
         loop {
             let shared = Arc::clone(self);
@@ -100,7 +100,7 @@ impl Shared {
                 let element = list.elements().into_iter().next().ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition))?;
                 element.error()?;
                 let offset = element.offset().to_raw().and_then(|offset| Offset::try_from(offset).ok());
-                Ok::<_, KafkaError>(offset.map(|offset| (offset, element.metadata().to_owned())))
+                Ok::<_, KafkaError>(offset.map(|watermark| Commit { watermark, metadata: element.metadata().to_owned() }))
             };
             match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
                 Ok(committed) => return Ok(committed),
@@ -112,28 +112,16 @@ impl Shared {
         }
     }
 
-    /// What was committed last; where nothing was, the log's start without a checkpoint, which says nothing about any record.
-    async fn last_commit(self: &Arc<Self>) -> Result<Commit, QueueError> {
-        let durable = *lock(&self.durable);
-        if let Some(durable) = durable {
-            return Ok(durable);
-        }
-        let commit = match self.committed().await? {
-            Some((watermark, metadata)) => Commit { watermark, checkpoint: checkpoints::named(&metadata).flatten() },
-            None => Commit { watermark: self.log.ask_bounds().await?.start, checkpoint: None },
-        };
-        Ok(*lock(&self.durable).get_or_insert(commit))
-    }
-
     /// Commits what is durable, once.
     async fn try_commit(self: &Arc<Self>) -> Result<Result<(), KafkaError>, QueueError> {
-        self.last_commit().await?;
+        if lock(&self.durable).is_none() {
+            self.load().await?;
+        }
         let shared = Arc::clone(self);
         let commit = move || {
             let _one_at_a_time = lock(&shared.committing);
-            let Commit { watermark, checkpoint } = lock(&shared.durable).expect("it was read before");
-            let offset = KafkaOffset::Offset(to_kafka(watermark));
-            shared.consumer.commit(&shared.list(offset, &checkpoints::metadata(checkpoint))?, CommitMode::Sync)
+            let Commit { watermark, metadata } = lock(&shared.durable).clone().expect("it was loaded before");
+            shared.consumer.commit(&shared.list(KafkaOffset::Offset(to_kafka(watermark)), &metadata)?, CommitMode::Sync)
         };
         spawn_blocking(commit).await.map_err(|_| QueueError::Closed)
     }
@@ -156,46 +144,54 @@ impl Shared {
         let record = loop {
             match self.checkpoints.put(&key, &value).offset().await {
                 Ok(Some(offset)) => break offset,
-                // The commit has to name it: another one is written, whose offset is told.
+                // The commit has to name it, so another one is written.
                 Ok(None) => {}
                 Err(AppendError::Closed) => return Err(QueueError::Closed),
                 Err(AppendError::Refused(what)) => return Err(QueueError::Unavailable { doing: "save a checkpoint".into(), what }),
             }
         };
-        *lock(&self.durable) = Some(Commit { watermark, checkpoint: Some(record) });
+        *lock(&self.durable) = Some(Commit { watermark, metadata: checkpoints::metadata(Some(record)) });
         self.commit().await
     }
 
     async fn load(self: &Arc<Self>) -> Result<Saved, QueueError> {
-        let committed = self.committed().await?;
-        let watermark = committed.as_ref().map(|(watermark, _)| *watermark);
-        let named = committed.as_ref().map(|(_, metadata)| checkpoints::named(metadata));
-        *lock(&self.durable) = None;
-        self.last_commit().await?;
-        let checkpoint = match named {
-            Some(Some(None)) => SavedCheckpoint::None,
-            Some(Some(Some(offset))) => match self.checkpoints.value_at(offset).await? {
-                Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Named),
-                None => self.last_checkpoint(&format!("the commit names the checkpoint at offset {offset}, which is gone")).await?,
+        let Some(commit) = self.committed().await? else { return self.load_uncommitted().await };
+        let checkpoint = match checkpoints::named(&commit.metadata) {
+            Some(None) => SavedCheckpoint::None,
+            Some(Some(offset)) => match self.checkpoints.value_at(offset).await? {
+                Some(value) => self.read(&value).await?.map_or_else(missing, SavedCheckpoint::Named),
+                None => self.last_checkpoint(&format!("the commit names the checkpoint at offset {offset}, and this one is gone")).await?,
             },
-            Some(None) => self.last_checkpoint("the committed offset names no checkpoint: another program has set it").await?,
-            None => match self.checkpoints.last_value().await? {
-                None => SavedCheckpoint::None,
-                Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
-            },
+            None => self.last_checkpoint("the committed offset names no checkpoint: another program has set it").await?,
         };
+        let watermark = Some(commit.watermark);
+        *lock(&self.durable) = Some(commit);
         Ok(Saved { watermark, checkpoint })
+    }
+
+    /// Nothing was committed, or Kafka has dropped the offsets of a group that was away for long. The log's start settles no record: it is
+    /// what confirms ownership before the first save.
+    async fn load_uncommitted(self: &Arc<Self>) -> Result<Saved, QueueError> {
+        let last = self.checkpoints.last_value().await?;
+        let metadata = if last.is_some() { String::new() } else { checkpoints::metadata(None) };
+        let watermark = self.log.ask_bounds().await?.start;
+        *lock(&self.durable) = Some(Commit { watermark, metadata });
+        let checkpoint = match last {
+            None => SavedCheckpoint::None,
+            Some(value) => self.read(&value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
+        };
+        Ok(Saved { watermark: None, checkpoint })
     }
 
     async fn last_checkpoint(self: &Arc<Self>, why: &str) -> Result<SavedCheckpoint, QueueError> {
         Ok(match self.checkpoints.last_value().await? {
             None => missing(format!("{why}, and {} holds none", self.checkpoints.place.topic)),
-            Some(value) => self.read(value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
+            Some(value) => self.read(&value).await?.map_or_else(missing, SavedCheckpoint::Unnamed),
         })
     }
 
     /// The checkpoint in a record, or why there is none. Waits for ever where a later version wrote it: this process doesn't serve the partition.
-    async fn read(self: &Arc<Self>, value: Vec<u8>) -> Result<Result<Bytes, String>, QueueError> {
+    async fn read(self: &Arc<Self>, value: &[u8]) -> Result<Result<Bytes, String>, QueueError> {
         match checkpoints::decode(value) {
             Decoded::Checkpoint(bytes) => Ok(Ok(bytes)),
             Decoded::Unreadable => Ok(Err(format!("the checkpoint in {} can't be read", self.checkpoints.place.topic))),
@@ -293,7 +289,7 @@ impl Partition for KafkaPartition {
     /// Kafka accepts a commit from a member of the group, and refuses it to a process that isn't a member any more. It may also refuse one while
     /// the group rebalances and the partition stays; a revoke tells the two apart.
     ///
-    /// An answer that took as long as a session says nothing: this process may have been stopped while another one took over.
+    /// An answer that took as long as a session proves nothing: this process may have been stopped while another one took over.
     fn confirm_ownership(&self) -> BoxFuture<'_, bool> {
         async move {
             loop {
@@ -314,7 +310,7 @@ impl Partition for KafkaPartition {
     fn reset(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'_, Result<(), QueueError>> {
         async move {
             // First the watermark: with the checkpoint first, a crash in between would leave a watermark inside the new log.
-            *lock(&self.0.durable) = Some(Commit { watermark, checkpoint: None });
+            *lock(&self.0.durable) = Some(Commit { watermark, metadata: checkpoints::metadata(None) });
             let mut wait = self.0.log.health.wait();
             let mut is_committed = false;
             loop {

@@ -2,16 +2,18 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pushline_model::DeadLetter;
 use pushline_testkit::{Kafka as RealKafka, PATIENCE};
 use rdkafka::{
     mocking::MockCluster,
+    producer::DefaultProducerContext,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Filter, Kind,
+    Filter, Frame, Kind,
     conformance::{self, partition, read_text},
     frame::tests::record,
 };
@@ -157,49 +159,64 @@ async fn the_checkpoint_that_the_commit_names_is_loaded_whatever_else_was_writte
     queue.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_without_a_leader_holds_up_no_other_reader() {
-    let mock = MockCluster::new(1).unwrap();
-    let options = options(&mock.bootstrap_servers(), "t".to_owned());
+/// A queue on a mock, without partitions to serve, and its topics.
+fn mocked(mock: &MockCluster<'_, DefaultProducerContext>) -> (Kafka, Topics, Options) {
+    let options = Options { serves_partitions: false, ..options(&mock.bootstrap_servers(), "t".to_owned()) };
     let topics = Topics::new(&options.topic_prefix);
     for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted] {
         mock.create_topic(topic, 1, 1).unwrap();
     }
-    let queue = Kafka::connect(&Options { serves_partitions: false, ..options.clone() }).unwrap();
-    queue.unrouted().bury(&conformance::letter(0)).await.unwrap();
-    queue.dead_letters().bury(&conformance::letter(1)).await.unwrap();
+    (Kafka::connect(&options).unwrap(), topics, options)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_holds_up_no_other_reader() {
+    let mock = MockCluster::new(1).unwrap();
+    let (queue, topics, options) = mocked(&mock);
+    queue.unrouted().append(&conformance::dead_letter(0)).await.unwrap();
+    queue.dead_letters().append(&conformance::dead_letter(1)).await.unwrap();
     mock.partition_leader(&topics.dead_letters, 0, None).unwrap();
     let reads = CatchUp::start(&options).unwrap();
-    let (mut leaderless, unrouted) = (log_of(&queue, &topics.dead_letters, &reads).read_from(0), log_of(&queue, &topics.unrouted, &reads));
+    let (leaderless, unrouted) = (log_of(&queue, &topics.dead_letters, &reads), log_of(&queue, &topics.unrouted, &reads));
+    let waiting = (0..16).map(|_| {
+        let mut reader = leaderless.read_from(0);
+        async move { reader.read_on().await }.boxed()
+    });
+    let waiting = futures_util::future::select_all(waiting);
     let others = async {
-        for _ in 0..20 {
+        for _ in 0..16 {
             assert_eq!(unrouted.read_from(0).read_on().await.unwrap().len(), 1);
         }
     };
-    // Each of them would take ten seconds, one behind the other.
+    // A reader that waited behind the others would get its turn once in ten seconds.
     tokio::select! {
-        frames = leaderless.read_on() => panic!("{frames:?}"),
-        done = timeout(PATIENCE, others) => done.expect("others are served meanwhile"),
+        (frames, ..) = waiting => panic!("{frames:?}"),
+        done = timeout(PATIENCE / 2, others) => done.expect("others are served meanwhile"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_stands_at_the_end_is_told_so_again() {
+async fn a_reader_learns_again_that_it_stands_at_the_end_and_never_takes_an_old_end_for_the_end() {
     let mock = MockCluster::new(1).unwrap();
-    let options = options(&mock.bootstrap_servers(), "t".to_owned());
-    let topics = Topics::new(&options.topic_prefix);
-    for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted] {
-        mock.create_topic(topic, 1, 1).unwrap();
-    }
-    let queue = Kafka::connect(&Options { serves_partitions: false, ..options.clone() }).unwrap();
-    queue.unrouted().bury(&conformance::letter(0)).await.unwrap();
+    let (queue, topics, options) = mocked(&mock);
+    let unrouted = queue.unrouted();
+    // It fills a reader's first block, so the consumer fetches what follows ahead.
+    let large = DeadLetter { response: vec![7; 300 << 10], ..conformance::dead_letter(0) };
+    let fetched_ahead = || tokio::time::sleep(Duration::from_millis(300));
+    unrouted.append_all(&[large, conformance::dead_letter(1)]).await.unwrap();
     let mut reader = log_of(&queue, &topics.unrouted, &CatchUp::start(&options).unwrap()).read_from(0);
     let ends = async {
-        let mut blocks = Vec::new();
-        for _ in 0..4 {
-            blocks.push(reader.read_on().await.unwrap().len());
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            ends.push(reader.read_on().await.unwrap().last().map(Frame::end));
+            fetched_ahead().await;
         }
-        blocks
+        ends.push(reader.read_on().await.unwrap().last().map(Frame::end));
+        // The end that was told then is an old one.
+        unrouted.append(&conformance::dead_letter(2)).await.unwrap();
+        fetched_ahead().await;
+        ends.push(reader.read_on().await.unwrap().last().map(Frame::end));
+        ends
     };
     let reported = async {
         while queue.stalled().is_none() {
@@ -207,8 +224,22 @@ async fn a_reader_that_stands_at_the_end_is_told_so_again() {
         }
     };
     tokio::select! {
-        blocks = ends => assert_eq!(blocks, [1, 0, 0, 0]),
+        ends = ends => assert_eq!(ends, [Some(1), Some(2), None, Some(3)]),
         () = reported => panic!("it waits for an end that was told before: {:?}", queue.stalled()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_was_told_before_a_record_came_is_not_taken_for_the_end() {
+    let mock = MockCluster::new(1).unwrap();
+    let (queue, topics, options) = mocked(&mock);
+    let mut reader = log_of(&queue, &topics.unrouted, &CatchUp::start(&options).unwrap()).read_from(0);
+    for number in 0..3 {
+        queue.unrouted().append(&conformance::dead_letter(number)).await.unwrap();
+        let frames = reader.read_on().await.unwrap();
+        assert_eq!(frames.last().map(Frame::end), Some(number + 1));
+        // The consumer fetches ahead, and notes the end.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

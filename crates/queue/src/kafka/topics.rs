@@ -69,7 +69,7 @@ impl Topics {
         // Else the clock of a process that writes would decide when its records are deleted. Of packets it is the log time too.
         let by_kafkas_clock = ("message.timestamp.type", Is("LogAppendTime".into()));
         let largest = AtLeast((options.largest_record + OVERHEAD).max(1 << 20) as u64);
-        let letters = |name: &Arc<str>, bytes: u64| Wanted {
+        let dead_letters = |name: &Arc<str>, bytes: u64| Wanted {
             name: Arc::clone(name),
             partitions: 1,
             settings: vec![
@@ -104,8 +104,8 @@ impl Topics {
                     ("segment.ms", Created("3600000".into())),
                 ],
             },
-            letters(&self.dead_letters, options.dead_letters_max_bytes),
-            letters(&self.unrouted, options.dead_letters_max_bytes / 4),
+            dead_letters(&self.dead_letters, options.dead_letters_max_bytes),
+            dead_letters(&self.unrouted, options.dead_letters_max_bytes / 4),
         ]
     }
 
@@ -117,11 +117,11 @@ impl Topics {
         let client: AdminClient<Quiet> =
             clients::admin(options).create_with_context(Quiet).map_err(|error| QueueError::kafka("set up a client", &error))?;
         let client = Arc::new(client);
-        let mut told = false;
+        let mut is_logged = false;
         loop {
             match self.try_ensure(&client, options).await {
                 Err(error) if error.is_passing() => {
-                    if !std::mem::replace(&mut told, true) {
+                    if !std::mem::replace(&mut is_logged, true) {
                         warn!(%error, "can't check the topics while Kafka is away; trying again until it answers");
                     }
                     sleep(Duration::from_secs(1)).await;
@@ -203,12 +203,12 @@ pub(super) fn ask_metadata<C: rdkafka::ClientContext>(client: &Client<C>) -> Res
 }
 
 async fn wait_for_metadata(client: &Arc<AdminClient<Quiet>>, brokers: &str) -> Metadata {
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         let asking = Arc::clone(client);
         match spawn_blocking(move || ask_metadata(asking.inner())).await {
             Ok(Ok(metadata)) => return metadata,
-            Ok(Err(error)) if !std::mem::replace(&mut told, true) => {
+            Ok(Err(error)) if !std::mem::replace(&mut is_logged, true) => {
                 warn!(brokers, %error, "Kafka doesn't answer ([queue.kafka] brokers); trying again until it does");
             }
             _ => {}
@@ -262,9 +262,14 @@ fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
 impl Wanted {
     fn check(&self, found: &ConfigResource) -> Result<(), QueueError> {
         for (name, setting) in &self.settings {
-            let value = found.get(name).and_then(|entry| entry.value.as_deref());
-            if !value.is_some_and(|value| setting.allows(value)) {
-                let value = value.unwrap_or("(not told by Kafka)");
+            // A broker that has just started describes a topic that it doesn't know yet without any settings.
+            let Some(value) = found.get(name).and_then(|entry| entry.value.as_deref()) else {
+                return Err(QueueError::Unavailable {
+                    doing: format!("describe topic {}", self.name),
+                    what: format!("the broker returns no {name}"),
+                });
+            };
+            if !setting.allows(value) {
                 return Err(QueueError::Misfit(format!(
                     "topic {} has {name}={value}, expected {}: kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {name}={}",
                     self.name,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     install::Installation,
-    leash::Leashed,
+    owned_child::OwnedChild,
     security,
     wire::{self, KafkaMetadata},
 };
@@ -32,7 +32,7 @@ const SETTINGS: [(&str, &str); 20] = [
     ("process.roles", "broker,controller"),
     ("controller.listener.names", "CONTROLLER"),
     ("inter.broker.listener.name", "PLAINTEXT"),
-    ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL"),
+    ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,SASL_SSL:SASL_SSL"),
     ("auto.create.topics.enable", "false"),
     ("group.initial.rebalance.delay.ms", "0"),
     ("group.min.session.timeout.ms", "1000"),
@@ -60,6 +60,15 @@ pub(crate) struct Ports {
     pub(crate) plain: u16,
     pub(crate) controller: u16,
     pub(crate) secured: Option<u16>,
+    /// A plain listener behind a proxy.
+    pub(crate) proxied: Option<Proxied>,
+}
+
+/// Where a broker listens for what a proxy passes on, and the address of the proxy, which its clients are told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Proxied {
+    pub(crate) listens: u16,
+    pub(crate) advertised: u16,
 }
 
 /// What a broker shall be.
@@ -79,7 +88,7 @@ pub(crate) struct Plan<'a> {
 /// A broker, running or not. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Broker {
-    process: Option<Leashed>,
+    process: Option<OwnedChild>,
     installation: Installation,
     folder: PathBuf,
     disposable: Option<PathBuf>,
@@ -89,12 +98,12 @@ pub(crate) struct Broker {
 
 impl Ports {
     pub(crate) fn free(secured: bool) -> Self {
-        Self { plain: free_port(), controller: free_port(), secured: secured.then(free_port) }
+        Self { plain: free_port(), controller: free_port(), secured: secured.then(free_port), proxied: None }
     }
 }
 
 /// Not one of those that the system hands out: it must still be free when the broker starts again.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     /// A broker binds its ports only later: no other of this process may draw them meanwhile.
     static DRAWN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,6 +124,10 @@ impl Plan<'_> {
         if let Some(port) = ports.secured {
             let _ = write!(listeners, ",SASL_SSL://{}", local(port));
             settings.extend(security::settings(&self.folder));
+        }
+        if let Some(Proxied { listens, advertised }) = ports.proxied {
+            let _ = write!(listeners, ",PROXIED://{}", local(listens));
+            settings.push(("advertised.listeners", format!("PLAINTEXT://{},PROXIED://{}", local(ports.plain), local(advertised))));
         }
         let (copies, in_sync) = (self.ports.len(), self.ports.len().div_ceil(2));
         settings.extend([
@@ -174,7 +187,7 @@ impl Broker {
         Ok(())
     }
 
-    fn java(&self, options: &[String], arguments: &[&str]) -> Result<Leashed, String> {
+    fn java(&self, options: &[String], arguments: &[&str]) -> Result<OwnedChild, String> {
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(|error| format!("can't write {}: {error}", self.log_file().display()))?;
         let mut command = vec!["java".to_owned(), "-XX:+UseSerialGC".into(), "-Dlog4j2.disableJmx=true".into()];
@@ -185,7 +198,7 @@ impl Broker {
         command.extend_from_slice(options);
         command.extend(["-cp".into(), self.installation.class_path()]);
         command.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        Leashed::start(&command, log, self.disposable.as_deref()).map_err(|error| format!("can't start sh and java: {error}"))
+        OwnedChild::start(&command, log, self.disposable.as_deref()).map_err(|error| format!("can't start sh and java: {error}"))
     }
 
     /// Waits until it answers that so many brokers are up.

@@ -6,8 +6,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    KafkaMetadata, KafkaPartition,
-    broker::{Broker, Plan, Ports},
+    CommitProxy, KafkaMetadata, KafkaPartition,
+    broker::{self, Broker, Plan, Ports, Proxied},
     installation, wire,
 };
 
@@ -41,17 +41,32 @@ impl KafkaCluster {
     /// # Panics
     /// With the log of one that doesn't start.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::try_start(&[&SETTINGS, settings].concat()).await.expect("three brokers start")
+        let ports: Vec<Ports> = (0..NODES).map(|_| Ports::free(false)).collect();
+        Self::try_start(&ports, &[&SETTINGS, settings].concat()).await.expect("three brokers start")
     }
 
-    async fn try_start(settings: &[(&str, &str)]) -> Result<Self, String> {
+    /// Three brokers with a second listener each that only a proxy reaches. `checkpoints` is the topic whose records the proxy looks for.
+    ///
+    /// # Panics
+    /// With the log of one that doesn't start.
+    pub async fn behind_a_proxy(checkpoints: &str) -> (Self, CommitProxy) {
+        let mut ports: Vec<Ports> = (0..NODES).map(|_| Ports::free(false)).collect();
+        let listens: Vec<u16> = ports.iter().map(|_| broker::free_port()).collect();
+        let behind: Vec<_> = listens.iter().copied().map(broker::local).collect();
+        let proxy = CommitProxy::listen(&behind, checkpoints).await.expect("ports are free");
+        for ((ports, listens), proxy) in ports.iter_mut().zip(listens).zip(&proxy.addresses) {
+            ports.proxied = Some(Proxied { listens, advertised: proxy.port() });
+        }
+        (Self::try_start(&ports, &SETTINGS).await.expect("three brokers start"), proxy)
+    }
+
+    async fn try_start(ports: &[Ports], settings: &[(&str, &str)]) -> Result<Self, String> {
         let installation = installation().await?;
         let folder = crate::folder();
-        let ports: Vec<Ports> = (0..NODES).map(|_| Ports::free(false)).collect();
         let mut brokers = Vec::new();
         for id in 0..NODES {
             let (own, disposable) = (folder.path().join(id.to_string()), Some(folder.path().to_owned()));
-            let plan = Plan { id, ports: &ports, folder: own, disposable, settings };
+            let plan = Plan { id, ports, folder: own, disposable, settings };
             brokers.push(Broker::format(plan, installation.clone()).await?);
         }
         brokers.iter_mut().try_for_each(Broker::spawn)?;

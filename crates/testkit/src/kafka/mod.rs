@@ -3,8 +3,9 @@
 
 mod broker;
 mod cluster;
+mod commit_proxy;
 mod install;
-mod leash;
+mod owned_child;
 mod security;
 mod wire;
 
@@ -28,6 +29,7 @@ use self::{
 };
 pub use self::{
     cluster::KafkaCluster,
+    commit_proxy::{CommitProxy, HeldCommit},
     install::KAFKA_VERSION,
     security::KafkaSecurity,
     wire::{KafkaMetadata, KafkaPartition},

@@ -71,7 +71,7 @@ async fn while_kafka_is_away_nothing_is_acknowledged_and_afterwards_everything_f
 
     kafka.kill();
     let (gone, finished) = (Instant::now(), slow.book().count());
-    // Those that were under way when it was killed have their answers.
+    // Those that were being sent when it was killed have their answers.
     sleep(Duration::from_millis(500)).await;
     let acknowledged = ledger.count();
     let floods: Vec<_> = (0..8).map(|number| tokio::spawn(flood(ingests[number % 2].mqtt, number))).collect();

@@ -66,7 +66,7 @@ async fn a_hanging_customer_delays_nobody_in_its_partition_and_is_no_lag() {
         resident = resident.max(deliver.resident());
         if published == restarts_at {
             until("a push to the one that hangs", &deliver, || sick.lock().unwrap().len() >= 4).await;
-            // What hangs takes up the whole grace, and a slow Kafka may miss the last save then (LANES.md L11): what has settled is saved before.
+            // What hangs takes up the whole grace, and a slow Kafka may miss the last save then (docs/delivery.md, Hand-over): what has settled is saved before.
             // A save is made when something happens: the second that ends from now on has begun later.
             deliver.until_metric("pushline_packets_delivered_total", "", |delivered| delivered == (published / 5) as f64).await;
             let saves = deliver.metric("pushline_checkpoint_saves_total", "").await;

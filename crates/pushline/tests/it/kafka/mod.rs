@@ -1,7 +1,6 @@
 //! The same on Kafka: ingest and deliver as processes of their own.
 
 mod away;
-mod crashes;
 mod flow;
 mod hand_over;
 mod hang;

@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 use pushline_model::{DeadLetter, Offset, Timestamp};
 
-use super::{append, checkpoint, dead_letters, letter, number, options, partition, read_text};
+use super::{append, checkpoint, dead_letter, dead_letters, number, options, partition, read_text};
 use crate::{
     Append, AppendError, Filter, Partition, Queue, Read,
     embedded::{
@@ -339,14 +339,14 @@ fn open_forgetful(disk: &FaultyFileSystem) -> Embedded {
     queue.unwrap_or_else(|error| panic!("a crash is no corruption: {error}"))
 }
 
-async fn bury(queue: &Embedded) -> Result<(), AppendError> {
-    queue.dead_letters().bury(&DeadLetter { time: Timestamp::of(SystemTime::now()), ..letter(0) }).await
+async fn append_dead_letter(queue: &Embedded) -> Result<(), AppendError> {
+    queue.dead_letters().append(&DeadLetter { time: Timestamp::of(SystemTime::now()), ..dead_letter(0) }).await
 }
 
 async fn schedule(steps: Vec<Step>) {
     let disk = FaultyFileSystem::new();
     let mut queue = open_forgetful(&disk);
-    let mut buried = 0;
+    let mut appended_dead_letters = 0;
     // Record n of the log holds the text of n.
     let (mut acknowledged, mut watermark, mut saved): (Offset, Offset, Option<Offset>) = (0, 0, None);
     for step in steps {
@@ -355,8 +355,8 @@ async fn schedule(steps: Vec<Step>) {
             Step::Append(count) => {
                 append(&queue, end..end + count).await;
                 acknowledged = end + count;
-                bury(&queue).await.unwrap();
-                buried += 1;
+                append_dead_letter(&queue).await.unwrap();
+                appended_dead_letters += 1;
             }
             Step::Throw(count) => {
                 let payloads: Vec<String> = (end..end + count).map(|number| number.to_string()).collect();
@@ -389,7 +389,7 @@ async fn schedule(steps: Vec<Step>) {
                     if number % 7 == 0 && partition(&queue).save(checkpoint(number + 1), watermark).await.is_ok() {
                         saved = Some(number + 1);
                     }
-                    buried += u64::from(bury(&queue).await.is_ok());
+                    appended_dead_letters += u64::from(append_dead_letter(&queue).await.is_ok());
                 }
                 drop(queue);
                 disk.crash(seed);
@@ -406,9 +406,9 @@ async fn schedule(steps: Vec<Step>) {
         assert!(head >= saved, "checkpoint {head:?} is older than {saved:?}");
         acknowledged = acknowledged.max(bounds.end);
         let kept = dead_letters(&queue).range();
-        assert!(kept.end >= buried, "{kept:?} {buried}");
-        buried = kept.end;
+        assert!(kept.end >= appended_dead_letters, "{kept:?} {appended_dead_letters}");
+        appended_dead_letters = kept.end;
         let page = queue.dead_letters().list(&Filter::default(), 0, 100).await.unwrap();
-        assert!(page.found.iter().all(|found| found.letter == DeadLetter { time: found.letter.time, ..letter(0) }));
+        assert!(page.found.iter().all(|found| found.dead_letter == DeadLetter { time: found.dead_letter.time, ..dead_letter(0) }));
     }
 }

@@ -20,7 +20,7 @@ use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
     AppendError, Filter, FrameBuilder,
-    conformance::{self, append, checkpoint, letter, number, read_text, saved},
+    conformance::{self, append, checkpoint, dead_letter, number, read_text, saved},
     frame::{HEADER, tests::record},
 };
 
@@ -156,7 +156,7 @@ async fn a_reader_rests_where_all_was_deleted_before_an_empty_segment() {
     let (disk, clock) = (FaultyFileSystem::new(), ManualClock::new());
     let queue = clock.open(&disk, &Options { keep_dead_letters: Duration::from_hours(16), ..options(Path::new("/q")) });
     let log = dead_letters(&queue);
-    queue.dead_letters().bury(&letter(0)).await.unwrap();
+    queue.dead_letters().append(&dead_letter(0)).await.unwrap();
     clock.pass(Duration::from_hours(12));
     until(|| log.oldest().is_some()).await;
     log.delete_below(1).unwrap();
@@ -166,7 +166,7 @@ async fn a_reader_rests_where_all_was_deleted_before_an_empty_segment() {
     assert!(next.as_mut().poll(&mut Context::from_waker(&Arc::clone(&woken).into())).is_pending());
     tokio::task::yield_now().await; // wakes a task that has used up its budget
     assert!(!woken.0.load(Ordering::Relaxed), "it looks again and again");
-    queue.dead_letters().bury(&letter(1)).await.unwrap();
+    queue.dead_letters().append(&dead_letter(1)).await.unwrap();
     assert_eq!(next.await.unwrap().base(), 1);
 }
 
@@ -334,6 +334,26 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
 }
 
 #[tokio::test]
+async fn deleted_checkpoint_files_are_noticed_where_packets_were_deleted_too() {
+    for (watermark, is_missing) in [(0, false), (9, true)] {
+        let dir = TempDir::new().unwrap();
+        let queue = open(dir.path());
+        for _ in 0..11 {
+            queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
+        }
+        partition(&queue).save(checkpoint(11), watermark).await.unwrap();
+        queue.close().await;
+        drop(queue);
+        for name in ["checkpoint.a", "checkpoint.b"] {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        let saved = partition(&open(dir.path())).load().await.unwrap();
+        assert_eq!(saved.watermark, None);
+        assert_eq!(matches!(saved.checkpoint, SavedCheckpoint::Missing { .. }), is_missing, "{saved:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_version_is_refused_with_advice_and_is_no_corruption() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path()).await;
@@ -359,14 +379,14 @@ async fn dead_letters_that_were_moved_away_are_gone_and_their_numbers_go_on() {
     let queue = open(dir.path());
     append(&queue, 0..1).await;
     for number in 0..3 {
-        queue.dead_letters().bury(&letter(number)).await.unwrap();
+        queue.dead_letters().append(&dead_letter(number)).await.unwrap();
     }
     queue.close().await;
     drop(queue);
     std::fs::rename(dir.path().join("dead-letters"), dir.path().join("elsewhere")).unwrap();
     let queue = open(dir.path());
     assert_eq!((dead_letters(&queue).range(), partition(&queue).log.range()), (3..3, 0..1));
-    queue.dead_letters().bury(&letter(9)).await.unwrap();
+    queue.dead_letters().append(&dead_letter(9)).await.unwrap();
     let found = queue.dead_letters().list(&Filter::default(), 0, 9).await.unwrap().found;
     assert_eq!(found.into_iter().map(|found| found.offset).collect::<Vec<_>>(), [3]);
 }
@@ -386,7 +406,7 @@ async fn a_full_disk_is_waited_out_and_dead_letters_use_the_rest() {
     disk.set_free(900);
     // The floor is looked at now and then.
     until(|| queue.append(&[record("o/g", &[b'x'; 1000])]).now_or_never().is_none() && queue.stalled().is_some()).await;
-    queue.dead_letters().bury(&letter(1)).await.unwrap();
+    queue.dead_letters().append(&dead_letter(1)).await.unwrap();
     let mut waiting = queue.append(&[record("o/g", b"last")]);
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
     disk.set_free(1 << 30);
@@ -394,7 +414,7 @@ async fn a_full_disk_is_waited_out_and_dead_letters_use_the_rest() {
     assert!(queue.stalled().is_none());
     // And with no space at all.
     disk.set_free(0);
-    let waiting = queue.dead_letters().bury(&letter(2));
+    let waiting = queue.dead_letters().append(&dead_letter(2));
     let bounds = dead_letters(&queue).range();
     disk.set_free(1 << 30);
     waiting.await.unwrap();

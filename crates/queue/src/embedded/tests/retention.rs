@@ -8,14 +8,14 @@ fn keep(keep: Duration) -> Options {
     Options { keep_dead_letters: keep, ..options(Path::new("/q")) }
 }
 
-async fn bury(queue: &Embedded, number: u64) {
-    queue.dead_letters().bury(&letter(number)).await.unwrap();
+async fn append_dead_letter(queue: &Embedded, number: u64) {
+    queue.dead_letters().append(&dead_letter(number)).await.unwrap();
 }
 
 /// The numbers of those that are kept.
 async fn kept(queue: &Embedded) -> Vec<u64> {
     let found = queue.dead_letters().list(&Filter::default(), 0, 100).await.unwrap().found;
-    found.into_iter().map(|found| found.letter.time.0 - letter(0).time.0).collect()
+    found.into_iter().map(|found| found.dead_letter.time.0 - dead_letter(0).time.0).collect()
 }
 
 /// Lets each committer look twice at the age of its log.
@@ -27,11 +27,11 @@ async fn let_them_look() {
 async fn dead_letters_are_kept_within_their_size_and_the_oldest_go_first() {
     let dir = TempDir::new().unwrap();
     let queue = Embedded::open(&Options { dead_letters_max_bytes: 4 << 20, ..options(dir.path()) }).unwrap();
-    let large = |number| DeadLetter { response: vec![7; 100_000], ..letter(number) };
+    let large = |number| DeadLetter { response: vec![7; 100_000], ..dead_letter(number) };
     for number in 0..100 {
-        queue.dead_letters().bury(&large(number)).await.unwrap();
+        queue.dead_letters().append(&large(number)).await.unwrap();
     }
-    queue.unrouted().bury(&large(100)).await.unwrap();
+    queue.unrouted().append(&large(100)).await.unwrap();
     let within = || dead_letters(&queue).bytes() <= 5 << 20;
     until(within).await;
     let found = queue.dead_letters().list(&Filter::default(), 0, 1000).await.unwrap().found;
@@ -45,11 +45,11 @@ async fn dead_letters_that_are_too_old_go_however_few_they_are() {
     let (disk, clock) = (FaultyFileSystem::new(), ManualClock::new());
     let queue = clock.open(&disk, &keep(KEEP));
     let log = dead_letters(&queue);
-    bury(&queue, 1).await;
+    append_dead_letter(&queue, 1).await;
     // A segment begins though nothing comes.
     clock.pass(KEEP / 8 + Duration::from_secs(1));
     until(|| log.oldest().is_some()).await;
-    bury(&queue, 2).await;
+    append_dead_letter(&queue, 2).await;
     clock.pass(KEEP * 7 / 8);
     until(|| log.range().start == 1).await;
     assert_eq!(kept(&queue).await, [2]);
@@ -60,11 +60,11 @@ async fn no_step_of_the_wall_clock_drops_a_dead_letter() {
     let (disk, clock) = (FaultyFileSystem::new(), ManualClock::new());
     let right = clock.wall();
     let mut queue = clock.open(&disk, &keep(KEEP));
-    bury(&queue, 1).await;
+    append_dead_letter(&queue, 1).await;
     for wrong in [right.plus(KEEP * 30), Timestamp(0), right.plus(KEEP * 60), right] {
         clock.set_wall(wrong);
         let_them_look().await;
-        bury(&queue, 2).await;
+        append_dead_letter(&queue, 2).await;
         // Also for a process that starts while it is wrong, and after a kill.
         kill(queue);
         queue = clock.open(&disk, &keep(KEEP));
@@ -77,7 +77,7 @@ async fn no_step_of_the_wall_clock_drops_a_dead_letter() {
 async fn the_age_of_dead_letters_goes_on_after_a_restart() {
     let (disk, clock) = (FaultyFileSystem::new(), ManualClock::new());
     let mut queue = clock.open(&disk, &keep(KEEP));
-    bury(&queue, 1).await;
+    append_dead_letter(&queue, 1).await;
     for is_clean in [false, true] {
         clock.pass(KEEP * 2 / 3);
         // A process that saves, and one that stops cleanly, note how long the log has lived.
@@ -97,10 +97,10 @@ async fn dead_letters_that_are_too_old_go_though_there_is_no_space_to_begin_a_se
     let (disk, clock) = (FaultyFileSystem::new(), ManualClock::new());
     let queue = clock.open(&disk, &keep(KEEP));
     let log = dead_letters(&queue);
-    bury(&queue, 1).await;
+    append_dead_letter(&queue, 1).await;
     clock.pass(KEEP / 8 + Duration::from_secs(1));
     until(|| log.oldest().is_some()).await;
-    bury(&queue, 2).await;
+    append_dead_letter(&queue, 2).await;
     // A segment is due and can't begin; then the first dead letter is too old.
     disk.set_free(0);
     clock.pass(KEEP / 8 + Duration::from_secs(1));
@@ -108,7 +108,7 @@ async fn dead_letters_that_are_too_old_go_though_there_is_no_space_to_begin_a_se
     clock.pass(KEEP * 3 / 4);
     until(|| log.range().start == 1).await;
     disk.set_free(1 << 30);
-    bury(&queue, 3).await;
+    append_dead_letter(&queue, 3).await;
     assert_eq!(log.range(), 1..3);
     // No half of the segment that couldn't begin lies in the middle.
     queue.close().await;

@@ -74,8 +74,8 @@ async fn filled(is_clean: bool) -> FaultyFileSystem {
     let queue = open_on(&disk, 0).unwrap();
     for number in 0..3 {
         append(&queue, number..number + 1).await;
-        queue.dead_letters().bury(&letter(number)).await.unwrap();
-        queue.unrouted().bury(&letter(number)).await.unwrap();
+        queue.dead_letters().append(&dead_letter(number)).await.unwrap();
+        queue.unrouted().append(&dead_letter(number)).await.unwrap();
     }
     match is_clean {
         true => queue.close().await,
@@ -119,8 +119,8 @@ async fn after_a_checkpoint_no_flipped_bit_in_any_log_is_taken_for_a_torn_tail()
     let disk = FaultyFileSystem::new();
     let queue = open_on(&disk, 0).unwrap();
     append(&queue, 0..1).await;
-    queue.dead_letters().bury(&letter(0)).await.unwrap();
-    queue.unrouted().bury(&letter(0)).await.unwrap();
+    queue.dead_letters().append(&dead_letter(0)).await.unwrap();
+    queue.unrouted().append(&dead_letter(0)).await.unwrap();
     partition(&queue).save(checkpoint(1), 0).await.unwrap();
     kill(queue);
     for log in ["packets", "dead-letters", "unrouted"] {

@@ -1,15 +1,15 @@
-//! The limit of open files: each device, each connection to an endpoint and each segment of the queue takes one.
+//! The limit of open files (RLIMIT_NOFILE): each device, each connection to an endpoint and each segment of the queue takes a file descriptor.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Where the system sets no limit.
+/// Stands for the limit where the system sets none.
 const UNLIMITED: usize = 1 << 30;
 
-/// Raises the limit to what the system allows at the most.
-pub(crate) fn raise_limit() {
+/// Raises the soft limit to the hard one.
+pub(crate) fn raise() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, "the limit of open files can't be raised");
+        tracing::warn!(%error, "can't raise the limit of open files (RLIMIT_NOFILE)");
     }
 }
 

@@ -1,4 +1,5 @@
-//! A child process that can't outlive this one, however this one ends: even kill -9 closes the pipe that a small shell beside the child reads.
+//! A child process that can't outlive this one, however this one ends. A small shell beside the child reads a pipe, and even kill -9 of this process
+//! closes that pipe: then the shell kills the child.
 
 use std::{
     ffi::OsStr,
@@ -11,9 +12,10 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-/// Becomes the program, so that its process id is the child's; what it leaves behind waits for a line (the child has ended: leave) or for the
-/// end of the pipe (we have ended: kill it, which works on a stopped process too, and clear its folder away).
-const LEASH: &str = r#"
+/// The shell replaces itself with the program, so that its process id is the child's. Before, it forks a watchdog that reads the pipe. A line means
+/// that the child has ended: the watchdog ends too. The end of the pipe means that this process has ended: the watchdog kills the child, even a
+/// stopped one, and removes its folder.
+const WATCHDOG: &str = r#"
 exec 3<&0
 {
     read -r _ <&3 || {
@@ -30,20 +32,20 @@ exec "$@" 3<&- </dev/null
 
 /// A process that ends with this one. Dropping it kills it and waits until it's gone.
 #[derive(Debug)]
-pub(crate) struct Leashed {
+pub(crate) struct OwnedChild {
     child: Child,
-    leash: Option<ChildStdin>,
+    watchdog: Option<ChildStdin>,
 }
 
-impl Leashed {
-    /// Starts a command whose output goes to a file. When this process ends without dropping it, the folder goes too.
+impl OwnedChild {
+    /// Starts a command whose output goes to a file. When this process ends without dropping the child, the watchdog removes the folder.
     pub(crate) fn start(command: &[impl AsRef<OsStr>], log: File, folder: Option<&Path>) -> io::Result<Self> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", LEASH, "leash"]).arg(folder.unwrap_or(Path::new(""))).args(command);
+        shell.args(["-c", WATCHDOG, "watchdog"]).arg(folder.unwrap_or(Path::new(""))).args(command);
         shell.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let mut child = shell.spawn()?;
-        let leash = child.stdin.take();
-        Ok(Self { child, leash })
+        let watchdog = child.stdin.take();
+        Ok(Self { child, watchdog })
     }
 
     /// Its process id.
@@ -55,7 +57,7 @@ impl Leashed {
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten();
         if status.is_some() {
-            self.let_go();
+            self.dismiss();
         }
         status
     }
@@ -72,19 +74,19 @@ impl Leashed {
         }
     }
 
-    /// The child is gone and its id may belong to another: the shell must not kill it.
-    fn let_go(&mut self) {
-        if let Some(mut leash) = self.leash.take() {
-            let _ = leash.write_all(b"\n");
+    /// Ends the watchdog. The child has ended and its id may belong to another process by now: the watchdog must not kill that one.
+    fn dismiss(&mut self) {
+        if let Some(mut watchdog) = self.watchdog.take() {
+            let _ = watchdog.write_all(b"\n");
         }
     }
 }
 
-impl Drop for Leashed {
+impl Drop for OwnedChild {
     fn drop(&mut self) {
         // Both refuse only what has been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.let_go();
+        self.dismiss();
     }
 }

@@ -1,0 +1,47 @@
+//! The effective configuration, as `check` prints it: every default filled in, secrets hidden. It can be read again.
+
+use std::fmt;
+
+use pushline_model::Webhook;
+use serde::Serialize;
+
+use super::{Config, registry::GroupTable};
+
+/// One table of `[[webhooks]]`.
+#[derive(Serialize)]
+struct OneWebhook {
+    webhooks: [Webhook; 1],
+}
+
+/// One table of `[[groups]]`.
+#[derive(Serialize)]
+struct OneGroup {
+    groups: [GroupTable; 1],
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { settings, registry, passed_over } = self;
+        write(f, &settings.redacted())?;
+        for webhook in registry.webhooks() {
+            f.write_str("\n")?;
+            write(f, &OneWebhook { webhooks: [webhook.redacted()] })?;
+        }
+        for (group, mut devices) in registry.groups().iter().zip(registry.members()) {
+            // The table that they come from has no order, and two lists are to be compared.
+            devices.sort_by_cached_key(ToString::to_string);
+            let webhook = group.webhook.as_ref().map(|webhook| webhook.name.as_str());
+            f.write_str("\n")?;
+            write(f, &OneGroup { groups: [GroupTable::new(&group.id, webhook, registry.is_default(&group.id), devices)] })?;
+        }
+        writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())?;
+        if !passed_over.is_empty() {
+            writeln!(f, "# ignored, since they name no field: {}", passed_over.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn write(f: &mut fmt::Formatter<'_>, part: &impl Serialize) -> fmt::Result {
+    f.write_str(&toml::to_string(part).map_err(|_| fmt::Error)?)
+}

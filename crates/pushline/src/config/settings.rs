@@ -1,0 +1,250 @@
+//! Everything in the file but webhooks and groups: one type a section, each field with its default and its range.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pushline_model::{
+    TopicPattern,
+    units::{CountIn, DAY, DurationIn, SECOND, SizeIn},
+};
+use serde::{Deserialize, Serialize};
+
+use super::values::{self, AddressRange, Properties};
+use crate::role::Role;
+
+/// Ten years: the longest that anything is kept.
+const LONGEST: u64 = 3650 * DAY;
+
+/// The whole file but `[[webhooks]]` and `[[groups]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// How long a shutdown waits for what is in flight.
+    #[serde(with = "DurationIn::<0, DAY>")]
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) queue: QueueSettings,
+    pub(crate) backlog: Backlog,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) mqtt: Mqtt,
+    pub(crate) admin: AdminSettings,
+    pub(crate) egress: EgressSettings,
+    pub(crate) metrics: Metrics,
+}
+
+/// `[queue]`. What belongs to the other kind is checked all the same, and then left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct QueueSettings {
+    pub(crate) kind: QueueKind,
+    /// Absolute once it is read.
+    #[serde(deserialize_with = "values::path")]
+    pub(crate) dir: PathBuf,
+    /// At least four segments of the log.
+    #[serde(with = "SizeIn::<{ 256 << 20 }, { u64::MAX }>")]
+    pub(crate) max_bytes: u64,
+    /// Below, nothing is acknowledged until there is room again.
+    #[serde(with = "SizeIn::<0, { u64::MAX }>")]
+    pub(crate) min_free: u64,
+    pub(crate) kafka: Option<Kafka>,
+}
+
+/// `queue.kind`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum QueueKind {
+    /// In a folder, for one process.
+    #[default]
+    Embedded,
+    /// On Apache Kafka, for many.
+    Kafka,
+}
+
+/// The queue that was chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Queue<'a> {
+    /// In a folder, for one process.
+    Embedded { dir: &'a Path, max_bytes: u64, min_free: u64 },
+    /// On Apache Kafka, for many.
+    Kafka(&'a Kafka),
+}
+
+/// `[queue.kafka]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kafka {
+    #[serde(deserialize_with = "values::brokers")]
+    pub(crate) brokers: String,
+    #[serde(default = "topic_prefix", deserialize_with = "values::topic_prefix")]
+    pub(crate) topic_prefix: String,
+    /// It can't be changed later.
+    #[serde(default = "partitions", with = "CountIn::<1, 10_000>")]
+    pub(crate) partitions: u32,
+    #[serde(default)]
+    pub(crate) properties: Properties,
+}
+
+/// `[backlog]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Backlog {
+    /// Packets that wait longer become dead letters.
+    #[serde(with = "DurationIn::<SECOND, LONGEST>")]
+    pub(crate) max_age: Duration,
+}
+
+/// `[dead_letters]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DeadLetters {
+    /// Dead letters that are older are dropped.
+    #[serde(with = "DurationIn::<SECOND, LONGEST>")]
+    pub(crate) keep: Duration,
+    #[serde(with = "SizeIn::<{ 16 << 20 }, { u64::MAX }>")]
+    pub(crate) max_bytes: u64,
+}
+
+/// `[mqtt]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Mqtt {
+    pub(crate) listener: Listener,
+    #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
+    brokers: (),
+}
+
+/// `[mqtt.listener]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Listener {
+    #[serde(deserialize_with = "values::address")]
+    pub(crate) address: SocketAddr,
+    #[serde(deserialize_with = "values::topics")]
+    pub(crate) topics: Vec<TopicPattern>,
+    #[serde(with = "SizeIn::<1, { 128 << 20 }>")]
+    pub(crate) max_payload_bytes: usize,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AdminSettings {
+    #[serde(deserialize_with = "values::address")]
+    pub(crate) address: SocketAddr,
+}
+
+/// `[egress]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct EgressSettings {
+    /// Private ranges that may be dialled.
+    pub(crate) allow: Vec<AddressRange>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Whether deliver counts outcomes for each webhook too.
+    pub(crate) per_webhook: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            shutdown_grace: Duration::from_secs(10),
+            queue: QueueSettings::default(),
+            backlog: Backlog::default(),
+            dead_letters: DeadLetters::default(),
+            mqtt: Mqtt::default(),
+            admin: AdminSettings::default(),
+            egress: EgressSettings::default(),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { kind: QueueKind::default(), dir: "pushline-data".into(), max_bytes: 10 << 30, min_free: 1 << 30, kafka: None }
+    }
+}
+
+fn topic_prefix() -> String {
+    "pushline".to_owned()
+}
+
+fn partitions() -> u32 {
+    16
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self { max_age: Duration::from_hours(72) }
+    }
+}
+
+impl Default for DeadLetters {
+    fn default() -> Self {
+        Self { keep: Duration::from_hours(14 * 24), max_bytes: 5 << 30 }
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        let topics = vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")];
+        Self { address: (Ipv4Addr::LOCALHOST, 1883).into(), topics, max_payload_bytes: 256 << 10 }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self { address: (Ipv4Addr::LOCALHOST, 9090).into() }
+    }
+}
+
+impl QueueSettings {
+    /// The queue that `kind` names.
+    pub(crate) fn chosen(&self) -> Queue<'_> {
+        match self.kind {
+            QueueKind::Embedded => Queue::Embedded { dir: &self.dir, max_bytes: self.max_bytes, min_free: self.min_free },
+            QueueKind::Kafka => Queue::Kafka(self.kafka.as_ref().expect("a configuration of kind kafka without [queue.kafka] is refused")),
+        }
+    }
+
+    /// What no single field can be wrong with: the field, and the mistake.
+    pub(super) fn validate(&self) -> Option<(&'static str, &'static str)> {
+        match (self.kind, &self.kafka) {
+            (QueueKind::Embedded, _) => None,
+            (QueueKind::Kafka, _) if !cfg!(feature = "kafka") => {
+                Some(("kind", "this Pushline was built without Kafka: build it with the cargo feature kafka"))
+            }
+            (QueueKind::Kafka, None) => Some(("kafka", "it is missing: [queue.kafka] with brokers = \"host:9092\"")),
+            (QueueKind::Kafka, Some(_)) => None,
+        }
+    }
+}
+
+impl Settings {
+    /// The first part that differs and that this role reads, as the file names it.
+    pub(crate) fn difference(&self, other: &Self, role: Role) -> Option<String> {
+        let parts = |settings: &Self| toml::Table::try_from(settings).expect("settings are a table");
+        let (ours, theirs) = (parts(self), parts(other));
+        let (name, value) = ours
+            .iter()
+            .filter(|(name, _)| *name != "mqtt" || role != Role::Deliver)
+            .find(|(name, value)| theirs.get(*name) != Some(value))?;
+        Some(if value.is_table() { format!("[{name}]") } else { name.clone() })
+    }
+
+    /// The same with secrets hidden.
+    pub(super) fn redacted(&self) -> Self {
+        let mut settings = self.clone();
+        if let Some(kafka) = &mut settings.queue.kafka {
+            kafka.properties = kafka.properties.redacted();
+        }
+        settings
+    }
+}

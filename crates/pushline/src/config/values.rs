@@ -1,0 +1,167 @@
+//! Types of single values that only this process's own configuration has.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use pushline_model::TopicPattern;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeSeed, Error, MapAccess, Visitor},
+};
+
+/// A range of addresses; a single address is a range of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub(crate) struct AddressRange(pub(crate) IpNet);
+
+impl FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let single = || text.parse().ok().map(|address: IpAddr| IpNet::from(address));
+        let range = text.parse().ok().or_else(single);
+        range.map(Self).ok_or_else(|| format!("{text:?} is no range of addresses, such as \"10.0.0.0/8\" or \"::1\""))
+    }
+}
+
+impl From<AddressRange> for String {
+    fn from(range: AddressRange) -> Self {
+        range.0.to_string()
+    }
+}
+
+impl<'de> Deserialize<'de> for AddressRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text("a range such as \"10.0.0.0/8\"", str::parse))
+    }
+}
+
+/// An address with a port.
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let read =
+        |text: &str| text.parse().map_err(|_| format!("{text:?} is no address with a port, such as \"127.0.0.1:1883\" or \"[::]:1883\""));
+    deserializer.deserialize_str(Text("an address such as \"127.0.0.1:1883\"", read))
+}
+
+/// A path.
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let read = |text: &str| if text.is_empty() { Err("a path can't be empty".to_owned()) } else { Ok(text.into()) };
+    deserializer.deserialize_str(Text("a path", read))
+}
+
+/// `queue.kafka.brokers`.
+pub(super) fn brokers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let read = |text: &str| {
+        if text.trim().is_empty() { Err("it is empty: host:port, several with commas".to_owned()) } else { Ok(text.to_owned()) }
+    };
+    deserializer.deserialize_str(Text("a text", read))
+}
+
+/// `queue.kafka.topic_prefix`: Kafka's own rule for topic names, which are at most 249 long.
+pub(super) fn topic_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let read = |text: &str| {
+        let is_prefix = (1..=200).contains(&text.len()) && text.bytes().all(is_name);
+        if is_prefix { Ok(text.to_owned()) } else { Err("1 to 200 letters, digits, dots, underscores or hyphens".to_owned()) }
+    };
+    deserializer.deserialize_str(Text("a text", read))
+}
+
+/// `mqtt.listener.topics`: at least one pattern.
+pub(super) fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicPattern>, D::Error> {
+    let topics = Vec::deserialize(deserializer)?;
+    if topics.is_empty() {
+        return Err(D::Error::custom("it is empty: without a pattern every packet is unrouted; expected [\"{org}/{iccid}\"]"));
+    }
+    Ok(topics)
+}
+
+/// `mqtt.brokers`, which a later version reads.
+pub(super) fn no_brokers<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(D::Error::custom("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [mqtt.listener]"))
+}
+
+/// Reads a text with a function that refuses in words. The first part says what is expected in place of another type.
+struct Text<F>(&'static str, F);
+
+impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Text<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        self.1(text).map_err(E::custom)
+    }
+}
+
+/// `queue.kafka.properties`: librdkafka checks each as it is read, so that a mistake has its line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Properties(pub(crate) BTreeMap<String, String>);
+
+impl Properties {
+    /// The same with `***` in place of what librdkafka keeps secret.
+    pub(super) fn redacted(&self) -> Self {
+        let is_secret = |name: &str| ["password", "secret", "key.pem", "token", "jaas"].iter().any(|word| name.contains(word));
+        let shown = |(name, value): (&String, &String)| {
+            let value = if is_secret(name) { pushline_model::Secret::HIDDEN } else { value };
+            (name.clone(), value.to_owned())
+        };
+        Self(self.0.iter().map(shown).collect())
+    }
+}
+
+impl Serialize for Properties {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Properties {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PropertiesVisitor)
+    }
+}
+
+struct PropertiesVisitor;
+
+impl<'de> Visitor<'de> for PropertiesVisitor {
+    type Value = Properties;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table: { name = \"value\" }")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Properties, A::Error> {
+        let mut properties = BTreeMap::new();
+        while let Some(name) = table.next_key::<String>()? {
+            let value = table.next_value_seed(ValueOf(&name))?;
+            properties.insert(name, value);
+        }
+        Ok(Properties(properties))
+    }
+}
+
+/// Reads the value of the property of this name.
+struct ValueOf<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for ValueOf<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(Text("a text", |value: &str| {
+            #[cfg(feature = "kafka")]
+            pushline_queue::kafka::check_property(self.0, value)?;
+            #[cfg(not(feature = "kafka"))]
+            let _ = self.0;
+            Ok(value.to_owned())
+        }))
+    }
+}

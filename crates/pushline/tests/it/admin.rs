@@ -1,0 +1,88 @@
+//! The admin server as its clients see it: monitors, operators' tools, and web pages in an operator's browser.
+
+use std::net::SocketAddr;
+
+use pushline_testkit::{Gateway, folder};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{command, packets, start_with_inbox};
+
+/// A response: its status, its head with names in lower case, its body.
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+async fn ask(admin: SocketAddr, method: &str, path: &str, headers: &str) -> Response {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    let host = if headers.contains("Host:") { String::new() } else { format!("Host: {admin}\r\n") };
+    let request = format!("{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{response:?}"));
+    Response { status: head[9..12].parse().unwrap(), head: head.to_lowercase(), body: body.to_owned() }
+}
+
+#[tokio::test]
+async fn whatever_answers_get_answers_head_with_the_same_status_and_no_body() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    for path in ["/healthz", "/readyz", "/metrics", "/dead-letters", "/unrouted?limit=3", "/nothing", "/dead-letters?colour=red"] {
+        let (get, head) = (ask(pushline.admin, "GET", path, "").await, ask(pushline.admin, "HEAD", path, "").await);
+        assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{path}");
+        assert_eq!(
+            get.head.lines().find(|line| line.starts_with("content-type")),
+            head.head.lines().find(|line| line.starts_with("content-type"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    for (method, path, allow) in [
+        ("POST", "/metrics", "allow: get,head"),
+        ("DELETE", "/dead-letters", "allow: get,head"),
+        ("GET", "/losses/acknowledge", "allow: post"),
+        ("PUT", "/unrouted/replay", "allow: post"),
+    ] {
+        let response = ask(pushline.admin, method, path, "").await;
+        assert!(response.status == 405 && response.head.contains(allow), "{method} {path}: {}", response.head);
+        assert!(response.body.contains("Allow"), "{}", response.body);
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_neither_changes_anything_nor_reads_packets_and_tools_do_both() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("nobody/1", ["secret"])).await.unwrap();
+    let page = "Origin: http://evil.example\r\nSec-Fetch-Site: cross-site\r\n";
+    let rebound = "Host: evil.example:9090\r\nOrigin: http://evil.example:9090\r\nSec-Fetch-Site: same-origin\r\n";
+    for path in ["/losses/acknowledge", "/dead-letters/replay", "/unrouted/replay"] {
+        for headers in [page, rebound, "Origin: null\r\n", "Sec-Fetch-Site: same-site\r\n"] {
+            let response = ask(pushline.admin, "POST", path, headers).await;
+            assert_eq!(response.status, 403, "{path} {headers}: {}", response.body);
+        }
+        let own = format!("Host: localhost:{0}\r\nOrigin: http://localhost:{0}\r\n", pushline.admin.port());
+        for headers in ["", "Host: pushline.monitoring.svc.cluster.local\r\n", own.as_str()] {
+            assert_eq!(ask(pushline.admin, "POST", path, headers).await.status, 200, "{path} {headers}");
+        }
+    }
+    let read = ask(pushline.admin, "GET", "/unrouted", "Host: evil.example\r\n").await;
+    assert!(read.status == 403 && read.body.contains("evil.example"), "{}", read.body);
+    // Monitoring by any name goes on.
+    assert_eq!(ask(pushline.admin, "GET", "/metrics", "Host: metrics.example.com\r\n").await.status, 200);
+    let admin = format!("localhost:{}", pushline.admin.port());
+    for arguments in [&["list"][..], &["replay", "--all"]] {
+        let output = command().arg("dead-letters").args(arguments).args(["--admin", &admin]).output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
