@@ -105,15 +105,15 @@ impl Process {
         let webhooks = Arc::new(Webhooks::new(common.registry(), &budgets, Common::network()).expect("its requests can be prepared"));
         let mut process = Self { budgets, webhooks, wakeups: Wakeups::default(), tasks: Vec::new(), is_zombie: false };
         for (partition, found) in found.into_iter().enumerate() {
-            let task = process.task(partition, found, common);
+            let task = process.task(partition, found.as_deref(), common);
             process.tasks.push(task);
         }
         (0..process.tasks.len()).for_each(|place| process.time_passed(place, common));
         process
     }
 
-    fn task(&self, partition: usize, found: Option<Rc<Saved>>, common: &mut Common) -> Task {
-        let restart = common.restart(partition, found.as_deref());
+    fn task(&self, partition: usize, found: Option<&Saved>, common: &mut Common) -> Task {
+        let restart = common.restart(partition, found);
         let claimed = common.claimed(partition, &restart);
         let (log, now) = (common.logs[partition].state(&common.clock), common.clock.now());
         let seen = Seen {

@@ -28,7 +28,7 @@ pub(super) const LONGEST_WINDOW: u64 = 1500;
 pub(super) const SEGMENT: Offset = 4;
 
 /// One record. Times are milliseconds since the world began.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Rec {
     pub(super) offset: Offset,
     pub(super) group: usize,
@@ -173,7 +173,7 @@ impl Log {
             if !rec.is_tick() {
                 self.unsettled.insert(rec.offset);
             }
-            self.ever.insert(rec.offset, rec.clone());
+            self.ever.insert(rec.offset, rec);
             self.records.insert(rec.offset, rec);
         }
     }
@@ -203,7 +203,7 @@ impl Log {
         if !is_kafka || frame.base() >= from {
             return Some(frame.clone());
         }
-        let records: Vec<Rec> = self.ever.range(from..frame.end()).map(|(_, rec)| rec.clone()).collect();
+        let records: Vec<Rec> = self.ever.range(from..frame.end()).map(|(_, rec)| *rec).collect();
         Some(seal(&records))
     }
 

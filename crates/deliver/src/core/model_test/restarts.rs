@@ -43,8 +43,10 @@ impl Common {
         let is_open = |offset: Offset| {
             let key = log.records[&offset].key();
             let its = restart.lanes.iter().filter(|lane| lane.group == key);
-            its.flat_map(|lane| lane.messages.iter().map(|span| span.first..span.last + 1).chain([lane.batched_until..Offset::MAX]))
-                .any(|range: Range<Offset>| range.contains(&offset))
+            its.flat_map(|lane| {
+                lane.messages.iter().map(|span| span.first..span.last + 1).chain(std::iter::once(lane.batched_until..Offset::MAX))
+            })
+            .any(|range: Range<Offset>| range.contains(&offset))
         };
         let passed = log.records.range(..restart.live_offset).map(|(offset, _)| *offset);
         passed.filter(|offset| !log.unsettled.contains(offset) && !is_open(*offset)).collect()
@@ -154,7 +156,10 @@ impl World {
 
     /// The log is made anew under the same name: what is saved speaks of other records.
     pub(super) fn remake(&mut self, partition: usize, appends: &[Append], crash: &Crash) {
-        if self.common.logs[partition].latest.is_none() {
+        // A checkpoint that names no record can't tell another log: none was passed since the last alarm.
+        let latest = self.common.logs[partition].latest.as_ref();
+        let names_record = |saved: &Rc<Saved>| Checkpoint::decode(&saved.checkpoint).is_ok_and(|checkpoint| checkpoint.last.is_some());
+        if !latest.is_some_and(names_record) {
             return;
         }
         self.zombie = None;

@@ -226,7 +226,7 @@ fn setup(is_kafka: bool) -> impl Strategy<Value = Setup> {
     let sizes = (1..3usize, select(vec![600usize, 2500, 6_000, 60_000, 1 << 20]), 1..=GROUPS.len(), 1..4usize);
     let rules = prop_oneof![1 => Just(0usize), 1 => 0..3usize];
     let config = (prop::array::uniform4(0..3usize), prop::array::uniform3(rules), select(vec![1usize, 2, 2, 16]), one_in(4));
-    let pace = (one_in(4), select(vec![300usize, 1000, 10_000]), select(vec![20u64, 1000, 1000, 3_600_000]));
+    let pace = (one_in(3), select(vec![300usize, 1000, 10_000]), select(vec![20u64, 1000, 1000, 3_600_000]));
     (sizes, config, pace, kinds(is_kafka)).prop_map(move |(sizes, config, pace, kinds)| Setup {
         is_kafka,
         partitions: sizes.0,

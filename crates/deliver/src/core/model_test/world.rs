@@ -158,7 +158,7 @@ impl Common {
     }
 
     pub(super) fn tuning(&self) -> Tuning {
-        let max_age = if self.setup.expires { Duration::from_secs(12) } else { Duration::from_hours(10_000) };
+        let max_age = if self.setup.expires { Duration::from_secs(4) } else { Duration::from_hours(10_000) };
         Tuning {
             near: 12,
             first_block: self.setup.block,
