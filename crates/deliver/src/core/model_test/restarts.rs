@@ -56,9 +56,9 @@ impl Common {
     fn forgets_rules(&self, partition: usize, found: Option<&Saved>, since: usize) -> bool {
         let checkpoint = found.filter(|found| found.epoch == self.logs[partition].epoch);
         let lanes = checkpoint.map(|found| Checkpoint::decode(&found.checkpoint).expect("it was encoded by this version").lanes);
-        let is_listed = |group: usize| lanes.iter().flatten().any(|lane| lane.group == GROUPS[group] && lane.rules_hash.is_some());
+        let is_saved = |group: usize| lanes.iter().flatten().any(|lane| lane.group == GROUPS[group] && lane.rules_hash.is_some());
         let had_one = |group: usize| self.configs[since..].iter().any(|config| config.route[group].is_some());
-        (0..GROUPS.len()).any(|group| self.config().route[group].is_none() && had_one(group) && !is_listed(group))
+        (0..GROUPS.len()).any(|group| self.config().route[group].is_none() && had_one(group) && !is_saved(group))
     }
 
     /// Whether a restart from a checkpoint excuses a second id.
