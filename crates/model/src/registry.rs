@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use crate::{GroupId, Iccid, Invalid, Webhook};
 
-/// The snapshot. A device costs about 40 bytes: sixteen of ICCID, four of group, and the table's spare room.
+/// The snapshot. A device costs about 40 bytes: sixteen of ICCID, four of group, and the table's spare capacity.
 #[derive(Debug, Default)]
 pub struct Registry {
     groups: Vec<Group>,
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_device_costs_about_forty_bytes() {
-        // A table's entry, its control byte, and the spare room of a table between a half and seven eighths full.
+        // A table's entry, its control byte, and the spare capacity of a table between a half and seven eighths full.
         assert_eq!(size_of::<(Iccid, u32)>(), 20);
     }
 }

@@ -15,7 +15,7 @@ pub struct Timestamp(pub u64);
 const PER_SECOND: u64 = 10_000_000;
 
 impl Timestamp {
-    /// Length of the text that [`Timestamp::write`] makes.
+    /// Length of the text that [`Timestamp::text`] makes.
     pub const TEXT_LEN: usize = 28;
 
     /// The wall clock's time. A clock before 1970 counts as 1970.
@@ -72,7 +72,7 @@ impl Timestamp {
 impl From<Timestamp> for jiff::Timestamp {
     /// The same time, or the last one that jiff knows.
     fn from(time: Timestamp) -> Self {
-        // In a u64 there is room for 58,000 years: neither conversion below fails.
+        // A u64 holds 58,000 years: neither conversion below fails.
         let second = i64::try_from(time.0 / PER_SECOND).expect("a tenth of a millionth of a u64 fits in an i64");
         let nanosecond = i32::try_from(time.0 % PER_SECOND * 100).expect("less than a second in nanoseconds fits in an i32");
         Self::new(second, nanosecond).unwrap_or(Self::MAX)

@@ -103,7 +103,7 @@ pub trait Partition: Read {
     /// Live reading from an offset on, for the task that owns the partition. Called once.
     fn live(&self, from: Offset) -> Box<dyn Reader>;
 
-    /// How long the task may take to let go of the partition after a revoke, since another process waits for it. `None`: no process waits.
+    /// How long the task may take to give the partition up after a revoke, since another process waits for it. `None`: no process waits.
     fn revoke_deadline(&self) -> Option<Duration>;
 
     /// Where the oldest records end that exceed the size of the log (`queue.max_bytes`). `None`: the log isn't too large. They are deleted once the

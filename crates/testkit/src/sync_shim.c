@@ -50,7 +50,7 @@ static uint64_t random_number(void) {
     return z ^ (z >> 31);
 }
 
-/* A line is shorter than PIPE_BUF, so it is written whole. One for which there is no room is lost. */
+/* A line is shorter than PIPE_BUF, so it is written whole. One that the pipe has no space for is dropped. */
 static void report(const char *what, uint64_t stall, int fd) {
     char link[64], path[1024], line[1200];
     if (events < 0)

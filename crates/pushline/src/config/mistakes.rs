@@ -10,7 +10,7 @@ const LISTED: usize = 100;
 pub(crate) struct Mistake {
     /// Where it stands in the file; for the order of the list. Variables come after the file.
     pub(super) offset: usize,
-    pub(super) place: Place,
+    pub(super) place: Location,
     /// Such as `webhooks[0].auth.kind`; empty where the mistake belongs to no field.
     pub(super) field: String,
     pub(super) problem: String,
@@ -18,7 +18,7 @@ pub(crate) struct Mistake {
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// A file, and the line in it; the first is 1.
     Line(String, usize),
     /// An environment variable.
@@ -78,7 +78,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(file, line) => write!(f, "{file}:{line}"),

@@ -11,7 +11,7 @@ use toml::{
 
 use super::{
     files::read_text,
-    mistakes::{Collector, Mistake, Place},
+    mistakes::{Collector, Location, Mistake},
     read::Table,
     source::Source,
     values,
@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
                     Err(invalid) => self.clash(&invalid, id, &iccid, earlier, table),
                 },
             };
-            let place = Place::Line(path.display().to_string(), number + 1);
+            let place = Location::Line(path.display().to_string(), number + 1);
             let offset = table.offset("devices_file");
             self.mistakes.push(Mistake { offset, place, field: format!("a device of {id}"), problem });
         }

@@ -45,7 +45,7 @@ pub(crate) struct QueueSettings {
     /// At least four segments of the log.
     #[serde(with = "SizeIn::<{ 256 << 20 }, { u64::MAX }>")]
     pub(crate) max_bytes: u64,
-    /// Below, nothing is acknowledged until there is room again.
+    /// Below, nothing is acknowledged until there is space again.
     #[serde(with = "SizeIn::<0, { u64::MAX }>")]
     pub(crate) min_free: u64,
     pub(crate) kafka: Option<Kafka>,

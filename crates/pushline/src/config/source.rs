@@ -7,7 +7,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::mistakes::{Collector, Mistake, Place};
+use super::mistakes::{Collector, Location, Mistake};
 
 /// Environment variables that begin so override a field: `PUSHLINE_QUEUE__KIND`, `__` between levels. Those without `__` that name no field belong
 /// to other programs: Kubernetes puts `PUSHLINE_SERVICE_HOST` into every pod that sees a Service named `pushline`.
@@ -85,10 +85,10 @@ impl Source {
         self.folder.join(path)
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> Location {
         match self.variable(offset) {
-            Some(name) => Place::Variable(name.to_owned()),
-            None => Place::Line(self.file.clone(), self.line(offset)),
+            Some(name) => Location::Variable(name.to_owned()),
+            None => Location::Line(self.file.clone(), self.line(offset)),
         }
     }
 

@@ -25,21 +25,21 @@ async fn post(process: &Pushline, path: &str) -> String {
     answer
 }
 
-struct Place {
+struct Scene {
     kafka: &'static Kafka,
     prefix: String,
     configuration: String,
     inbox: Inbox,
 }
 
-async fn place() -> Place {
+async fn scene() -> Scene {
     let (kafka, inbox) = (Kafka::shared().await, Inbox::start().await);
     let prefix = kafka.prefix();
     let more = webhook("w", &inbox.url(), "") + &group("mti", "line", "w");
-    Place { configuration: configuration(kafka.brokers(), &prefix, 1, &more), kafka, prefix, inbox }
+    Scene { configuration: configuration(kafka.brokers(), &prefix, 1, &more), kafka, prefix, inbox }
 }
 
-impl Place {
+impl Scene {
     fn topic(&self) -> String {
         format!("{}.packets", self.prefix)
     }
@@ -51,7 +51,7 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_were_deleted_unsettled_are_counted_and_reported_until_an_operator_acknowledges_them() {
-    let (mut place, dir) = (place().await, folder());
+    let (mut place, dir) = (scene().await, folder());
     let ingest = place.start("ingest", dir.path()).await;
     let deliver = place.start("deliver", dir.path()).await;
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
@@ -122,7 +122,7 @@ async fn what_is_deleted_while_a_lane_is_behind_ends_the_reading_and_the_next_st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_recreated_under_the_same_name_is_reported_and_read_from_its_start() {
-    let (mut place, dir) = (place().await, folder());
+    let (mut place, dir) = (scene().await, folder());
     let ingest = place.start("ingest", dir.path()).await;
     let deliver = place.start("deliver", dir.path()).await;
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();
@@ -147,7 +147,7 @@ async fn a_topic_that_was_recreated_under_the_same_name_is_reported_and_read_fro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_recreated_while_it_is_read_ends_the_reading_and_the_next_start_reads_it_from_its_start() {
-    let (mut place, dir) = (place().await, folder());
+    let (mut place, dir) = (scene().await, folder());
     let ingest = place.start("ingest", dir.path()).await;
     let deliver = place.start("deliver", dir.path()).await;
     let mut gateway = Gateway::connect(ingest.mqtt, "g").await.unwrap();

@@ -78,14 +78,14 @@ pub(super) enum Found {
     /// In memory.
     Frame(Frame),
     /// In a file: the reader reads frames from `position` up to `limit`. The first may lie before the offset.
-    File { segment: Place, position: u64, limit: u64 },
+    File { segment: SegmentFile, position: u64, limit: u64 },
     /// The log ends at the offset or below.
     Nothing,
 }
 
 /// A segment, as far as reading it needs.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct SegmentFile {
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn super::fs::File>,
 }
@@ -252,7 +252,7 @@ impl Log {
         let place = stored.segments.partition_point(|segment| segment.end <= offset);
         let Some(segment) = stored.segments.get(place) else { return Found::Nothing };
         let position = segment.position_before(offset);
-        let place = Place { path: segment.path.clone(), file: Arc::clone(&segment.file) };
+        let place = SegmentFile { path: segment.path.clone(), file: Arc::clone(&segment.file) };
         Found::File { segment: place, position, limit: segment.bytes }
     }
 

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Offset;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::log::{Found, Log, Place};
+use super::log::{Found, Log, SegmentFile};
 use crate::{
     Frame, QueueError, Reader,
     frame::{HEADER, Header},
@@ -70,7 +70,7 @@ impl Reader for LogReader {
 }
 
 /// At least one frame that ends above `offset`, and those that follow in the same block.
-fn read_block(segment: &Place, mut position: u64, limit: u64, offset: Offset) -> Result<VecDeque<Frame>, QueueError> {
+fn read_block(segment: &SegmentFile, mut position: u64, limit: u64, offset: Offset) -> Result<VecDeque<Frame>, QueueError> {
     loop {
         let bytes = read(segment, position, limit).map_err(QueueError::io("read", &segment.path))?;
         let mut rest = bytes.clone();
@@ -94,7 +94,7 @@ fn read_block(segment: &Place, mut position: u64, limit: u64, offset: Offset) ->
 }
 
 /// A block, or one frame that is longer.
-fn read(segment: &Place, position: u64, limit: u64) -> io::Result<Bytes> {
+fn read(segment: &SegmentFile, position: u64, limit: u64) -> io::Result<Bytes> {
     let left = usize::try_from(limit - position).map_err(io::Error::other)?;
     let mut bytes = vec![0; left.min(BLOCK)];
     segment.file.read_at(&mut bytes, position)?;

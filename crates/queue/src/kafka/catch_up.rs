@@ -51,7 +51,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct TopicPartition {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
     pub(super) holds: Holds,
@@ -75,7 +75,7 @@ pub(super) struct CatchUp {
 /// A block to be read.
 #[derive(Debug)]
 struct Request {
-    place: Place,
+    place: TopicPartition,
     from: Offset,
     bytes: usize,
     asked: Instant,
@@ -95,13 +95,13 @@ enum Fetched {
 struct Fetcher {
     consumer: BaseConsumer<Quiet>,
     /// What is fetched at the moment, and the next offset that it gives.
-    at: Option<(Place, Offset)>,
+    at: Option<(TopicPartition, Offset)>,
 }
 
 /// A reader of any partition.
 pub(super) struct CatchUpReader {
     requests: Sender<Request>,
-    place: Place,
+    place: TopicPartition,
     /// After what lies in `ahead`.
     position: Offset,
     /// Bytes of the next block.
@@ -125,7 +125,7 @@ impl CatchUp {
         Ok(Self { requests })
     }
 
-    pub(super) fn reader(&self, place: Place, from: Offset, health: &Arc<Health>) -> CatchUpReader {
+    pub(super) fn reader(&self, place: TopicPartition, from: Offset, health: &Arc<Health>) -> CatchUpReader {
         let requests = self.requests.clone();
         CatchUpReader {
             requests,
@@ -250,7 +250,7 @@ impl Fetcher {
     }
 
     /// Lets the consumer read from an offset on. `from` is the first offset that is wanted.
-    fn assign(&mut self, place: &Place, offset: KafkaOffset, from: Offset) -> Result<(), QueueError> {
+    fn assign(&mut self, place: &TopicPartition, offset: KafkaOffset, from: Offset) -> Result<(), QueueError> {
         let mut list = TopicPartitionList::new();
         let assigned = list.add_partition_offset(&place.topic, place.partition, offset).and_then(|()| self.consumer.assign(&list));
         assigned.map_err(|error| QueueError::kafka("assign", &error))?;

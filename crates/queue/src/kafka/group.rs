@@ -3,7 +3,7 @@
 //!
 //! The thread answers a rebalance outside its callback, and librdkafka reads nothing until it is answered. An assignment is answered at once; the task of
 //! each partition finds where to begin, and then the partition is read from there. Revoked partitions leave the list of partitions and are given up when
-//! their tasks, and the commits that are still being sent, have let go of them.
+//! their tasks, and the commits that are still being sent, have ended.
 
 use std::{
     collections::BTreeMap,

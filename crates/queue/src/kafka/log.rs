@@ -8,7 +8,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
     append::{Appender, Put},
-    catch_up::{CatchUp, CatchUpReader, Place},
+    catch_up::{CatchUp, CatchUpReader, TopicPartition},
     health::Health,
 };
 use crate::{Append, Appended, QueueError, Read, Reader, Record};
@@ -19,14 +19,14 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// A log. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct KafkaLog {
-    pub(super) place: Place,
+    pub(super) place: TopicPartition,
     pub(super) health: Arc<Health>,
     appender: Arc<Appender>,
     catch_up: CatchUp,
 }
 
 impl KafkaLog {
-    pub(super) fn new(place: Place, appender: &Arc<Appender>, catch_up: &CatchUp, health: &Arc<Health>) -> Self {
+    pub(super) fn new(place: TopicPartition, appender: &Arc<Appender>, catch_up: &CatchUp, health: &Arc<Health>) -> Self {
         Self { place, health: Arc::clone(health), appender: Arc::clone(appender), catch_up: catch_up.clone() }
     }
 

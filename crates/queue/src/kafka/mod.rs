@@ -55,7 +55,7 @@ use tokio::{
 pub use self::clients::check_property;
 use self::{
     append::Appender,
-    catch_up::{CatchUp, Holds, Place},
+    catch_up::{CatchUp, Holds, TopicPartition},
     group::Group,
     health::Health,
     live::Live,
@@ -137,7 +137,7 @@ impl Kafka {
         let appender = Arc::new(Appender::new(options, &health)?);
         let (writes, reads, reports) = (Arc::clone(&appender), CatchUp::start(options)?, Arc::clone(&health));
         let log = move |topic: &Arc<str>, partition, holds| {
-            KafkaLog::new(Place { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &reports)
+            KafkaLog::new(TopicPartition { topic: Arc::clone(topic), partition, holds }, &writes, &reads, &reports)
         };
         let open = |topic| DeadLetters::new(Arc::new(log(topic, 0, Holds::WhatIsLeft)));
         let (dead_letters, unrouted) = (open(&topics.dead_letters), open(&topics.unrouted));

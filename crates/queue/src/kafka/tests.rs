@@ -25,7 +25,7 @@ fn options(brokers: &str, topic_prefix: String) -> Options {
 
 /// The only partition of a topic, with a catch-up consumer of its own.
 fn log_of(queue: &Kafka, topic: &Arc<str>, reads: &CatchUp) -> KafkaLog {
-    let place = Place { topic: Arc::clone(topic), partition: 0, holds: Holds::WhatIsLeft };
+    let place = TopicPartition { topic: Arc::clone(topic), partition: 0, holds: Holds::WhatIsLeft };
     KafkaLog::new(place, &queue.appender, reads, &queue.health)
 }
 
@@ -258,7 +258,7 @@ async fn live_reading_begins_where_it_is_told_and_knows_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_takes_its_share_when_the_first_has_let_go() {
+async fn a_second_process_takes_its_share_when_the_first_has_given_it_up() {
     let kafka = RealKafka::shared().await;
     let options = Options { partitions: 4, ..options(kafka.brokers(), kafka.prefix()) };
     let (first, mut others) = (Kafka::open(&options).await.unwrap(), Vec::new());

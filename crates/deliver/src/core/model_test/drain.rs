@@ -169,8 +169,8 @@ impl World {
             self.common.logs.iter_mut().for_each(super::log::Log::show_all);
         }
         let order = usize::try_from(dice.below(2)).expect("it is small");
-        for turn in 0..self.main.tasks.len() {
-            let place = (turn + order) % self.main.tasks.len();
+        for step in 0..self.main.tasks.len() {
+            let place = (step + order) % self.main.tasks.len();
             if self.main.tasks[place].has_left {
                 continue;
             }

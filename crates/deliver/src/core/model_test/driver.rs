@@ -328,13 +328,13 @@ impl Process {
     }
 
     /// A tick is stored, then acknowledged; or refused, though it may have been stored.
-    pub(super) fn tick(&mut self, place: usize, is_refused: bool, is_lost: bool, common: &mut Common) -> bool {
+    pub(super) fn tick(&mut self, place: usize, is_refused: bool, is_dropped: bool, common: &mut Common) -> bool {
         let task = &mut self.tasks[place];
         let Some(ticking) = task.ticking else { return false };
         match ticking {
             Ticking::Asked if is_refused => {
                 task.ticking = None;
-                if !is_lost {
+                if !is_dropped {
                     common.append_tick(task.partition);
                 }
                 self.on(place, Event::TickEnded(Err(TickRefused("no right to write".into()))), common);

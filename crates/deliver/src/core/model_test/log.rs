@@ -54,7 +54,7 @@ pub(super) struct Saved {
 /// One partition's log.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    /// How often it was made anew.
+    /// How often it was recreated.
     pub(super) epoch: u64,
     pub(super) records: BTreeMap<Offset, Rec>,
     /// Those that were deleted too.
@@ -178,7 +178,7 @@ impl Log {
         }
     }
 
-    /// The log is made anew under the same name. What is saved stays.
+    /// The log is recreated under the same name. What is saved stays.
     pub(super) fn remake(&mut self) {
         let Self { epoch, committed, latest, history, .. } = std::mem::take(self);
         *self = Self { epoch: epoch + 1, committed, latest, history, is_stale: true, ..Self::default() };

@@ -1,4 +1,4 @@
-//! The naive cut: the document's rule, said once more and slowly, by evidence of the log alone.
+//! The naive cut: the document's rule, said once more and slowly, by the records of the log alone.
 
 use std::collections::BTreeSet;
 

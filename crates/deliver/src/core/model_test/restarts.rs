@@ -1,4 +1,4 @@
-//! Crashes, hand-overs and logs made anew: where the next process begins, and whether that excuses a second id.
+//! Crashes, hand-overs and recreated logs: where the next process begins, and whether that excuses a second id.
 
 use std::{collections::HashSet, ops::Range, rc::Rc};
 
@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    /// The log is made anew under the same name: what is saved speaks of other records.
+    /// The log is recreated under the same name: what is saved speaks of other records.
     pub(super) fn remake(&mut self, partition: usize, appends: &[Append], crash: &Crash) {
         // A checkpoint that names no record can't tell another log: none was passed since the last alarm.
         let latest = self.common.logs[partition].latest.as_ref();
@@ -167,7 +167,7 @@ impl World {
         self.common.logs[partition].remake();
         let truth = &mut self.common.truths[partition];
         (truth.is_another_log, truth.sent) = (true, Default::default());
-        self.common.count("logs made anew");
+        self.common.count("recreated logs");
         for append in appends {
             self.append(&Append { partition, ..append.clone() });
         }
@@ -207,6 +207,6 @@ fn find(log: &Log, crash: &Crash) -> Option<Rc<Saved>> {
         3..5 => older(),
         _ => None,
     };
-    // A checkpoint that is missing while the log was made anew is left out.
+    // A checkpoint that is missing while the log was recreated is left out.
     if log.is_stale && found.is_none() { log.history.last().cloned() } else { found }
 }

@@ -139,7 +139,7 @@ pub(super) enum Step {
     Overflow {
         partition: usize,
     },
-    /// The log is made anew under the same name.
+    /// The log is recreated under the same name.
     Remake {
         partition: usize,
         appends: Vec<Append>,
@@ -165,7 +165,7 @@ pub(super) enum Act {
     /// The save goes on: the checkpoint is durable, the commit is accepted.
     Save { commits: bool, is_postponed: bool },
     /// The tick is stored, then acknowledged.
-    Tick { is_refused: bool, is_lost: bool },
+    Tick { is_refused: bool, is_dropped: bool },
     /// The oldest record is read.
     Oldest,
     /// A registry that was read again arrives.
@@ -359,7 +359,7 @@ fn act(setup: &Setup) -> impl Strategy<Value = Act> + use<> {
         4 => outcomes.prop_map(Act::Outcomes),
         2 => (any::<usize>(), refused()).prop_map(|(which, is_refused)| Act::DeadLetters { which, is_refused }),
         4 => (prop_oneof![2 => Just(true), 1 => Just(false)], refused()).prop_map(|(commits, is_postponed)| Act::Save { commits, is_postponed }),
-        2 => (refused(), any::<bool>()).prop_map(|(is_refused, is_lost)| Act::Tick { is_refused, is_lost }),
+        2 => (refused(), any::<bool>()).prop_map(|(is_refused, is_dropped)| Act::Tick { is_refused, is_dropped }),
         1 => Just(Act::Oldest),
         1 => Just(Act::Reload),
     ]

@@ -94,7 +94,7 @@ impl World {
             }
             Act::DeadLetters { which, is_refused } => _ = process.dead_letters(place, *which, *is_refused, common),
             Act::Save { commits, is_postponed } => _ = process.save(place, *commits, *is_postponed, common),
-            Act::Tick { is_refused, is_lost } => _ = process.tick(place, *is_refused, *is_lost, common),
+            Act::Tick { is_refused, is_dropped } => _ = process.tick(place, *is_refused, *is_dropped, common),
             Act::Oldest => _ = process.oldest(place, common),
             Act::Reload => {}
         }

@@ -126,7 +126,7 @@ impl FaultyFileSystem {
         lock(&self.0).syncs_fail = fail;
     }
 
-    /// After so many more writes and syncs every one fails: the machine is dying.
+    /// After so many more writes and syncs every one fails: the machine is failing.
     fn die_after(&self, operations: u64) {
         lock(&self.0).fuse = Some(operations);
     }
@@ -153,7 +153,7 @@ impl FaultyFileSystem {
     fn operation(&self) -> io::Result<()> {
         let mut disk = lock(&self.0);
         match &mut disk.fuse {
-            Some(0) => Err(io::Error::other("the machine is dying")),
+            Some(0) => Err(io::Error::other("the machine is failing")),
             Some(left) => {
                 *left -= 1;
                 Ok(())

@@ -29,7 +29,7 @@ fn put(disk: &FaultyFileSystem, files: &Files) {
     }
 }
 
-/// The ends of the three logs, and the head that checkpoint names.
+/// The ends of the three logs, and the live offset that the checkpoint names.
 type Seen = ([Offset; 3], Option<Offset>);
 
 fn seen(queue: &Embedded) -> Seen {
