@@ -155,8 +155,8 @@ fn an_unresponsive_webhook_that_was_defined_anew_meanwhile_holds_one_message() {
     world.steps([1, 1, 0, 0].map(packet));
     world.step(&act(Act::Live(4)));
     assert_eq!(world.ids_in_flight().len(), 2);
-    world.steps([0, 0, 1, 1].map(packet));
-    world.step(&act(Act::Live(4)));
+    world.steps([0, 0, 0, 0, 1, 1, 1, 1].map(packet));
+    world.step(&act(Act::Live(8)));
     world.step(&Step::Reload { change: Change::Version, reaches_zombie: false, order: 0 });
     world.steps([act(Act::CatchUp), act(Act::Outcomes(vec![(0, How::Timeout)])), act(Act::Outcomes(vec![(0, How::Timeout)]))]);
     world.end(&ENDING);
