@@ -180,7 +180,7 @@ fn a_mistake_about_kafka_is_reported_at_its_field() {
         ("[queue.kafka]\nbrokers = \"a:1\"\nbroker = \"b\"", ":5: queue.kafka.broker: there is no such field; did you mean brokers?"),
         (
             "[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"acks\" = \"1\" }",
-            ":5: queue.kafka.properties.acks: Pushline sets it: the promise rests on it",
+            ":5: queue.kafka.properties.acks: Pushline sets this property itself",
         ),
         (
             "[queue.kafka]\nbrokers = \"a:1\"\n[queue.kafka.properties]\n\"linger.ms\" = \"5\"\n\"sasl.pasword\" = \"p\"",
