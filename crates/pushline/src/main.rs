@@ -37,8 +37,8 @@ const PANICKED: u8 = 101;
 
 /// Takes the packets that IoT gateways publish over MQTT, keeps them in a durable queue, and pushes them to each customer's HTTP endpoint.
 ///
-/// The customer's server accepts each packet that a device had acknowledged, or Pushline keeps it as a dead letter with the reason. No customer's
-/// broken server slows another's. To see it work: pushline demo
+/// Every packet that Pushline acknowledges to a device is delivered to the customer's server, or kept as a dead letter with the reason. A customer's
+/// broken server delays no other customer. To see it work: pushline demo
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct CommandLine {
