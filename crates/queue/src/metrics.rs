@@ -32,9 +32,6 @@ pub fn describe() {
     describe_histogram!(APPEND_SECONDS, Unit::Seconds, "Time from the first append of a commit until the commit was durable");
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes that a log holds on the disk");
     describe_gauge!(WAITING_FOR_SPACE, "1 while a log waits for space on the disk");
-    describe_counter!(
-        FORGOTTEN,
-        "Dead letters that were deleted since they were older than dead_letters.keep or beyond dead_letters.max_bytes"
-    );
+    describe_counter!(FORGOTTEN, "Dead letters that were deleted because of dead_letters.keep or dead_letters.max_bytes");
     describe_counter!(DEAD_LETTERED, "Packets that became dead letters, by cause");
 }

@@ -198,7 +198,7 @@ async fn a_disk_that_fails_ends_the_process_with_a_clear_message_and_the_next_st
     let gateway = tokio::spawn(publish(0, pushline.mqtt, Arc::clone(&ledger), Arc::clone(&count), Arc::clone(&stop)));
     let (ended_well, log) = pushline.ended().await;
     assert!(!ended_well);
-    assert!(log.contains("the queue failed: nothing acknowledged is lost, start again when the cause is mended"), "{log}");
+    assert!(log.contains("the queue failed; no acknowledged packet is lost; remove the cause and start again"), "{log}");
     assert!(log.contains("File too large"), "{log}");
     stop.store(true, Ordering::Relaxed);
     gateway.await.unwrap();

@@ -46,7 +46,7 @@ async fn any_consumer_reads_raw_payloads_and_whose_they_are() {
     let (start, header) = read.split_at(b"mti/line 1|7|\x00\xff{raw}|pushline=".len());
     assert_eq!(start, b"mti/line 1|7|\x00\xff{raw}|pushline=");
     // kcat prints a header up to its first zero byte: of this one the version. `header.rs` has the rest.
-    assert_eq!(header, [1]);
+    assert_eq!(header, [2]);
     ingest.terminate().await;
 }
 
@@ -62,7 +62,7 @@ async fn somebody_elses_records_become_dead_letters_and_hold_nobody_up() {
     gateway.publish(&packets("mti/1", ["before"])).await.unwrap();
     let topic = format!("{prefix}.packets");
     kcat(kafka.brokers(), &["-P", "-t", &topic, "-p", "0", "-k", "mti/line"], b"somebody else's").await;
-    kcat(kafka.brokers(), &["-P", "-t", &topic, "-p", "0", "-k", "mti/line", "-H", "pushline=nonsense"], b"worse").await;
+    kcat(kafka.brokers(), &["-P", "-t", &topic, "-p", "0", "-k", "mti/line", "-H", "pushline=\u{2}nonsense"], b"worse").await;
     gateway.publish(&packets("mti/1", ["after"])).await.unwrap();
     let texts: Vec<String> = inbox.packets(2).await.iter().flat_map(payloads).collect();
     assert_eq!(texts, ["before", "after"]);
@@ -131,7 +131,7 @@ async fn dead_letters_are_seen_from_any_process_and_replayed_once_whichever_is_a
         pushline(&["dead-letters", "replay", "--group", "mti/line", "--admin", &admin]).await
     };
     // Both have looked at the log before: each must see what the other has done since.
-    assert!(replay(&ingest).await.starts_with("1 messages with 1 packets"), "the first time it goes");
+    assert!(replay(&ingest).await.starts_with("replayed 1 messages with 1 packets"), "the first time it goes");
     let again = fine.next().await;
     assert_eq!((payloads(&again), again.header("webhook-id")), (vec!["a".to_owned()], refused.header("webhook-id")));
     for process in [&deliver, &ingest] {

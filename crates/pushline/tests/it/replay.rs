@@ -121,7 +121,7 @@ async fn a_list_of_several_pages_with_marks_among_them_has_each_dead_letter_once
     gateway.publish(&packets("mti/1", (0..MESSAGES).map(|number| number.to_string()))).await.unwrap();
     pushline.until_quiet().await;
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("600 messages with 600 packets"), "{words}");
+    assert!(words.starts_with("replayed 600 messages with 600 packets"), "{words}");
     pushline.until_quiet().await;
     // Each failed again.
     assert_eq!(pushline.dead_letters("dead-letters").await.len(), 2 * MESSAGES);

@@ -7,18 +7,14 @@ mod one_box;
 mod servers;
 mod timeline;
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use pushline_testkit::{IdLedger, Ledger};
 
 use self::{
     devices::Traffic,
     servers::{Manner, Mode, Server},
-    timeline::Timeline,
+    timeline::{ReplayedWithoutId, Timeline},
 };
 use crate::{group, webhook};
 
@@ -125,7 +121,7 @@ impl World {
     ///
     /// # Panics
     /// When a packet came under more than one id without an excuse, or an id came with two bodies.
-    fn check(&self, replayed: Option<(Instant, BTreeSet<String>)>, what: &str) {
+    fn check(&self, replayed: Option<ReplayedWithoutId>, what: &str) {
         let (pushes, ids, packets) = self.ids.counts();
         let repeated = self.ids.repeated();
         let verdict = self.timeline.judge(&repeated, replayed.as_ref());

@@ -1,7 +1,7 @@
 //! One box: kill -9 beside a sync and at random moments, on a disk that stalls and fills up.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -69,7 +69,7 @@ async fn moment(kill: usize, rng: &mut fastrand::Rng, shim: &SyncShim) -> (Strin
 }
 
 /// The packets of a group's dead letters: all, and those that no message holds.
-async fn dead_letters_of(pushline: &Pushline, organisation: &str) -> (Vec<String>, BTreeSet<String>) {
+async fn dead_letters_of(pushline: &Pushline, organisation: &str) -> (Vec<String>, Vec<String>) {
     let lines = pushline.dead_letters_where("dead-letters", &format!("&group={organisation}%2Fg")).await;
     let payload = |payload: &str| String::from_utf8(base64_simd::STANDARD.decode_to_vec(payload).unwrap()).unwrap();
     let without_id = lines.iter().filter(|line| line.message_id.is_none()).map(|line| payload(&line.payload)).collect();
@@ -146,7 +146,7 @@ async fn on_one_box_each_stored_packet_comes_under_one_id_through_kills_stalls_r
     devices.stop().await;
     pushline.until_quiet().await;
 
-    let (mut without_id, mut organisations, mut dead_letters) = (BTreeSet::new(), Vec::new(), 0);
+    let (mut without_id, mut organisations, mut dead_letters) = (BTreeMap::new(), Vec::new(), 0);
     for organisation in CUSTOMERS.into_iter().flat_map(Customer::organisations) {
         let (dead, missing_id) = dead_letters_of(&pushline, &organisation).await;
         dead_letters += dead.len();
@@ -154,7 +154,7 @@ async fn on_one_box_each_stored_packet_comes_under_one_id_through_kills_stalls_r
         if !missing_id.is_empty() {
             organisations.push(organisation);
         }
-        without_id.extend(missing_id);
+        missing_id.into_iter().for_each(|packet| *without_id.entry(packet).or_default() += 1);
     }
     world.ledger.check();
     let evicted = expired(&pushline).await - expired_before;
