@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     DeliverError, Network,
+    connection::Sender,
     idle_connections::{IDLE, IdleConnections, READY},
-    network::{ConnectError, Sender},
+    network::ConnectError,
     no_response,
     request::{HeaderCaseCache, Template},
 };

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::network::Sender;
+use crate::connection::Sender;
 
 /// A connection that wasn't used for this long is closed, sooner where its server says that it closes it sooner.
 pub(crate) const IDLE: Duration = Duration::from_secs(50);

@@ -9,6 +9,8 @@
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
+//! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
+//! | a connection and the task that it lives in | `connection.rs` |
 //! | idle connections, and how they give way | `idle_connections.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
@@ -19,8 +21,10 @@ mod budgets;
 mod checkpoint;
 mod circuit_breaker;
 mod concurrency_limit;
+mod connection;
 mod core;
 mod deliver;
+mod dial;
 mod egress;
 mod endpoint;
 mod idle_connections;

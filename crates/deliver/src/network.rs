@@ -1,37 +1,28 @@
-//! Dialling: resolve, ask the egress guard for each address, wait for a file descriptor, connect, and TLS where the URL wants it.
+//! The way to a server: resolve, ask the egress guard for each address, wait for a file descriptor, connect, and TLS where the URL wants it.
 //!
 //! All but the wait takes ten seconds at most.
 
 use std::{
-    future::poll_fn,
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use metrics::{Counter, counter};
 use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Url};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::{
     DeliverError, Egress,
+    connection::{self, Sender},
+    dial::{self, Stream},
     idle_connections::AllIdle,
-    local_failures::{Blame, LocalFailures},
+    local_failures::LocalFailures,
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
@@ -42,15 +33,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest wait for a file descriptor; then the attempt is a local failure, and its place among its webhook's attempts is free for a while.
 const DESCRIPTOR_WAIT: Duration = Duration::from_secs(10);
-
-/// How many headers a response may have; more are a malformed answer.
-const MAX_HEADERS: usize = 256;
-
-/// The largest header section of a response, in bytes; a larger one is a malformed answer.
-const MAX_HEADER_BYTES: usize = 128 << 10;
-
-/// How long a connection that failed may take to hand out what it hasn't read.
-const UNREAD: Duration = Duration::from_millis(500);
 
 /// How to reach servers: which addresses, whose certificates to trust, and how many connections.
 pub struct Network {
@@ -74,18 +56,6 @@ pub(crate) enum ConnectError {
     /// This machine couldn't make one. The text is for people.
     Local(LocalFailureKind, String),
 }
-
-/// Sends requests on one connection, which ends with it.
-#[derive(Debug)]
-pub(crate) struct Sender {
-    pub(crate) requests: SendRequest<Full<Bytes>>,
-    connection: Connection,
-}
-
-/// The task that a connection lives in. By itself it ends only when its server has read the whole request, which some never do. It returns what it
-/// read and hyper didn't take.
-#[derive(Debug)]
-struct Connection(JoinHandle<Bytes>);
 
 impl Network {
     /// Trusts Mozilla's root certificates, and opens as many connections as it needs.
@@ -160,17 +130,17 @@ impl Network {
         let waiting = Instant::now();
         let permit = self.descriptor().await?;
         let deadline = began + CONNECT_TIMEOUT + waiting.elapsed();
-        let stream = first_of(&addresses, deadline).await?;
+        let stream = dial::first_of(&addresses, deadline).await?;
         if let Ok(peer) = stream.peer_addr() {
             self.local_failures.reached(peer.ip());
         }
         if !url.is_https() {
-            return handshake(stream, permit).await;
+            return connection::open(Stream::Plain(stream), permit).await;
         }
         let name = ServerName::try_from(url.host().to_owned())
             .map_err(|_| ConnectError::NoResponse(NoResponse::Tls(format!("{} can't be the name of a certificate", url.host()).into())))?;
         match timeout_at(deadline, self.tls.connect(name, stream)).await {
-            Ok(Ok(stream)) => handshake(stream, permit).await,
+            Ok(Ok(stream)) => connection::open(Stream::Tls(Box::new(stream)), permit).await,
             Ok(Err(error)) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
             Err(_) => Err(ConnectError::NoResponse(NoResponse::Tls("the handshake didn't end in time".into()))),
         }
@@ -238,89 +208,10 @@ impl Network {
     }
 }
 
-impl Sender {
-    /// What the server sent and hyper didn't take, once the connection has failed.
-    pub(crate) async fn unread(mut self) -> Bytes {
-        drop(self.requests);
-        match timeout(UNREAD, &mut self.connection.0).await {
-            Ok(Ok(unread)) => unread,
-            Ok(Err(_)) | Err(_) => Bytes::new(),
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
     }
-}
-
-/// Dials one address after the other until one takes the connection. Each has a part of the time: one that swallows what it is sent leaves some for
-/// the next.
-///
-/// If none does, an address that couldn't be tried for lack of resources decides first, then one that failed by itself. Only where this machine has
-/// no route to any of them is that the reason: many machines have no IPv6, and most hosts have addresses of both kinds.
-async fn first_of(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let each = (deadline - Instant::now()) / u32::try_from(addresses.len().max(1)).expect("a name has fewer than 2^32 addresses");
-    let (mut local, mut remote, mut no_route) = (None, None, None);
-    for address in addresses {
-        let connected = timeout(each, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let error = match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
-        };
-        match Blame::of(&error, *address) {
-            Blame::Endpoint => remote = Some(ConnectError::NoResponse(NoResponse::Connect(refused(&error, *address).into()))),
-            Blame::ThisMachine(kind) => {
-                let failure = Some(ConnectError::Local(kind, format!("can't connect to {address}: {error}")));
-                let place = if kind == LocalFailureKind::Route { &mut no_route } else { &mut local };
-                *place = failure;
-            }
-        }
-    }
-    Err(local.or(remote).or(no_route).expect("there is an address, and each failed"))
-}
-
-fn refused(error: &io::Error, address: SocketAddr) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("connection refused by {address}"),
-        io::ErrorKind::TimedOut => format!("{address} didn't take the connection in time"),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            format!("{address} is unreachable: a router on the way said so")
-        }
-        _ => format!("can't connect to {address}: {error}"),
-    }
-}
-
-/// The connection lives in a task of its own, until its sender is dropped or the server closes it.
-async fn handshake<S>(stream: S, permit: DescriptorPermit) -> Result<Sender, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
-    let lost = |error: hyper::Error| ConnectError::NoResponse(NoResponse::ConnectionLost(error.to_string().into()));
-    let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(lost)?;
-    let task = tokio::spawn(async move {
-        // Locals are dropped in the reverse order: the socket is closed before its descriptor is given back.
-        let _permit = permit;
-        let mut connection = connection;
-        // How it ends is told to the attempt that sent a request on it.
-        drop(poll_fn(|cx| connection.poll_without_shutdown(cx)).await);
-        let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner();
-        if parts.read_buf.is_empty() {
-            drop(stream.shutdown().await);
-        }
-        parts.read_buf
-    });
-    Ok(Sender { requests, connection: Connection(task) })
 }
 
 #[cfg(test)]
@@ -328,7 +219,7 @@ mod tests {
     use pushline_model::Outcome;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpSocket},
+        net::TcpListener,
     };
 
     use super::*;
@@ -398,28 +289,5 @@ mod tests {
                 (outcome, cause) => panic!("{outcome:?} instead of {cause:?}"),
             }
         }
-    }
-
-    /// An address that takes no connection and refuses none: its queue is full.
-    async fn swallows() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut waiting = Vec::new();
-        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
-            waiting.push(stream.unwrap());
-        }
-        (address, (listener, waiting))
-    }
-
-    #[tokio::test]
-    async fn an_address_that_swallows_what_it_is_sent_leaves_time_for_the_next() {
-        let (swallows, _held) = swallows().await;
-        let answers = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addresses = [swallows, answers.local_addr().unwrap()];
-        let within = Duration::from_secs(4);
-        let dialled = timeout(within, first_of(&addresses, Instant::now() + within)).await;
-        assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), addresses[1]);
     }
 }
