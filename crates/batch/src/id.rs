@@ -22,7 +22,13 @@ pub struct Identity<'a> {
     pub array: bool,
 }
 
-impl Identity<'_> {
+impl<'a> Identity<'a> {
+    /// A packet by itself, as one message.
+    #[must_use]
+    pub fn of_one(group: &'a str, partition: u32, offset: Offset, received_at: Timestamp, array: bool) -> Self {
+        Self { group, partition, first: offset, first_received_at: received_at, last: offset, packets: 1, array }
+    }
+
     /// The first 16 bytes of SHA-256 over group, partition, first offset, first `received_at`, last offset, packet count, and 1 for an array or
     /// 0 for an object. Each stands as its length (4 bytes) and itself; numbers have 8 bytes; all are big endian.
     #[must_use]

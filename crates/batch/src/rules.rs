@@ -63,12 +63,6 @@ impl CutRules {
         u64::from_be_bytes(first)
     }
 
-    /// Whether a replay is an array. One that brings its id back keeps the shape that it had; without one it was never sent in either shape.
-    #[must_use]
-    pub fn is_replay_array(&self, was_array: bool, packets: usize, has_id: bool) -> bool {
-        was_array || packets > 1 || !has_id && self.always_array
-    }
-
     /// Whether a message is an array, decided here and nowhere else (document rule 1): a single packet goes as an object only if it is alone in its
     /// window.
     ///

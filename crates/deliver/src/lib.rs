@@ -8,6 +8,7 @@
 //! | what all partitions share | `memory_budget.rs`, `concurrency_limit.rs`, `circuit_breaker.rs`, `wakeup.rs`; `budgets.rs` holds them |
 //! | what follows from an outcome (pure) | `outcome.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs` |
+//! | what a replayed dead letter becomes | `replay.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
 //! | a connection and the task that it lives in | `connection.rs` |
@@ -39,6 +40,7 @@ mod no_response;
 mod outcome;
 mod partition;
 mod refused_ticks;
+mod replay;
 mod request;
 mod signature;
 mod wakeup;
@@ -54,6 +56,7 @@ pub use crate::{
     losses::Losses,
     network::Network,
     refused_ticks::RefusedTicks,
+    replay::{DeadLetterLog, count_replays_without_id, replay},
 };
 
 /// Whether a text is a signing secret of Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes.

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, Invalid, Packet, Timestamp};
+use crate::{Attempt, Invalid, Offset, Packet, Timestamp};
 
 /// How much of a response's body a dead letter keeps, in bytes.
 pub const RESPONSE_KEPT: usize = 2048;
@@ -74,6 +74,8 @@ pub struct DeadLetter {
     pub webhook: Option<String>,
     /// The message's id, where a message was cut.
     pub message_id: Option<String>,
+    /// Where the packet lies in the packet log, where no message was cut and it had been stored.
+    pub record: Option<RecordPlace>,
     /// Whether the body was an array.
     pub array: bool,
     /// Why.
@@ -97,6 +99,7 @@ impl DeadLetter {
             group,
             webhook: None,
             message_id: None,
+            record: None,
             array: false,
             cause,
             status: None,
@@ -105,6 +108,15 @@ impl DeadLetter {
             packets,
         }
     }
+}
+
+/// A record's place in the packet log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordPlace {
+    /// The partition.
+    pub partition: u32,
+    /// The offset in the partition.
+    pub offset: Offset,
 }
 
 /// A packet as it came.

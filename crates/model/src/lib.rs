@@ -20,7 +20,7 @@ pub mod units;
 mod url;
 mod webhook;
 
-pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT};
+pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT, RecordPlace};
 pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, DescriptorUse};
 pub use group::{GroupId, Organisation};
 pub use header::{CustomHeader, HeaderName};

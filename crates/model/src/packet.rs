@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Iccid, Timestamp};
 
 /// A place in a partition's log. Offsets rise; there can be gaps.
@@ -21,7 +23,7 @@ pub struct Packet<'a> {
 }
 
 /// `webhook-id`: the same id means the same packets in the same shape (docs/document.md, webhook-id).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MessageId(pub [u8; 16]);
 
 impl MessageId {

@@ -326,6 +326,7 @@ pub(crate) fn dead_letter(number: u64) -> DeadLetter {
         group: format!("o/{}", number % 2),
         webhook: Some("w".into()),
         message_id: None,
+        record: None,
         array: true,
         cause: if number.is_multiple_of(3) { Cause::NoResponse } else { Cause::ErrorResponse },
         status: Some(500),

@@ -8,7 +8,7 @@ use tokio::{sync::Mutex, time::timeout};
 use crate::{Append, AppendError, Appended, Frame, Kind, QueueError, Read, Reader, Record};
 
 /// The first byte of an encoded dead letter; the rest is postcard.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A page ends with the dead letter that brings it to this many bytes. A process holds several pages at once, and customers' messages may be large.
 const PAGE_BYTES: usize = 4 << 20;

@@ -1,37 +1,25 @@
 //! A replay (docs/delivery.md, Replay): the message of a dead letter, appended to the log to be sent once more.
 
-use pushline_model::{DeadLetter, DeadPacket, Iccid, MessageId, Packet};
+use pushline_model::{DeadPacket, Iccid, MessageId, Packet};
 use serde::{Deserialize, Serialize};
 
 use crate::{Kind, Record};
 
 /// The first byte of an encoded replay; the rest is postcard.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A whole message, as the payload of a replay's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replay {
-    /// The id that the message had. `None`: deliver gives it one, as to any message.
-    pub message_id: Option<String>,
+    /// The id under which it is sent.
+    pub message_id: MessageId,
     /// Whether the body is an array.
     pub array: bool,
     /// The packets, in order.
     pub packets: Vec<DeadPacket>,
 }
 
-impl From<DeadLetter> for Replay {
-    fn from(dead_letter: DeadLetter) -> Self {
-        Self { message_id: dead_letter.message_id, array: dead_letter.array, packets: dead_letter.packets }
-    }
-}
-
 impl Replay {
-    /// The message of a dead letter.
-    #[must_use]
-    pub fn new(dead_letter: &DeadLetter) -> Self {
-        dead_letter.clone().into()
-    }
-
     /// The payload of a replay's record.
     ///
     /// # Panics
@@ -41,20 +29,15 @@ impl Replay {
         postcard::to_extend(self, vec![VERSION]).expect("plain data fits a Vec")
     }
 
-    /// Reads the payload of a replay's record. `None`: the record is of another kind, or another program wrote it: it has no packet, or a packet whose
-    /// ICCID is invalid.
+    /// Reads the payload of a replay's record. `None`: the record is of another kind, or another program wrote it: it has no packet, a packet whose
+    /// ICCID is invalid, or several packets and isn't an array.
     #[must_use]
     pub fn of(record: &Record<'_>) -> Option<Self> {
         let (&version, rest) = record.payload.split_first().filter(|_| record.kind == Kind::Replay)?;
         let replay: Self = (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()?;
-        let is_whole = !replay.packets.is_empty() && replay.packets().count() == replay.packets.len();
+        let has_a_shape = replay.packets.len() == 1 || replay.array && !replay.packets.is_empty();
+        let is_whole = has_a_shape && replay.packets().count() == replay.packets.len();
         is_whole.then_some(replay)
-    }
-
-    /// The id that the message had.
-    #[must_use]
-    pub fn id(&self) -> Option<MessageId> {
-        MessageId::parse(self.message_id.as_deref()?)
     }
 
     /// The packets, borrowed. It skips packets with an invalid ICCID; a replay that was read from the log has none.
@@ -80,7 +63,7 @@ mod tests {
             iccid: (*iccid).to_owned(),
             payload: b"ABC".to_vec(),
         };
-        let payload = Replay { message_id: None, array: true, packets: iccids.iter().map(packet).collect() }.encode();
+        let payload = Replay { message_id: MessageId([7; 16]), array: true, packets: iccids.iter().map(packet).collect() }.encode();
         Replay::of(&Record { group: "o/g", at: Timestamp(1), kind: Kind::Replay, payload: &payload }).map(|replay| replay.packets().count())
     }
 

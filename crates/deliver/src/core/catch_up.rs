@@ -16,7 +16,7 @@ use super::{
     Core, Effects, LaneKey, Now, ReadBlock, Tuning,
     dead_letters::{Found, held_by},
     lane::{Intake, Lane, Offer, Offered},
-    live::{Owner, count_replay},
+    live::Owner,
     windows::BlockWindows,
 };
 
@@ -245,7 +245,7 @@ impl Core {
                 if joined.contains(&key) {
                     let offer = Offer { offset, log_time, record: &record, partition: self.partition };
                     let window_end = self.lanes[key].window_end();
-                    if !self.offer_behind(key, &offer, &mut found, effects) {
+                    if !self.offer_behind(key, &offer, &mut found) {
                         self.lanes[key].stop_at(offset, self.live_offset);
                         joined.remove(&key);
                     } else if self.lanes[key].window_end() != window_end {
@@ -275,7 +275,7 @@ impl Core {
     }
 
     /// Offers a record to its lane, which is behind. Returns whether the lane goes on.
-    fn offer_behind(&mut self, key: LaneKey, offer: &Offer<'_>, found: &mut BTreeMap<LaneKey, Found>, effects: &mut Effects) -> bool {
+    fn offer_behind(&mut self, key: LaneKey, offer: &Offer<'_>, found: &mut BTreeMap<LaneKey, Found>) -> bool {
         let cause = self.own_cause(key, offer);
         let may_write = self.may_write_dead_letters();
         let (checks, live_offset) = (self.expiry.checks, self.live_offset);
@@ -314,7 +314,7 @@ impl Core {
             }
             lane.dead_letter(offer, cause, live_offset);
             self.dead_letters.unwritten += held_by(offer.record);
-            found.entry(key).or_default().add(offer.record, cause);
+            found.entry(key).or_default().add(offer, cause);
             return true;
         }
         lane.fresh_at = checks;
@@ -325,13 +325,7 @@ impl Core {
             // Also where no webhook takes it: else a dead-lettered window would go on asking for it.
             lane.close_window(self.partition, &mut self.scratch);
         }
-        if lane.offer(offer, &mut self.scratch) == Offered::Refused {
-            return false;
-        }
-        if is_replay {
-            count_replay(offer.record, effects);
-        }
-        true
+        lane.offer(offer, &mut self.scratch) != Offered::Refused
     }
 
     /// Whether a slice goes on, which has offered the records from `from` to `to`: a lane wants what comes next, or soon after.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use pushline_model::{Cause, DeadLetter, DeadPacket, GroupId, Offset, Outcome, Timestamp};
+use pushline_model::{Cause, DeadLetter, DeadPacket, GroupId, Offset, Outcome, RecordPlace, Timestamp};
 use pushline_queue::{Kind, Record, Replay};
 
 use super::{
@@ -38,41 +38,54 @@ pub(super) struct Found {
     pub(super) messages: Vec<(Offset, Cause)>,
 }
 
-/// A packet by itself, or a replay whole.
+/// A record in no message.
 #[derive(Debug)]
 struct Unsent {
-    message: Replay,
+    offset: Offset,
+    what: Content,
     cause: Cause,
     /// What is wrong with it by itself, for people; mostly nothing.
     why: String,
 }
 
+/// What a record holds.
+#[derive(Debug)]
+enum Content {
+    Packet(DeadPacket),
+    Replay(Replay),
+}
+
 impl Found {
-    pub(super) fn add(&mut self, record: &Record<'_>, cause: Cause) {
-        self.records.push(Unsent::new(record, cause));
+    pub(super) fn add(&mut self, offer: &Offer<'_>, cause: Cause) {
+        self.records.push(Unsent::new(offer, cause));
     }
 }
 
 impl Unsent {
-    fn new(record: &Record<'_>, cause: Cause) -> Self {
-        let alone = |packet| Replay { message_id: None, array: false, packets: vec![packet] };
-        let (message, why) = match (record.as_packet(), Replay::of(record), record.kind) {
-            (Some(packet), ..) => (alone(packet.into()), ""),
-            (None, Some(replay), _) => (replay, ""),
+    fn new(offer: &Offer<'_>, cause: Cause) -> Self {
+        let record = offer.record;
+        let (what, why) = match (record.as_packet(), Replay::of(record), record.kind) {
+            (Some(packet), ..) => (Content::Packet(packet.into()), ""),
+            (None, Some(replay), _) => (Content::Replay(replay), ""),
             (None, None, kind) => {
                 let why =
                     if let Kind::Foreign { why } = kind { why } else { "it doesn't belong on this topic, or a later version wrote it" };
                 let payload = record.payload.to_vec();
-                (alone(DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload }), why)
+                (Content::Packet(DeadPacket { received_at: record.at, topic: String::new(), iccid: String::new(), payload }), why)
             }
         };
-        Self { message, cause, why: why.to_owned() }
+        Self { offset: offer.offset, what, cause, why: why.to_owned() }
     }
 
-    fn into_letter(self, group: &GroupId, webhook: Option<&str>, wall: Timestamp) -> DeadLetter {
-        let Replay { message_id, array, packets } = self.message;
+    fn into_letter(self, group: &GroupId, webhook: Option<&str>, partition: u32, wall: Timestamp) -> DeadLetter {
         let (webhook, response) = (webhook.map(str::to_owned), self.why.into_bytes());
-        DeadLetter { webhook, message_id, array, response, ..DeadLetter::unsent(wall, group.key().to_owned(), self.cause, packets) }
+        let letter = |packets| DeadLetter { webhook, response, ..DeadLetter::unsent(wall, group.key().to_owned(), self.cause, packets) };
+        match self.what {
+            Content::Packet(packet) => DeadLetter { record: Some(RecordPlace { partition, offset: self.offset }), ..letter(vec![packet]) },
+            Content::Replay(Replay { message_id, array, packets }) => {
+                DeadLetter { message_id: Some(message_id.to_string()), array, ..letter(packets) }
+            }
+        }
     }
 }
 
@@ -119,7 +132,8 @@ impl Core {
         let lane = &self.lanes[key];
         let Some(until) = lane.dead_lettering_until().filter(|_| !records.is_empty()) else { return };
         let webhook = lane.intake.handle().map(|handle| handle.webhook.name.as_str());
-        let letters: Vec<DeadLetter> = records.into_iter().map(|unsent| unsent.into_letter(&lane.group, webhook, now.wall)).collect();
+        let letters: Vec<DeadLetter> =
+            records.into_iter().map(|unsent| unsent.into_letter(&lane.group, webhook, self.partition, now.wall)).collect();
         let packets = letters.iter().map(|letter| letter.packets.len() as u64).sum();
         let bytes = letters.iter().map(held).sum();
         self.dead_letters.unwritten += bytes;
@@ -204,6 +218,7 @@ fn letter(
         group: group.key().to_owned(),
         webhook,
         message_id: Some(prepared.id.to_string()),
+        record: None,
         array: prepared.body.is_array(),
         cause,
         status,

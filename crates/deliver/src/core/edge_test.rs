@@ -1,6 +1,6 @@
 //! The core at edges that random schedules seldom come to.
 
-use pushline_model::{Cause, DeadPacket, MessageId, NoResponse, Outcome};
+use pushline_model::{Cause, DeadPacket, LocalFailure, LocalFailureKind, MessageId, NoResponse, Outcome, RecordPlace};
 use pushline_queue::{Kind, Record, Replay};
 
 use super::{
@@ -32,8 +32,8 @@ fn dead_packet(iccid: &str) -> DeadPacket {
     DeadPacket { received_at: at(0), topic: "o/1".into(), iccid: iccid.into(), payload: b"ABC".to_vec() }
 }
 
-fn replay(message_id: Option<MessageId>, iccid: &str) -> Replay {
-    Replay { message_id: message_id.map(|id| id.to_string()), array: false, packets: vec![dead_packet(iccid)] }
+fn replay(iccid: &str) -> Replay {
+    Replay { message_id: MessageId([7; 16]), array: false, packets: vec![dead_packet(iccid)] }
 }
 
 // --- windows
@@ -286,7 +286,7 @@ fn a_live_lane_in_a_dead_lettered_window_falls_behind_without_a_refusal() {
 #[test]
 fn a_replay_that_waits_for_its_webhook_in_a_dead_lettered_window_asks_for_no_read_again_and_again() {
     let mut bench = Bench::with(registry(webhook(), false), restart(checkpoint(2, 0, None)), 1 << 20);
-    let young = Record { group: GROUP, at: at(200), kind: Kind::Replay, payload: &replay(None, "1").encode() };
+    let young = Record { group: GROUP, at: at(200), kind: Kind::Replay, payload: &replay("1").encode() };
     bench.frames = vec![frame_of(0, at(0), &[at(1)]), record_frame(1, at(0), &young)];
     bench.expire(BEFORE_100);
     bench.catch_up_all();
@@ -317,30 +317,41 @@ fn dead_letters_on_their_way_keep_their_window_in_the_checkpoint() {
 #[test]
 fn a_replay_that_expires_keeps_its_id_and_its_packets_together_and_closes_the_window() {
     let mut bench = restarted(checkpoint(1, 0, window(at(0), true)));
-    let replay = Replay { message_id: Some(MessageId([7; 16]).to_string()), array: true, packets: vec![dead_packet("1"); 2] };
+    let replay = Replay { message_id: MessageId([7; 16]), array: true, packets: vec![dead_packet("1"); 2] };
     bench.frames = vec![replay_frame(0, at(0), &replay)];
     bench.expire(BEFORE_100);
     bench.catch_up_all();
     let letters = bench.write_dead_letters();
-    assert_eq!(letters.iter().map(Replay::new).collect::<Vec<_>>(), [replay]);
+    let kept = (Some(replay.message_id.to_string()), replay.array, replay.packets);
+    assert_eq!(letters.into_iter().map(|letter| (letter.message_id, letter.array, letter.packets)).collect::<Vec<_>>(), [kept]);
     assert_eq!(bench.lanes(), (0, 0), "its window is closed");
 }
 
 #[test]
-fn a_replay_that_was_in_no_message_is_an_array_where_every_message_is_one() {
+fn a_replay_is_sent_under_its_id_and_in_its_shape_whatever_its_webhook_prefers() {
     let mut webhook = webhook();
     webhook.always_array = true;
     let mut bench = Bench::new(webhook, true);
-    bench.live(&replay_frame(0, at(0), &replay(None, "1")));
-    bench.live(&replay_frame(1, at(0), &replay(Some(MessageId([7; 16])), "1")));
-    assert_eq!(bench.shapes(), [(0, 1, true), (1, 1, false)], "the second keeps the shape that it had");
-    assert_eq!(bench.notices, [Notice::Excused { reason: Excuse::ReplayWithoutId, messages: 1 }]);
+    bench.live(&replay_frame(0, at(0), &replay("1")));
+    bench.live(&replay_frame(1, at(0), &Replay { array: true, ..replay("1") }));
+    assert_eq!(bench.shapes(), [(0, 1, false), (1, 1, true)]);
+    assert_eq!(bench.notices, []);
+}
+
+#[test]
+fn a_dead_letter_of_a_packet_in_no_message_names_its_record() {
+    let mut bench = restarted(checkpoint(2, 1, None));
+    bench.frames = vec![frame_of(1, at(0), &[at(1)])];
+    bench.expire(BEFORE_100);
+    bench.catch_up_all();
+    let places: Vec<_> = bench.write_dead_letters().into_iter().map(|letter| (letter.message_id, letter.record)).collect();
+    assert_eq!(places, [(None, Some(RecordPlace { partition: 0, offset: 1 }))]);
 }
 
 #[test]
 fn a_replay_of_a_device_that_is_none_is_unreadable() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(&replay_frame(0, at(0), &replay(None, "no ICCID")));
+    bench.live(&replay_frame(0, at(0), &replay("no ICCID")));
     bench.catch_up_all();
     assert_eq!(bench.dead(), [Cause::Unreadable]);
     assert_eq!((bench.lanes(), bench.core.unsettled), ((0, 0), 0));
@@ -349,7 +360,7 @@ fn a_replay_of_a_device_that_is_none_is_unreadable() {
 #[test]
 fn a_replay_of_old_packets_does_not_expire_before_it_is_sent() {
     let mut bench = Bench::new(webhook(), true);
-    bench.live(&replay_frame(0, at(1000), &replay(None, "1")));
+    bench.live(&replay_frame(0, at(1000), &replay("1")));
     bench.expire(BEFORE_100);
     assert!(bench.dead_letters.is_empty());
 }
@@ -428,6 +439,21 @@ fn an_unresponsive_webhook_probes_with_one_message_until_it_answers() {
     assert_eq!(bench.dead(), [Cause::ErrorResponse]);
     bench.catch_up_all();
     assert_eq!(bench.in_flight.len(), 4);
+}
+
+#[test]
+fn beside_the_probe_of_an_unresponsive_webhook_a_local_failure_keeps_no_body() {
+    let mut webhook = webhook();
+    webhook.max_packets = 1;
+    let mut bench = Bench::new(webhook, true);
+    bench.live(&frame(0, at(0), 3));
+    bench.end_attempt(Outcome::NoResponse(NoResponse::ConnectionLost("reset".into())));
+    let local = LocalFailure { kind: LocalFailureKind::Route, retry_after: seconds(1) };
+    bench.end_attempt(Outcome::LocalFailure(local));
+    bench.end_attempt(Outcome::LocalFailure(local));
+    let lane = bench.core.lanes.iter_mut().next().unwrap().1;
+    let evicted: Vec<bool> = (0..3).map(|first| lane.message(first).unwrap().is_evicted()).collect();
+    assert_eq!(evicted, [false, true, true]);
 }
 
 // --- reload

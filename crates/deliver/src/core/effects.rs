@@ -112,8 +112,6 @@ pub(crate) enum Excuse {
     AnotherLog,
     /// The cut rules of a group changed around a crash.
     CutRules,
-    /// A dead letter without an id was replayed.
-    ReplayWithoutId,
 }
 
 impl Effects {
@@ -125,7 +123,7 @@ impl Effects {
 }
 
 impl Excuse {
-    pub(crate) const ALL: [Self; 4] = [Self::Checkpoint, Self::AnotherLog, Self::CutRules, Self::ReplayWithoutId];
+    pub(crate) const ALL: [Self; 3] = [Self::Checkpoint, Self::AnotherLog, Self::CutRules];
 
     /// As the metric names it.
     pub(crate) fn name(self) -> &'static str {
@@ -133,7 +131,6 @@ impl Excuse {
             Self::Checkpoint => "checkpoint",
             Self::AnotherLog => "another_log",
             Self::CutRules => "cut_rules",
-            Self::ReplayWithoutId => "replay_without_id",
         }
     }
 }

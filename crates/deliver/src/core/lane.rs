@@ -328,11 +328,10 @@ impl Lane {
             return false;
         }
         let count = packets(replay.packets.len());
-        let array = handle.rules.is_replay_array(replay.array, replay.packets.len(), replay.message_id.is_some());
-        let span = MessageSpan { first: offer.offset, last: offer.offset, count, array, replay: true };
+        let span = MessageSpan { first: offer.offset, last: offer.offset, count, array: replay.array, replay: true };
         let mut body = Body::default();
         push_all(&mut body, &handle.rules, offer.record);
-        self.push_message(handle, span, body.seal(array), replay.id(), offer.partition);
+        self.push_message(handle, span, body.seal(replay.array), Some(replay.message_id), offer.partition);
         true
     }
 

@@ -6,7 +6,6 @@ use pushline_queue::{Frame, Kind, Record, Replay};
 
 use super::{
     Core, Effects, LaneKey, Now,
-    effects::{Excuse, Notice},
     lane::{Intake, Lane, LastRules, Offer, Offered},
 };
 use crate::checkpoint::LastPassed;
@@ -79,8 +78,6 @@ impl Core {
             self.fall_behind_at(key, offset);
         } else if lane.offer(&offer, &mut self.scratch) == Offered::Refused {
             self.fall_behind_at(key, offset);
-        } else if let Kind::Replay = record.kind {
-            count_replay(record, effects);
         }
         let lane = &self.lanes[key];
         if lane.window_end() != window_end {
@@ -113,12 +110,5 @@ pub(super) fn packets_of(record: &Record<'_>) -> u64 {
         Kind::Tick => 0,
         Kind::Replay => Replay::of(record).map_or(1, |replay| replay.packets.len() as u64),
         Kind::Packet { .. } | Kind::DeadLetter | Kind::Replayed | Kind::Foreign { .. } => 1,
-    }
-}
-
-/// A dead letter without an id was replayed: its packets may have been sent before, in a message that a crash has made forgotten.
-pub(super) fn count_replay(record: &Record<'_>, effects: &mut Effects) {
-    if Replay::of(record).is_some_and(|replay| replay.message_id.is_none()) {
-        effects.notices.push(Notice::Excused { reason: Excuse::ReplayWithoutId, messages: 1 });
     }
 }

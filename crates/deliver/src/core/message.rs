@@ -169,5 +169,5 @@ pub(super) fn push_all(body: &mut Body, rules: &CutRules, record: &Record<'_>) {
 }
 
 fn replayed_id(record: &Record<'_>) -> Option<MessageId> {
-    Replay::of(record)?.id()
+    Some(Replay::of(record)?.message_id)
 }

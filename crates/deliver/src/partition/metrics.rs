@@ -13,6 +13,7 @@ use crate::{
         ATTEMPTS, CHECKPOINT_AGE, CHECKPOINT_SAVES, DELIVERED, EXCUSED, IN_FLIGHT, LAG, LANES, MESSAGE_PACKETS, MISSING, OLDEST_UNSETTLED,
         RESPONSE_SECONDS, RESPONSES, TICKS, UNRESPONSIVE, UNSETTLED, UNSETTLED_AT_START,
     },
+    replay::REPLAY_WITHOUT_ID,
 };
 
 /// A partition task's handles.
@@ -60,7 +61,8 @@ impl PartitionMetrics {
         gauge!(UNSETTLED_AT_START, "partition" => partition.to_string()).set(approximately(unsettled));
         // So that each label can be read from the first scrape on.
         Cause::ALL.into_iter().for_each(|cause| counter!(DEAD_LETTERED, "cause" => cause.name()).increment(0));
-        Excuse::ALL.into_iter().for_each(|reason| counter!(EXCUSED, "reason" => reason.name()).increment(0));
+        let reasons = Excuse::ALL.into_iter().map(Excuse::name).chain([REPLAY_WITHOUT_ID]);
+        reasons.for_each(|reason| counter!(EXCUSED, "reason" => reason).increment(0));
         ["appended", "refused"].into_iter().for_each(|result| counter!(TICKS, "result" => result).increment(0));
     }
 

@@ -69,7 +69,6 @@ pub(super) fn excused(partition: u32, reason: Excuse, messages: u64) {
         Excuse::Checkpoint => "the checkpoint is missing, unreadable, or not the one that belongs to the watermark",
         Excuse::AnotherLog => "the log isn't the one that the checkpoint speaks of",
         Excuse::CutRules => "the rules by which the webhook's messages are cut changed around a crash",
-        Excuse::ReplayWithoutId => "a dead letter without an id was replayed, and may have been sent before",
     };
     warn!(partition, messages, reason = reason.name(), "packets may be sent under a second webhook-id: {why}");
 }

@@ -6,9 +6,10 @@ use std::{sync::Arc, time::SystemTime};
 use arc_swap::ArcSwap;
 use axum::{http::StatusCode, response::Response};
 use metrics::counter;
+use pushline_deliver::DeadLetterLog;
 use pushline_ingest::metrics::PACKETS;
-use pushline_model::{DeadLetter, Registry, Routed, Timestamp, TopicPattern, route};
-use pushline_queue::{AppendError, DeadLetters, Found, Kind, Queue, QueueError, Record, Replay};
+use pushline_model::{DeadLetter, Group, Registry, Routed, Timestamp, TopicPattern, route};
+use pushline_queue::{AppendError, DeadLetters, Found, Kind, Queue, QueueError, Record};
 use tokio::sync::Mutex;
 
 use super::{
@@ -46,24 +47,24 @@ impl Replays {
     }
 
     /// Replays the page that a query selects. A client that goes away changes nothing: what was appended is marked all the same.
-    pub(crate) async fn replay(&self, log: DeadLetters, query: &str) -> Response {
+    pub(crate) async fn replay(&self, log: DeadLetterLog, query: &str) -> Response {
         let alone = Arc::clone(&self.alone).lock_owned().await;
         let (this, query) = (self.clone(), query.to_owned());
         let page = tokio::spawn(async move {
             let _alone = alone;
-            replay_page(&*this.queue, &log, &this.routing, &query).await
+            replay_page(&*this.queue, log, &this.routing, &query).await
         });
         page.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
     }
 }
 
-async fn replay_page(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, query: &str) -> Response {
+async fn replay_page(queue: &dyn Queue, log: DeadLetterLog, routing: &Routing, query: &str) -> Response {
     let (filter, from, limit) = match read_query(query) {
         Ok(read) => read,
         Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
     };
     let page = async {
-        let mut page = log.list(&filter, from, limit).await?;
+        let mut page = dead_letters(queue, log).list(&filter, from, limit).await?;
         let replayed = replay(queue, log, routing, std::mem::take(&mut page.found)).await?;
         Ok::<_, ReplayError>((replayed, page))
     };
@@ -74,47 +75,68 @@ async fn replay_page(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, qu
     }
 }
 
+fn dead_letters(queue: &dyn Queue, log: DeadLetterLog) -> DeadLetters {
+    match log {
+        DeadLetterLog::Groups => queue.dead_letters(),
+        DeadLetterLog::Unrouted => queue.unrouted(),
+    }
+}
+
 /// Appends replays of dead letters. Marks the dead letters when the replays are durable.
-async fn replay(queue: &dyn Queue, log: &DeadLetters, routing: &Routing, found: Vec<Found>) -> Result<Replayed, ReplayError> {
+async fn replay(queue: &dyn Queue, log: DeadLetterLog, routing: &Routing, found: Vec<Found>) -> Result<Replayed, ReplayError> {
     let at = Timestamp::of(SystemTime::now());
     let mut replayed = Replayed::default();
     let (mut offsets, mut messages) = (Vec::new(), Vec::new());
     let (registry, topics) = (routing.registry.load_full(), routing.topics.load_full());
-    for Found { offset, dead_letter, replayed: already } in found {
+    let mut without_id = 0;
+    for Found { offset, mut dead_letter, replayed: already } in found {
         if already {
             replayed.already += 1;
             continue;
         }
-        match to_group(dead_letter, &topics, &registry) {
-            None => replayed.unrouted += 1,
-            Some((group, replay)) => {
-                replayed.messages += 1;
-                replayed.packets += replay.packets.len();
-                offsets.push(offset);
-                messages.push((group, replay.encode()));
-            }
-        }
+        let Some(target) = Target::of(&mut dead_letter, &topics, &registry) else {
+            replayed.unrouted += 1;
+            continue;
+        };
+        replayed.messages += 1;
+        replayed.packets += dead_letter.packets.len();
+        without_id += u64::from(dead_letter.message_id.is_none() && dead_letter.record.is_some());
+        offsets.push(offset);
+        let replay = pushline_deliver::replay(dead_letter, log, offset, target.always_array);
+        messages.push((target.group, replay.encode()));
     }
     let records: Vec<Record<'_>> = messages.iter().map(|(group, payload)| Record { group, at, kind: Kind::Replay, payload }).collect();
     if !records.is_empty() {
         queue.append(&records).await?;
+        pushline_deliver::count_replays_without_id(without_id);
         counter!(PACKETS, "source" => "replay", "result" => "appended").increment(replayed.packets as u64);
-        log.mark_replayed(&offsets, at).await?;
+        dead_letters(queue, log).mark_replayed(&offsets, at).await?;
     }
     Ok(replayed)
 }
 
-/// A message goes to its group. A packet that had none is routed anew, as if it arrived now.
-fn to_group(mut dead_letter: DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<(String, Replay)> {
-    if dead_letter.message_id.is_some() || registry.group(&dead_letter.group).is_some_and(|group| group.webhook.is_some()) {
-        return Some((std::mem::take(&mut dead_letter.group), dead_letter.into()));
+/// Where a replay goes.
+struct Target {
+    /// The group's key.
+    group: String,
+    /// Whether its webhook takes nothing but arrays.
+    always_array: bool,
+}
+
+impl Target {
+    /// A message goes to its group. A packet that had none is routed anew, as if it arrived now.
+    fn of(dead_letter: &mut DeadLetter, topics: &[TopicPattern], registry: &Registry) -> Option<Self> {
+        let always_array = |group: &Group| group.webhook.as_ref().is_some_and(|webhook| webhook.always_array);
+        let own = registry.group(&dead_letter.group);
+        if dead_letter.message_id.is_some() || own.is_some_and(|group| group.webhook.is_some()) {
+            return Some(Self { group: dead_letter.group.clone(), always_array: own.is_some_and(always_array) });
+        }
+        let topic = dead_letter.packets.first()?.topic.clone();
+        let Routed::Group(group, iccid) = route(&topic, topics, registry) else { return None };
+        // The patterns of that time named no device, or another one.
+        dead_letter.packets.iter_mut().for_each(|packet| packet.iccid = iccid.to_string());
+        Some(Self { group: group.id.key().to_owned(), always_array: always_array(group) })
     }
-    let mut replay = Replay::from(dead_letter);
-    let topic = replay.packets.first()?.topic.clone();
-    let Routed::Group(group, iccid) = route(&topic, topics, registry) else { return None };
-    // The patterns of that time named no device, or another one.
-    replay.packets.iter_mut().for_each(|packet| packet.iccid = iccid.to_string());
-    Some((group.id.key().to_owned(), replay))
 }
 
 #[cfg(test)]
@@ -181,7 +203,7 @@ mod tests {
         let routing = Routing { registry: Arc::default(), topics: Arc::default() };
         let replays = Replays::new(Arc::clone(&queue) as Arc<dyn Queue>, routing);
 
-        let mut first = Box::pin(replays.replay(log.clone(), ""));
+        let mut first = Box::pin(replays.replay(DeadLetterLog::Groups, ""));
         while queue.waiting.lock().unwrap().is_empty() {
             assert!((&mut first).now_or_never().is_none(), "the replay waits for the queue");
             tokio::task::yield_now().await;
@@ -189,7 +211,8 @@ mod tests {
         drop(first);
         queue.waiting.lock().unwrap().drain(..).for_each(|resolver| resolver.resolve(Ok(())));
 
-        let again = timeout(Duration::from_secs(30), replays.replay(log.clone(), "")).await.expect("nothing is appended a second time");
+        let again =
+            timeout(Duration::from_secs(30), replays.replay(DeadLetterLog::Groups, "")).await.expect("nothing is appended a second time");
         assert_eq!(again.status(), StatusCode::OK);
         assert!(log.list(&Filter::default(), 0, 10).await.unwrap().found[0].replayed);
     }

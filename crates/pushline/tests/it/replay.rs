@@ -1,15 +1,19 @@
 //! A replay and a crash in its middle (docs/delivery.md, Replay): the record goes first, then the mark, so a crash in between repeats it under the same id.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::SystemTime,
 };
 
+use pushline_deliver::{DeadLetterLog, replay};
+use pushline_model::{Cause, DeadLetter, DeadPacket, RecordPlace, Timestamp};
 use pushline_queue::{
-    Append as _, Filter, Kind, Queue as _, Record, Replay,
+    Append as _, Filter, Kind, Queue as _, Record,
     embedded::{Embedded, Options},
 };
 use pushline_testkit::{Arrival, Gateway, Inbox, PATIENCE, Pushline, ScriptedReceiver, folder, get, payloads};
@@ -19,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{BINARY, command, group, packets, start, webhook};
+use crate::{BINARY, command, group, packets, start, start_with_inbox, webhook};
 
 /// Two messages that failed and are dead letters; the process is down, and its customer answers from now on. With them in order, and what comes later.
 async fn two_dead_letters(dir: &Path) -> (Vec<Arrival>, mpsc::Receiver<Arrival>, ScriptedReceiver) {
@@ -67,8 +71,9 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
     // What is on the disk after a crash in between: the replay's record, durable, and no mark.
     let queue = Embedded::open(&Options { min_free: 0, ..Options::new(dir.path().join("pushline-data")) }).unwrap();
     let letter = queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.remove(0).dead_letter;
-    let payload = Replay::new(&letter).encode();
-    queue.append(&[Record { group: &letter.group, at: letter.time, kind: Kind::Replay, payload: &payload }]).await.unwrap();
+    let (group, at) = (letter.group.clone(), letter.time);
+    let payload = replay(letter, DeadLetterLog::Groups, 0, false).encode();
+    queue.append(&[Record { group: &group, at, kind: Kind::Replay, payload: &payload }]).await.unwrap();
     queue.close().await;
     drop(queue);
 
@@ -83,6 +88,39 @@ async fn a_replay_that_was_appended_and_not_marked_before_a_crash_is_repeated_un
     assert!(words.starts_with("replayed 0 messages with 0 packets; skipped 2 that were replayed before"), "{words}");
     pushline.until_quiet().await;
     assert!(arrivals.try_recv().is_err(), "once each");
+}
+
+#[tokio::test]
+async fn two_dead_letters_of_one_packet_from_before_and_after_a_crash_are_replayed_under_one_id() {
+    let dir = folder();
+    let (pushline, mut inbox) = start_with_inbox(dir.path(), "").await;
+    pushline.terminate().await;
+    let queue = Embedded::open(&Options { min_free: 0, ..Options::new(dir.path().join("pushline-data")) }).unwrap();
+    let packet = |payload: &str| DeadPacket {
+        received_at: Timestamp(5),
+        topic: "mti/1".to_owned(),
+        iccid: "1".to_owned(),
+        payload: payload.as_bytes().to_vec(),
+    };
+    for (payload, offset) in [("twice", 7), ("once", 8), ("twice", 7)] {
+        let unsent = DeadLetter::unsent(Timestamp::of(SystemTime::now()), "mti/line".to_owned(), Cause::Expired, vec![packet(payload)]);
+        let letter = DeadLetter { record: Some(RecordPlace { partition: 0, offset }), ..unsent };
+        queue.dead_letters().append(&letter).await.unwrap();
+    }
+    queue.close().await;
+    drop(queue);
+
+    let pushline = Pushline::start_again(BINARY, dir.path()).await;
+    assert!(said(replay_all(&pushline)).await.starts_with("replayed 3 messages"));
+    let came = inbox.packets(3).await;
+    let ids: BTreeMap<Vec<String>, BTreeSet<&str>> = came.iter().fold(BTreeMap::new(), |mut ids, push| {
+        ids.entry(payloads(push)).or_default().insert(push.header("webhook-id"));
+        ids
+    });
+    assert_eq!(ids.values().map(BTreeSet::len).collect::<Vec<_>>(), [1, 1], "{ids:?}");
+    assert!(ids.values().collect::<BTreeSet<_>>().len() == 2, "{ids:?}");
+    let metrics = get(pushline.admin, "/metrics").await.unwrap().1;
+    assert!(metrics.contains("pushline_deliver_excused_cuts_total{reason=\"replay_without_id\"} 3"), "{metrics}");
 }
 
 #[tokio::test]

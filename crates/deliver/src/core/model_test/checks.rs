@@ -96,7 +96,7 @@ impl Task {
         assert!(!sent.offsets.iter().any(|offset| self.seen.claimed.contains(offset)), "sends what its checkpoint calls settled: {sent:?}");
         let group = log.ever[&first].key();
         assert!(sent.offsets.iter().all(|offset| log.ever[offset].key() == group), "mixes groups: {sent:?}");
-        if let What::Replay { is_named: true, .. } = log.ever[&first].what {
+        if let What::Replay { .. } = log.ever[&first].what {
             assert_eq!(id, log.ever[&first].replayed_id(), "another id than the replay brings back");
         }
         let started = self.seen.started.entry(group).or_default();

@@ -123,7 +123,7 @@ impl Rec {
         Packet { iccid, topic: "o/897612653856781234", received_at: self.at, payload }
     }
 
-    /// The id that a named replay brings back.
+    /// The id that a replay brings back.
     pub(super) fn replayed_id(&self) -> MessageId {
         let mut id = [7; 16];
         id[..8].copy_from_slice(&self.offset.to_be_bytes());
@@ -140,11 +140,11 @@ impl Rec {
                 builder.push(&Record { group, at: self.at, kind: Kind::Foreign { why: "no header" }, payload: &payload });
             }
             What::Tick => builder.push(&Record { group, at: self.at, kind: Kind::Tick, payload: &[] }),
-            What::Replay { packets, array, is_named } => {
+            What::Replay { packets, array } => {
                 // What is replayed is older than its record.
                 let packet = Packet { received_at: self.at.minus(Duration::from_hours(1)), ..packet };
-                let message_id = is_named.then(|| self.replayed_id().to_string());
-                let replay = Replay { message_id, array: array || packets > 1, packets: vec![packet.into(); packets] }.encode();
+                let replay =
+                    Replay { message_id: self.replayed_id(), array: array || packets > 1, packets: vec![packet.into(); packets] }.encode();
                 builder.push(&Record { group, at: self.at, kind: Kind::Replay, payload: &replay });
             }
         }

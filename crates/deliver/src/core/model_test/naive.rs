@@ -73,8 +73,8 @@ impl World {
             }
             match rec.what {
                 What::Packet if is_own => cut.take(rec),
-                What::Replay { packets, array, is_named } if is_own => {
-                    let array = array || packets > 1 || !is_named && rules.always_array;
+                What::Replay { packets, array } if is_own => {
+                    let array = array || packets > 1;
                     cut.sent.insert(Sent { offsets: vec![rec.offset; packets], array });
                 }
                 _ => {}

@@ -72,7 +72,7 @@ pub(super) struct Ending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     Packet,
-    Replay { packets: usize, array: bool, is_named: bool },
+    Replay { packets: usize, array: bool },
     Foreign,
     Tick,
 }
@@ -323,8 +323,7 @@ fn append(setup: &Setup) -> BoxedStrategy<Append> {
     let what = match kinds.has_replays {
         false => prop_oneof![30 => Just(What::Packet), 1 => Just(What::Foreign)].boxed(),
         true => {
-            let replay = (1..4usize, any::<bool>(), any::<bool>());
-            let replay = replay.prop_map(|(packets, array, is_named)| What::Replay { packets, array, is_named });
+            let replay = (1..4usize, any::<bool>()).prop_map(|(packets, array)| What::Replay { packets, array });
             prop_oneof![16 => Just(What::Packet), 4 => replay, 1 => Just(What::Foreign)].boxed()
         }
     };

@@ -15,10 +15,9 @@ const UNSAVED: Duration = Duration::from_secs(6);
 /// Excuses that a test may cause.
 pub(super) const CHANGED_FORM: &str = "3, a changed form and a crash at once";
 pub(super) const NO_ID: &str = "4, a dead letter without an id was replayed after a crash";
-pub(super) const TWO_DEAD_LETTERS: &str = "4, two dead letters without an id, one from before a crash and one from after it, were replayed";
 
-/// When the replay of dead letters without an id began, and how many of them each packet had.
-pub(super) type ReplayedWithoutId = (Instant, BTreeMap<String, usize>);
+/// When the replay of dead letters without an id began, and their packets.
+pub(super) type ReplayedWithoutId = (Instant, BTreeSet<String>);
 
 /// What was done.
 #[derive(Debug)]
@@ -72,12 +71,10 @@ impl Timeline {
         let crashed_soon_after =
             |limit: Instant| self.crashes.iter().any(|(at, _)| *at >= before.first && *at <= after.first && *at <= limit);
         if let Some((began, packets)) = replayed
+            && before.first < *began
             && after.first >= *began
-            && let Some(&dead_letters) = packets.get(packet)
+            && packets.contains(packet)
         {
-            if before.first >= *began {
-                return (dead_letters > 1 && !self.crashes.is_empty()).then_some(TWO_DEAD_LETTERS);
-            }
             return crashed_soon_after(before.first + UNSAVED).then_some(NO_ID);
         }
         let customer = packet.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
