@@ -36,7 +36,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pushline_deliver::{LocalFailures, Losses, RefusedTicks};
+use pushline_deliver::{DeadLetterLog, LocalFailures, Losses, RefusedTicks};
 use pushline_queue::{Queue, Stalled};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
@@ -235,17 +235,22 @@ async fn list_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQu
 
 async fn replay_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     let services = shared.services()?;
-    Ok(services.replays.replay(services.queue.dead_letters(), &query.unwrap_or_default()).await)
+    Ok(services.replays.replay(DeadLetterLog::Groups, &query.unwrap_or_default()).await)
 }
 
 async fn replay_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     let services = shared.services()?;
-    Ok(services.replays.replay(services.queue.unrouted(), &query.unwrap_or_default()).await)
+    Ok(services.replays.replay(DeadLetterLog::Unrouted, &query.unwrap_or_default()).await)
 }
 
 async fn acknowledge_losses(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {
-    let offsets = shared.services()?.losses.as_ref().map_or(0, |losses| losses.acknowledge());
-    Ok(text(StatusCode::OK, format!("acknowledged the loss of {offsets} offsets\n")))
+    Ok(match &shared.services()?.losses {
+        Some(losses) => text(StatusCode::OK, format!("acknowledged the loss of {} offsets\n", losses.acknowledge())),
+        None => text(
+            StatusCode::NOT_FOUND,
+            "this process delivers nothing, so it knows of no loss: ask the admin server of a deliver process\n",
+        ),
+    })
 }
 
 #[cfg(test)]

@@ -157,14 +157,13 @@ impl Embedded {
         let ends = envelope.as_ref().map_or_else(Default::default, |envelope| envelope.ends);
         let (failure, mut committers) = (Arc::new(Failure::default()), Committers::default());
         let mut opening = Opening { options, fs, failure: &failure, committers: &mut committers };
-        // Without checkpoint files it is unknown which packets must still be there.
-        let is_unsaved = envelope.is_none() && saved.checkpoint == SavedCheckpoint::None;
-        let needed_from = if is_unsaved { Offset::MAX } else { saved.watermark.unwrap_or(0) };
+        // Without a checkpoint that can be read it is unknown which packets must still be there.
+        let needed_from = if envelope.is_some() { saved.watermark.unwrap_or(0) } else { Offset::MAX };
         let known = Known { durable_end: ends[0].durable_end, needed_from, may_be_absent: false };
         let windows = |last: Timestamp| LogClock::for_windows(clock, last);
         let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
         let saved = match packets.range().start {
-            start if is_unsaved && start > 0 => {
+            start if envelope.is_none() && saved.checkpoint == SavedCheckpoint::None && start > 0 => {
                 let found = format!("{} has no checkpoint, and its packets begin at offset {start}", dir.display());
                 let reason = format!("{found}: the checkpoint files or the segments before were deleted");
                 Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }

@@ -354,6 +354,25 @@ async fn deleted_checkpoint_files_are_noticed_where_packets_were_deleted_too() {
 }
 
 #[tokio::test]
+async fn a_spoiled_checkpoint_beside_none_is_a_missing_one_where_packets_were_deleted_too() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    for _ in 0..11 {
+        queue.append(&[record("o/g", &[b'x'; 900])]).await.unwrap();
+    }
+    partition(&queue).save(checkpoint(11), 9).await.unwrap();
+    queue.close().await;
+    drop(queue);
+    std::fs::remove_file(dir.path().join("checkpoint.a")).unwrap();
+    std::fs::write(dir.path().join("checkpoint.b"), "spoiled").unwrap();
+    let queue = open(dir.path());
+    assert!(partition(&queue).log.range().start > 0);
+    let saved = partition(&queue).load().await.unwrap();
+    assert_eq!(saved.watermark, None);
+    assert!(matches!(&saved.checkpoint, SavedCheckpoint::Missing { reason } if reason.contains("can't be read")), "{saved:?}");
+}
+
+#[tokio::test]
 async fn another_version_is_refused_with_advice_and_is_no_corruption() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path()).await;
