@@ -21,6 +21,7 @@ use crate::{
     network::ConnectError,
     no_response,
     request::{HeaderCaseCache, Template},
+    retry_after::response_headers,
 };
 
 /// How much of a response's body is read so that its connection can be used again, in bytes.
@@ -109,7 +110,7 @@ impl Endpoint {
 
     /// The status has arrived and decides. The body is read so that the connection can be used again, up to [`DRAINED`] bytes.
     async fn receive(&self, sender: Sender, response: Response<Incoming>, deadline: Instant) -> Outcome {
-        let (status, at_most) = (response.status(), idle_at_most(response.headers()));
+        let (status, at_most, headers) = (response.status(), idle_at_most(response.headers()), response_headers(response.headers()));
         let mut kept = Vec::new();
         let wanted = if status.is_success() { 0 } else { RESPONSE_KEPT };
         let is_at_its_end = matches!(timeout_at(deadline, drain(response.into_body(), wanted, &mut kept)).await, Ok(true));
@@ -117,7 +118,7 @@ impl Endpoint {
             self.idle.put(sender, at_most);
         }
         let status = status.as_u16();
-        if (200..300).contains(&status) { Outcome::Accepted { status } } else { Outcome::ErrorResponse { status, response: kept } }
+        if (200..300).contains(&status) { Outcome::Accepted { status } } else { Outcome::ErrorResponse { status, response: kept, headers } }
     }
 
     /// Closes the connections that won't be used again.

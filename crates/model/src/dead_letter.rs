@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, Invalid, Packet, Timestamp};
+use crate::{Attempt, Invalid, Packet, ResponseHeaders, Timestamp};
 
 /// How much of a response's body a dead letter keeps, in bytes.
 pub const RESPONSE_KEPT: usize = 2048;
@@ -86,6 +86,9 @@ pub struct DeadLetter {
     pub attempts: Vec<Attempt>,
     /// The packets as they came.
     pub packets: Vec<DeadPacket>,
+    /// Headers of the last response. The log keeps them behind the rest, where an earlier version reads nothing.
+    #[serde(skip)]
+    pub headers: ResponseHeaders,
 }
 
 impl DeadLetter {
@@ -103,6 +106,7 @@ impl DeadLetter {
             response: Vec::new(),
             attempts: Vec::new(),
             packets,
+            headers: ResponseHeaders::default(),
         }
     }
 }

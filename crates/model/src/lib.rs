@@ -10,6 +10,7 @@ mod header;
 mod iccid;
 mod outcome;
 mod packet;
+mod rate;
 mod registry;
 mod routing;
 mod secret;
@@ -25,8 +26,9 @@ pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, Des
 pub use group::{GroupId, Organisation};
 pub use header::{CustomHeader, HeaderName};
 pub use iccid::Iccid;
-pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome};
+pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome, ResponseHeaders};
 pub use packet::{MessageId, Offset, Packet};
+pub use rate::Rate;
 pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};
 pub use secret::Secret;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{
-    CustomHeader, HeaderName, Invalid, Secret, Url,
+    CustomHeader, HeaderName, Invalid, Rate, Secret, Url,
     header::{self, HeaderTable},
     units::{CountIn, CountsIn, DurationIn, DurationsIn, HOUR, SizeIn},
 };
@@ -55,7 +55,7 @@ pub struct Webhook {
     /// How long to wait before each of them when the failure came fast. The last one stands for those that follow; a timeout is retried at once.
     #[serde(default = "default::retry_delays", with = "DurationsIn::<0, HOUR>")]
     pub retry_delays: Vec<Duration>,
-    /// Statuses that are sent again like no response at all. Empty: the document's rule 3.
+    /// Statuses that are sent again like no response at all. Empty: the document's rule 3. A `Retry-After` that comes with one suspends the webhook.
     #[serde(default, with = "CountsIn::<300, 599>")]
     pub retry_on_status: Vec<u16>,
     /// Document rule 1: 1 s.
@@ -70,6 +70,9 @@ pub struct Webhook {
     /// How many messages may be in flight.
     #[serde(default = "default::concurrency", with = "CountIn::<1, 1000>")]
     pub concurrency: usize,
+    /// How often an attempt may start; `None`: as often as `concurrency` allows.
+    #[serde(default)]
+    pub rate: Option<Rate>,
     /// Whether a group's messages may complete out of order.
     #[serde(default)]
     pub order: Order,
@@ -295,6 +298,7 @@ impl Webhook {
             max_packets: default::max_packets(),
             max_body_bytes: default::max_body_bytes(),
             concurrency: default::concurrency(),
+            rate: None,
             order: Order::default(),
             always_array: false,
             secret: None,
@@ -401,6 +405,7 @@ mod tests {
         (webhook.timeout, webhook.retries, webhook.window) = (Duration::from_millis(1500), 0, LONGEST_WINDOW);
         webhook.retry_delays = vec![Duration::ZERO, Duration::from_hours(1)];
         webhook.retry_on_status = vec![429, 503];
+        webhook.rate = Some("50/s".parse().unwrap());
         (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.always_array) = (1000, 64 << 20, 1, true);
         // Secrets are never written, so the one that is read is what stands in their place.
         let hidden = || Secret::new(Secret::HIDDEN);
@@ -450,6 +455,7 @@ mod tests {
             (r#""window":"61s""#, "61s is out of range, expected 10ms to 1m"),
             (r#""max_packets":0"#, "0 is out of range, expected 1 to 1000"),
             (r#""max_body_bytes":1"#, "1 is out of range, expected 1KiB to 64MiB"),
+            (r#""rate":"50""#, "a rate is a whole number"),
             (r#""concurrency":0"#, "0 is out of range, expected 1 to 1000"),
             (r#""headers":{"Host":"x"}"#, "can't be a custom header"),
             (r#""auth":{"kind":"basic","password":"p"}"#, "missing field `username`"),

@@ -7,7 +7,8 @@ use tokio::{sync::Mutex, time::timeout};
 
 use crate::{Append, AppendError, Appended, Frame, Kind, QueueError, Read, Reader, Record};
 
-/// The first byte of an encoded dead letter; the rest is postcard.
+/// The first byte of an encoded dead letter; the rest is postcard: the dead letter, then the response's headers, which earlier versions neither write nor
+/// read.
 const VERSION: u8 = 1;
 
 /// A page ends with the dead letter that brings it to this many bytes. A process holds several pages at once, and customers' messages may be large.
@@ -204,12 +205,16 @@ fn record<'a>(dead_letter: &'a DeadLetter, payload: &'a [u8]) -> Record<'a> {
 }
 
 fn encode(dead_letter: &DeadLetter) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_extend(dead_letter, vec![VERSION])
+    postcard::to_extend(dead_letter, vec![VERSION]).and_then(|encoded| postcard::to_extend(&dead_letter.headers, encoded))
 }
 
 fn decode(bytes: &[u8]) -> Option<DeadLetter> {
     let (&version, rest) = bytes.split_first()?;
-    (version == VERSION).then(|| postcard::from_bytes(rest).ok()).flatten()
+    let (mut dead_letter, rest): (DeadLetter, _) = (version == VERSION).then(|| postcard::take_from_bytes(rest).ok()).flatten()?;
+    if !rest.is_empty() {
+        dead_letter.headers = postcard::from_bytes(rest).ok()?;
+    }
+    Some(dead_letter)
 }
 
 #[cfg(test)]
@@ -217,7 +222,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures_util::{FutureExt, future::BoxFuture};
-    use pushline_model::DeadPacket;
+    use pushline_model::{DeadPacket, ResponseHeaders};
 
     use super::*;
     use crate::{Queue, memory::Memory};
@@ -230,6 +235,19 @@ mod tests {
     fn dead_letter(group: &str, payload: usize) -> DeadLetter {
         let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
         DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, vec![packet])
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_the_headers_and_one_of_an_earlier_version_has_none() {
+        let headers = ResponseHeaders { location: Some("/login".into()), retry_after: Some("120".into()) };
+        let dead_letter = DeadLetter { headers, ..dead_letter("o/g", 3) };
+        let encoded = encode(&dead_letter).unwrap();
+        assert_eq!(decode(&encoded), Some(dead_letter.clone()));
+        let earlier = postcard::to_extend(&dead_letter, vec![VERSION]).unwrap();
+        let without = DeadLetter { headers: ResponseHeaders::default(), ..dead_letter };
+        assert_eq!(decode(&earlier), Some(without.clone()));
+        assert_eq!(postcard::from_bytes::<DeadLetter>(&encoded[1..]), Ok(without), "an earlier version reads what it knows");
+        assert_eq!(decode(&encoded[..encoded.len() - 1]), None);
     }
 
     /// Two records that are deleted as soon as a caller has asked for the bounds.
