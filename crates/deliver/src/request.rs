@@ -15,7 +15,7 @@ use tokio::{
     task::unconstrained,
 };
 
-use crate::{DeliverError, signature::SigningKey};
+use crate::{DeliverError, signature::SigningKeys};
 
 const USER_AGENT: &str = concat!("Pushline/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -29,7 +29,7 @@ pub(crate) struct Template {
     headers: HeaderMap,
     /// hyper's own record of how the names were written.
     case: Extensions,
-    key: Option<SigningKey>,
+    keys: SigningKeys,
 }
 
 /// hyper's record of how header names are written, one for all webhooks with the same names: a record keeps the 8 KiB that it was read from.
@@ -61,14 +61,14 @@ impl Template {
             value.set_sensitive(webhook.credential_headers().iter().any(|carrier| name.as_str().eq_ignore_ascii_case(carrier)));
             map.append(name, value);
         }
-        let key = webhook.secret.as_ref().map(SigningKey::new).transpose()?;
-        Ok(Self { path, headers: map, case, key })
+        let keys = SigningKeys::of(webhook)?;
+        Ok(Self { path, headers: map, case, keys })
     }
 
     /// One attempt's request. `at`: the wall clock in seconds since 1970.
     pub(crate) fn request(&self, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
         let (id, at) = (id.to_string(), at.to_string());
-        let signature = self.key.as_ref().map(|key| key.sign(&id, &at, &body));
+        let signature = self.keys.sign(&id, &at, &body);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.path.clone();

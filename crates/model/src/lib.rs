@@ -77,6 +77,9 @@ pub enum Invalid {
     /// A Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes. The secret isn't shown.
     #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
     SigningSecret,
+    /// A webhook is signed by one secret, or by several.
+    #[error("secret is there too: give one of the two")]
+    BothSecrets,
     /// A user name of Basic authentication has no colon (RFC 7617 §2).
     #[error("a user name for basic authentication can't hold a colon or a control character")]
     BasicUser,

@@ -82,6 +82,9 @@ pub struct Webhook {
     /// Signs each attempt (Standard Webhooks, `v1`).
     #[serde(default)]
     pub secret: Option<Secret>,
+    /// Sign each attempt in place of `secret` while a customer moves from one to the next: a receiver accepts any of the signatures.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
 }
 
 /// The numbers of the document, and ours where it has none.
@@ -302,6 +305,7 @@ impl Webhook {
             order: Order::default(),
             always_array: false,
             secret: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -311,6 +315,9 @@ impl Webhook {
         let mut invalid = Vec::new();
         if let Err(problem) = self.auth.validate() {
             invalid.push(InvalidField { field: "auth", problem });
+        }
+        if self.secret.is_some() && !self.secrets.is_empty() {
+            invalid.push(InvalidField { field: "secrets", problem: Invalid::BothSecrets });
         }
         let carriers = self.credential_headers();
         for (place, header) in self.headers.iter().enumerate() {
@@ -325,6 +332,11 @@ impl Webhook {
             }
         }
         invalid
+    }
+
+    /// The secrets that sign each attempt, in the order of their signatures.
+    pub fn signing_secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.secret.iter().chain(&self.secrets)
     }
 
     /// The names of the headers that carry this webhook's credentials.
@@ -409,7 +421,7 @@ mod tests {
         (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.always_array) = (1000, 64 << 20, 1, true);
         // Secrets are never written, so the one that is read is what stands in their place.
         let hidden = || Secret::new(Secret::HIDDEN);
-        webhook.secret = Some(hidden());
+        webhook.secrets = vec![hidden(), hidden()];
         for auth in [
             Auth::None,
             Auth::Basic { username: "u".into(), password: hidden() },
@@ -438,8 +450,9 @@ mod tests {
         let header = |name: &str| CustomHeader::new(name, "x").unwrap();
         webhook.headers = vec![header("A"), header("a"), header("Authorization")];
         webhook.auth = Auth::Bearer { token: Secret::new("") };
+        (webhook.secret, webhook.secrets) = (Some(Secret::new("a")), vec![Secret::new("b")]);
         let fields: Vec<&str> = webhook.validate().iter().map(|invalid| invalid.field).collect();
-        assert_eq!(fields, ["auth", "headers", "headers"]);
+        assert_eq!(fields, ["auth", "secrets", "headers", "headers"]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod reload;
 mod replay;
 mod retry_after;
 mod shutdown;
+mod signature;
 mod space;
 mod start;
 mod windows;
