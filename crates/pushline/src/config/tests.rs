@@ -248,6 +248,17 @@ fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
 }
 
 #[test]
+fn check_says_once_which_headers_nginx_drops() {
+    let webhook = |name: &str, header: &str| {
+        format!("[[webhooks]]\nname = \"{name}\"\nurl = \"http://a.example\"\nheaders = {{ \"{header}\" = \"x\" }}\n")
+    };
+    let printed = |text: String| parse(&text).unwrap().to_string();
+    let said = printed(webhook("v", "1_Area") + &webhook("w", "1_Area") + &webhook("x", "X_A"));
+    assert_eq!(said.matches("underscores_in_headers is on: 1_Area, X_A\n").count(), 1, "{said}");
+    assert!(!printed(webhook("v", "X-A")).contains("underscores"));
+}
+
+#[test]
 fn a_file_of_secrets_has_one_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let [new, old] = ["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
