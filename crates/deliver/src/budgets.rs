@@ -35,9 +35,9 @@ pub(crate) struct WebhookBudgets {
 
 /// Which attempt of a message is to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum Nth {
     First,
-    Again,
+    Later,
 }
 
 /// Why an attempt doesn't start now.
@@ -105,16 +105,16 @@ impl WebhookBudgets {
     ///
     /// # Errors
     /// The webhook is suspended, or its attempts in flight or its rate allow none.
-    pub(crate) fn acquire(&self, webhook: &Webhook, turn: Turn, now: Instant) -> Result<Permit, Wait> {
+    pub(crate) fn acquire(&self, webhook: &Webhook, nth: Nth, now: Instant) -> Result<Permit, Wait> {
         if self.suspension.is_on() {
             return Err(Wait::Woken);
         }
         if let Some(due) = webhook.rate.and_then(|rate| self.rate.due(rate, now)) {
             return Err(Wait::Until(due));
         }
-        let at_most = match turn {
-            Turn::First => self.breaker.limit_first(webhook.concurrency),
-            Turn::Again => self.breaker.limit_again(webhook.concurrency),
+        let at_most = match nth {
+            Nth::First => self.breaker.limit_first(webhook.concurrency),
+            Nth::Later => self.breaker.limit_again(webhook.concurrency),
         };
         let permit = self.concurrency.acquire(at_most).ok_or(Wait::Woken)?;
         match webhook.rate.map(|rate| self.rate.take(rate, now)) {

@@ -16,6 +16,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     DeliverError, Network,
+    access_tokens::AccessTokens,
+    compression,
     connection::Sender,
     idle_connections::{IDLE, IdleConnections, READY},
     network::ConnectError,
@@ -36,14 +38,16 @@ pub(crate) struct Endpoint {
     webhook: Arc<Webhook>,
     network: Arc<Network>,
     template: Template,
+    tokens: Option<Arc<AccessTokens>>,
     idle: Arc<IdleConnections>,
 }
 
 impl Endpoint {
     pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
-        let template = Template::new(&webhook, header_cases)?;
+        let tokens = AccessTokens::of(&webhook).map(Arc::new);
+        let template = Template::new(&webhook, tokens.clone(), header_cases)?;
         let idle = network.idle().join();
-        Ok(Self { webhook, network, template, idle })
+        Ok(Self { webhook, network, template, tokens, idle })
     }
 
     /// One attempt (docs/document.md, Outcome).
@@ -51,9 +55,18 @@ impl Endpoint {
     /// A panic ends the attempt and nothing else: it is a local failure, so the message waits and is sent again. No state is left half changed by it,
     /// since an attempt shares only its idle connections and counters. A panic anywhere else in delivery ends the process.
     pub(crate) async fn attempt(&self, id: MessageId, body: Bytes) -> Outcome {
-        match AssertUnwindSafe(self.attempt_once(id, body)).catch_unwind().await {
+        match AssertUnwindSafe(self.authorized_attempt(id, body)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(_) => self.local_failure(LocalFailureKind::Panic, &format!("an attempt of webhook {:?} panicked", self.webhook.name)),
+        }
+    }
+
+    async fn authorized_attempt(&self, id: MessageId, body: Bytes) -> Outcome {
+        let body = compression::encode(self.webhook.compression, body).await;
+        match &self.tokens {
+            None => self.attempt_once(id, body).await,
+            // On the heap, as it is rare.
+            Some(tokens) => Box::pin(tokens.attempt(&self.network, || self.attempt_once(id, body.clone()))).await,
         }
     }
 

@@ -17,9 +17,11 @@
 //! | whether the name servers of this machine answer | `name_servers.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
+mod access_tokens;
 mod budgets;
 mod checkpoint;
 mod circuit_breaker;
+mod compression;
 mod concurrency_limit;
 mod connection;
 mod core;
@@ -44,6 +46,7 @@ mod request;
 mod retry_after;
 mod signature;
 mod suspension;
+mod token_request;
 mod wakeup;
 mod webhook_health;
 mod webhooks;

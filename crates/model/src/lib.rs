@@ -3,6 +3,7 @@
 //!
 //! No I/O, no clock, no tokio.
 
+mod client_credentials;
 mod dead_letter;
 mod descriptors;
 mod group;
@@ -21,6 +22,7 @@ pub mod units;
 mod url;
 mod webhook;
 
+pub use client_credentials::ClientCredentials;
 pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT};
 pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, DescriptorUse};
 pub use group::{GroupId, Organisation};
@@ -35,7 +37,7 @@ pub use secret::Secret;
 pub use time::Timestamp;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
-pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
+pub use webhook::{Auth, AuthHeaders, Compression, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
 
 /// Why a word was refused. The text names what was given and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -62,6 +62,8 @@ pub enum NoResponse {
     ConnectionLost(Box<str>),
     /// What arrived isn't HTTP, or a 101.
     Malformed(Box<str>),
+    /// The token end point granted no access token, so no request was made.
+    Token(Box<str>),
 }
 
 /// Why this machine couldn't make an attempt.
@@ -172,6 +174,7 @@ impl NoResponse {
             Self::Tls(_) => "tls",
             Self::ConnectionLost(_) => "connection_lost",
             Self::Malformed(_) => "malformed",
+            Self::Token(_) => "token",
         }
     }
 
@@ -180,7 +183,12 @@ impl NoResponse {
     pub fn cause(&self) -> &str {
         match self {
             Self::Timeout => "no status arrived within the webhook's timeout",
-            Self::Dns(cause) | Self::Connect(cause) | Self::Tls(cause) | Self::ConnectionLost(cause) | Self::Malformed(cause) => cause,
+            Self::Dns(cause)
+            | Self::Connect(cause)
+            | Self::Tls(cause)
+            | Self::ConnectionLost(cause)
+            | Self::Malformed(cause)
+            | Self::Token(cause) => cause,
         }
     }
 }

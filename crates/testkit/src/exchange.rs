@@ -11,8 +11,8 @@ use tokio::{
 /// A request as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRequest {
-    /// Its request line and headers.
-    pub head: String,
+    /// Its request line and headers, as text.
+    pub section: String,
     /// Its body, as long as its `Content-Length` says.
     pub body: Vec<u8>,
 }
@@ -28,7 +28,7 @@ impl RawRequest {
     /// The value of its first header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let mut lines = self.section.lines().skip(1).filter_map(|line| line.split_once(':'));
         lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
@@ -43,7 +43,7 @@ impl RawRequest {
             }
         };
         let body = bytes.split_off(end);
-        let mut request = Self { head: String::from_utf8_lossy(&bytes).into_owned(), body };
+        let mut request = Self { section: String::from_utf8_lossy(&bytes).into_owned(), body };
         let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         while request.body.len() < length {
             if stream.read_buf(&mut request.body).await? == 0 {

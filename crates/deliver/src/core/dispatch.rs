@@ -12,7 +12,7 @@ use super::{
     message::{Message, State},
 };
 use crate::{
-    budgets::{Turn, Wait},
+    budgets::{Nth, Wait},
     concurrency_limit::Permit,
     webhooks::WebhookHandle,
 };
@@ -73,9 +73,9 @@ impl Core {
                 line.again.pop_front(); // it was evicted, or has ended
                 continue;
             };
-            let permit = match handle.budgets.acquire(&handle.webhook, Turn::Again, now) {
+            let permit = match handle.budgets.acquire(&handle.webhook, Nth::Later, now) {
                 Ok(permit) => permit,
-                Err(wait) => return self.wait_for_turn(wait),
+                Err(wait) => return self.note_wait(wait),
             };
             line.again.pop_front();
             message.start(&handle);
@@ -95,9 +95,9 @@ impl Core {
                 leave_line(line, lane); // it lines up again when its message settles
                 continue;
             }
-            let permit = match handle.budgets.acquire(&handle.webhook, Turn::First, now) {
+            let permit = match handle.budgets.acquire(&handle.webhook, Nth::First, now) {
                 Ok(permit) => permit,
-                Err(wait) => return self.wait_for_turn(wait),
+                Err(wait) => return self.note_wait(wait),
             };
             leave_line(line, lane);
             if let Some(message) = lane.start(&handle) {
@@ -111,7 +111,7 @@ impl Core {
     }
 
     /// Where time decides when an attempt may start, the core asks to be woken then.
-    fn wait_for_turn(&mut self, wait: Wait) {
+    fn note_wait(&mut self, wait: Wait) {
         if let Wait::Until(due) = wait {
             self.rate_due = Some(self.rate_due.map_or(due, |earlier| earlier.min(due)));
         }

@@ -42,7 +42,7 @@ async fn nothing_is_sent_before_the_time_that_the_server_named_and_everything_af
     assert_eq!(seen.len(), 7, "the first message twice, five others once: {seen:?}");
     assert_eq!(seen[0].1, seen[1].1, "the same message, under the same id");
     assert!(seen[1].0 - seen[0].0 >= Duration::from_secs(2), "{:?}", seen[1].0 - seen[0].0);
-    assert_eq!(pushline.metric("pushline_webhooks_suspended", "").await, 0.0);
+    pushline.until_metric("pushline_webhooks_suspended", "", |suspended| suspended == 0.0).await;
 }
 
 #[tokio::test]
