@@ -15,7 +15,7 @@ WAIT, FLIGHT, BACKOFF, DEAD_LETTERING, EVICTED = "wait", "flight", "backoff", "d
 ACTIVE = (FLIGHT, BACKOFF, DEAD_LETTERING)  # keeps its body
 MUTANTS = """watermark_ignores_batched_until watermark_ignores_messages restart_ignores_watermark no_fall_back window_not_cleared
 refused_is_passed lease_kept settled_before_durable checkpoint_forgets_flight slice_skips_record wake_missed evicts_flight
-believes_any_checkpoint
+believes_any_checkpoint suspended_has_memory suspended_starts suspended_keeps_bodies
 closes_below_batched_until window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letters_window dead_letters_cut dead_lettered_replay_closes_nothing trims_unsaved
 reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules""".split()
 ONLY = {"kafka": """closes_after_frame closes_not_at_end closes_not_in_slices closes_one_sided last_believed
@@ -117,9 +117,9 @@ class Lane:
                 f"{f' decided {self.decided}' * bool(self.decided)} body {self.body} {self.msgs})")
 
 
-class Webhook:  # a webhook's share of the memory budget, and its circuit breaker
+class Webhook:  # a webhook's share of the memory budget, its circuit breaker, and until when it is suspended
     def __init__(self):
-        self.held, self.unresponsive, self.full = 0, False, False
+        self.held, self.unresponsive, self.full, self.suspended = 0, False, False, 0
 
 
 class Task:
@@ -211,7 +211,7 @@ class Task:
 
     def may_begin(self, lane):
         h = self.webhook(lane)
-        if h is None:
+        if h is None or h.suspended > self.w.now and "suspended_has_memory" not in self.x:
             return False
         if h.held <= 0:
             return True
@@ -334,7 +334,7 @@ class Task:
     def refuse(self, lane, rec, m=None):
         h = self.webhook(lane)
         if h:
-            h.full = "no_half" not in self.x
+            h.full = "no_half" not in self.x and h.suspended <= self.w.now
         if "refused_is_passed" in self.x:
             return True
         check(not lane.body, "refused in the middle", lane)
@@ -507,7 +507,7 @@ class Task:
         for lane in self.lanes.values():
             name = self.w.route[lane.group]
             h = self.webhook(lane)
-            if h and len(self.all(FLIGHT, name)) < (1 if h.unresponsive else CONCURRENCY):
+            if h and (h.suspended <= self.w.now or "suspended_starts" in self.x) and len(self.all(FLIGHT, name)) < (1 if h.unresponsive else CONCURRENCY):
                 m = next((m for m in lane.msgs if m.state == WAIT), None)
                 if m and not (h.unresponsive and self.all(BACKOFF, name)):
                     out.append(m)
@@ -519,13 +519,14 @@ class Task:
         check(m.first >= self.floor, "sends a record below the watermark", m, self.floor)
         check(not m.flying, "in flight twice", m)
         check(self is not self.w.task or all(o in self.log.recs for o in m.body), "sends a record that is not in the log", m)
+        check(self.webhook(self.lanes[m.group]).suspended <= self.w.now, "starts though its webhook is suspended", m)
         if not m.started:
             check(m.first > self.first_started.get(m.group, -1), "first started out of order", m, self.first_started.get(m.group))
             self.first_started[m.group] = m.first
         m.state, m.started, m.flying = FLIGHT, True, True
         self.w.sent(self, m)
 
-    def outcome(self, m, how):  # accepted, error, none
+    def outcome(self, m, how):  # accepted, error, busy (an error that is retried and suspends the webhook), none
         lane, h, m.flying = self.lanes[m.group], self.webhooks[m.webhook], False
         if how == "none":
             m.attempts, h.unresponsive = m.attempts + 1, True
@@ -538,6 +539,16 @@ class Task:
             return
         if h.unresponsive:
             h.unresponsive = h.full = False  # D5
+        if how == "busy":  # D19
+            m.attempts, h.suspended = m.attempts + 1, max(h.suspended, self.w.now + 1 + m.first % 8)
+            m.state = DEAD_LETTERING if m.attempts >= TRIES else EVICTED
+            for l in self.lanes.values():
+                if l is lane or self.webhook(l) is h:
+                    for b in [b for b in l.msgs if b.state == BACKOFF]:
+                        b.state = EVICTED
+                    if "suspended_keeps_bodies" not in self.x or l is lane:
+                        self.evict(l)
+            return
         m.state = DEAD_LETTERING
         if how == "accepted":
             self.settle(m)
@@ -594,6 +605,7 @@ class Task:
             check(not h.full or h.held, "refuses though it holds nothing", n)
             loose = sum(l.held + sum(m.held for m in l.msgs if m.state not in ACTIVE) for l in self.lanes.values() if self.webhook(l) is h)
             check(not h.unresponsive or loose <= MAX_BODY + 16, "an unresponsive webhook holds too much", n, loose)
+            check(h.suspended <= self.w.now or not loose, "a suspended webhook holds bodies", n, loose)
         check(self.free == self.w.memory - sum(held.values()), "memory budget", self.free, dict(held))
 
 
@@ -784,7 +796,7 @@ class World:
                     note += repr(m) * (self.trace is not None)
                     task.dispatch(m)
         elif act == "outcome" and msgs(FLIGHT):
-            m, how = d.pick(msgs(FLIGHT)), d.pick(["accepted", "accepted", "error", "none", "none"])
+            m, how = d.pick(msgs(FLIGHT)), d.pick(["accepted", "accepted", "error", "busy", "none", "none"])
             note = f"{m} {how}"
             task.outcome(m, how)
         elif act == "durable" and any(l.dead_lettering for l in task.lanes.values()) and d.one_in(2):

@@ -14,10 +14,15 @@ pub struct Program {
 /// Apache Kafka runs on java; mvn downloads it once.
 pub const FOR_KAFKA: [Program; 2] = [Program { name: "java", package: "default-jre-headless" }, Program { name: "mvn", package: "maven" }];
 
-/// The tests also publish with Mosquitto's client, and read topics with a consumer that knows nothing of Pushline.
-pub const FOR_TESTS: [Program; 4] = {
+/// The tests also publish with Mosquitto's client, read topics with a consumer that knows nothing of Pushline, and verify signatures in two other
+/// languages.
+pub const FOR_TESTS: [Program; 6] = {
     let [java, maven] = FOR_KAFKA;
-    [Program { name: "mosquitto_pub", package: "mosquitto-clients" }, Program { name: "kcat", package: "kcat" }, java, maven]
+    let mosquitto = Program { name: "mosquitto_pub", package: "mosquitto-clients" };
+    let kcat = Program { name: "kcat", package: "kcat" };
+    let python = Program { name: "python3", package: "python3" };
+    let node = Program { name: "node", package: "nodejs" };
+    [mosquitto, kcat, python, node, java, maven]
 };
 
 /// Installs the missing programs where this runs as root on Debian.

@@ -10,6 +10,7 @@
 //! | how lanes that are behind are served | `catch_up.rs` |
 //! | whose message goes out next | `dispatch.rs` |
 //! | what follows from an outcome | `outcomes.rs` |
+//! | what is held of a suspended webhook | `suspensions.rs` |
 //! | what becomes a dead letter, and when that settles | `dead_letters.rs` |
 //! | what has waited too long | `expiry.rs` |
 //! | lanes whose webhook changed or is unknown | `reload.rs` |
@@ -31,6 +32,7 @@ mod outcomes;
 mod reload;
 mod saving;
 mod settling;
+mod suspensions;
 mod windows;
 
 use std::{
@@ -95,6 +97,10 @@ pub(crate) struct Core {
     unsettled: u64,
     /// Breaker openings of the process that it knows of.
     openings: u64,
+    /// Suspensions of the process that it knows of.
+    suspensions: u64,
+    /// When a webhook's rate allows the next attempt.
+    rate_due: Option<Instant>,
     /// When what happens once a second is due.
     next_second: Instant,
     scratch: Scratch,
@@ -115,6 +121,8 @@ pub(crate) struct Status {
     pub(crate) checkpoint_age: Duration,
     /// Webhooks of the process that are unresponsive.
     pub(crate) unresponsive: usize,
+    /// Webhooks of the process that are suspended.
+    pub(crate) suspended: usize,
 }
 
 /// Where and when a core starts.
@@ -214,6 +222,8 @@ impl Core {
             unsettled: 0,
             // This partition holds nothing yet of the webhooks concerned.
             openings: budgets.openings(),
+            suspensions: budgets.suspensions().begun(),
+            rate_due: None,
             next_second: now.monotonic,
             scratch: Scratch::default(),
         };
@@ -245,6 +255,7 @@ impl Core {
     pub(crate) fn on(&mut self, event: Event<'_>, now: Now, budgets: &Budgets, effects: &mut Effects) {
         effects.clear();
         self.evict_of_unresponsive(budgets);
+        self.follow_suspensions(now.monotonic, budgets);
         self.happen(event, now, effects);
         self.pass_time(now, effects);
         if self.is_leaving() {
@@ -255,14 +266,14 @@ impl Core {
             effects.wake_others = Some(wake);
         }
         if !self.is_leaving() {
-            self.dispatch(effects);
+            self.dispatch(now.monotonic, effects);
             self.plan_read(now, effects);
         }
         if self.scratch.excused > 0 {
             let messages = std::mem::take(&mut self.scratch.excused);
             effects.notices.push(Notice::Excused { reason: Excuse::CutRules, messages });
         }
-        effects.wake_at = self.next_wake();
+        effects.wake_at = self.next_wake(budgets);
     }
 
     fn happen(&mut self, event: Event<'_>, now: Now, effects: &mut Effects) {
@@ -307,13 +318,13 @@ impl Core {
         }
     }
 
-    fn next_wake(&self) -> Option<Instant> {
+    fn next_wake(&self, budgets: &Budgets) -> Option<Instant> {
         if self.is_leaving() {
             return self.leaving_due();
         }
         let pause = self.pauses.peek().map(|Reverse((at, ..))| *at);
         let unknown = self.unknown.peek().map(|Reverse((at, _))| *at);
-        let others = [self.window_due(), pause, unknown, self.catch_up.due()];
+        let others = [self.window_due(), pause, unknown, self.catch_up.due(), budgets.suspensions().due(), self.rate_due];
         Some(others.into_iter().flatten().fold(self.next_second, Instant::min))
     }
 
@@ -332,6 +343,7 @@ impl Core {
             oldest: self.expiry.oldest(),
             checkpoint_age: self.saving.age(now.monotonic),
             unresponsive: self.webhooks.unresponsive(),
+            suspended: self.webhooks.suspended(),
         }
     }
 }

@@ -16,11 +16,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     DeliverError, Network,
+    access_tokens::AccessTokens,
+    compression,
     connection::Sender,
     idle_connections::{IDLE, IdleConnections, READY},
     network::ConnectError,
     no_response,
     request::{HeaderCaseCache, Template},
+    retry_after::response_headers,
 };
 
 /// How much of a response's body is read so that its connection can be used again, in bytes.
@@ -35,14 +38,16 @@ pub(crate) struct Endpoint {
     webhook: Arc<Webhook>,
     network: Arc<Network>,
     template: Template,
+    tokens: Option<Arc<AccessTokens>>,
     idle: Arc<IdleConnections>,
 }
 
 impl Endpoint {
     pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
-        let template = Template::new(&webhook, header_cases)?;
+        let tokens = AccessTokens::of(&webhook).map(Arc::new);
+        let template = Template::new(&webhook, tokens.clone(), header_cases)?;
         let idle = network.idle().join();
-        Ok(Self { webhook, network, template, idle })
+        Ok(Self { webhook, network, template, tokens, idle })
     }
 
     /// One attempt (docs/document.md, Outcome).
@@ -50,9 +55,18 @@ impl Endpoint {
     /// A panic ends the attempt and nothing else: it is a local failure, so the message waits and is sent again. No state is left half changed by it,
     /// since an attempt shares only its idle connections and counters. A panic anywhere else in delivery ends the process.
     pub(crate) async fn attempt(&self, id: MessageId, body: Bytes) -> Outcome {
-        match AssertUnwindSafe(self.attempt_once(id, body)).catch_unwind().await {
+        match AssertUnwindSafe(self.authorized_attempt(id, body)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(_) => self.local_failure(LocalFailureKind::Panic, &format!("an attempt of webhook {:?} panicked", self.webhook.name)),
+        }
+    }
+
+    async fn authorized_attempt(&self, id: MessageId, body: Bytes) -> Outcome {
+        let body = compression::encode(self.webhook.compression, body).await;
+        match &self.tokens {
+            None => self.attempt_once(id, body).await,
+            // On the heap, as it is rare.
+            Some(tokens) => Box::pin(tokens.attempt(&self.network, || self.attempt_once(id, body.clone()))).await,
         }
     }
 
@@ -109,7 +123,7 @@ impl Endpoint {
 
     /// The status has arrived and decides. The body is read so that the connection can be used again, up to [`DRAINED`] bytes.
     async fn receive(&self, sender: Sender, response: Response<Incoming>, deadline: Instant) -> Outcome {
-        let (status, at_most) = (response.status(), idle_at_most(response.headers()));
+        let (status, at_most, headers) = (response.status(), idle_at_most(response.headers()), response_headers(response.headers()));
         let mut kept = Vec::new();
         let wanted = if status.is_success() { 0 } else { RESPONSE_KEPT };
         let is_at_its_end = matches!(timeout_at(deadline, drain(response.into_body(), wanted, &mut kept)).await, Ok(true));
@@ -117,7 +131,7 @@ impl Endpoint {
             self.idle.put(sender, at_most);
         }
         let status = status.as_u16();
-        if (200..300).contains(&status) { Outcome::Accepted { status } } else { Outcome::ErrorResponse { status, response: kept } }
+        if (200..300).contains(&status) { Outcome::Accepted { status } } else { Outcome::ErrorResponse { status, response: kept, headers } }
     }
 
     /// Closes the connections that won't be used again.

@@ -18,9 +18,11 @@
 //! | whether the name servers of this machine answer | `name_servers.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
+mod access_tokens;
 mod budgets;
 mod checkpoint;
 mod circuit_breaker;
+mod compression;
 mod concurrency_limit;
 mod connection;
 mod core;
@@ -39,10 +41,14 @@ mod network;
 mod no_response;
 mod outcome;
 mod partition;
+mod rate_limit;
 mod refused_ticks;
 mod replay;
 mod request;
+mod retry_after;
 mod signature;
+mod suspension;
+mod token_request;
 mod wakeup;
 mod webhook_health;
 mod webhooks;

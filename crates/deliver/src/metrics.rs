@@ -19,6 +19,8 @@ pub const CONNECTIONS: &str = "pushline_deliver_connections_total";
 pub const LANES: &str = "pushline_lanes";
 /// Unresponsive webhooks.
 pub const UNRESPONSIVE: &str = "pushline_webhooks_unresponsive";
+/// Suspended webhooks.
+pub const SUSPENDED: &str = "pushline_webhooks_suspended";
 /// Packets that were accepted.
 pub const DELIVERED: &str = "pushline_packets_delivered_total";
 /// Records between live reading and the end of the log, by partition.
@@ -69,6 +71,7 @@ pub fn describe() {
     describe_counter!(CONNECTIONS, "Connections used for attempts");
     describe_gauge!(LANES, "Lanes: groups with something unfinished");
     describe_gauge!(UNRESPONSIVE, "Webhooks whose server gave no response: one message at a time probes each");
+    describe_gauge!(SUSPENDED, "Webhooks whose server asked by Retry-After to be left alone");
     describe_counter!(DELIVERED, "Packets that were accepted");
     describe_gauge!(LAG, "Records between live reading and the end of the log");
     describe_gauge!(UNSETTLED, "Packets that haven't settled");

@@ -55,7 +55,7 @@ fn spread(delay: Duration, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use pushline_model::LocalFailureKind;
+    use pushline_model::{LocalFailureKind, ResponseHeaders};
 
     use super::*;
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     fn error(status: u16) -> Outcome {
-        Outcome::ErrorResponse { status, response: vec![] }
+        Outcome::ErrorResponse { status, response: vec![], headers: ResponseHeaders::default() }
     }
 
     #[test]

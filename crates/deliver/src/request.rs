@@ -1,6 +1,10 @@
 //! A webhook's request (docs/document.md, Request): what all its messages have in common is put together once.
 
-use std::{collections::HashMap, convert::Infallible, sync::Mutex};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -9,13 +13,13 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header::Hea
 use http_body_util::{Empty, Full};
 use hyper::{Response, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pushline_model::{Auth, MessageId, Webhook};
+use pushline_model::{Auth, Compression, MessageId, Webhook};
 use tokio::{
     io::{AsyncWriteExt, duplex},
     task::unconstrained,
 };
 
-use crate::{DeliverError, signature::SigningKey};
+use crate::{DeliverError, access_tokens::AccessTokens, signature::SigningKeys};
 
 const USER_AGENT: &str = concat!("Pushline/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -29,7 +33,8 @@ pub(crate) struct Template {
     headers: HeaderMap,
     /// hyper's own record of how the names were written.
     case: Extensions,
-    key: Option<SigningKey>,
+    keys: SigningKeys,
+    tokens: Option<Arc<AccessTokens>>,
 }
 
 /// hyper's record of how header names are written, one for all webhooks with the same names: a record keeps the 8 KiB that it was read from.
@@ -49,7 +54,12 @@ impl HeaderCaseCache {
 }
 
 impl Template {
-    pub(crate) fn new(webhook: &Webhook, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
+    /// `tokens`: what puts in the credentials that change.
+    pub(crate) fn new(
+        webhook: &Webhook,
+        tokens: Option<Arc<AccessTokens>>,
+        header_cases: &mut HeaderCaseCache,
+    ) -> Result<Self, DeliverError> {
         let headers = headers(webhook);
         let case = header_cases.of(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
         let invalid = || DeliverError::Headers { webhook: webhook.name.clone() };
@@ -61,20 +71,21 @@ impl Template {
             value.set_sensitive(webhook.credential_headers().iter().any(|carrier| name.as_str().eq_ignore_ascii_case(carrier)));
             map.append(name, value);
         }
-        let key = webhook.secret.as_ref().map(SigningKey::new).transpose()?;
-        Ok(Self { path, headers: map, case, key })
+        let keys = SigningKeys::of(webhook)?;
+        Ok(Self { path, headers: map, case, keys, tokens })
     }
 
     /// One attempt's request. `at`: the wall clock in seconds since 1970.
     pub(crate) fn request(&self, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
         let (id, at) = (id.to_string(), at.to_string());
-        let signature = self.key.as_ref().map(|key| key.sign(&id, &at, &body));
+        let signature = self.keys.sign(&id, &at, &body);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.path.clone();
         *request.extensions_mut() = self.case.clone();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
+        self.tokens.iter().for_each(|tokens| tokens.authorize(headers));
         let values = [(WEBHOOK_ID, Some(id)), (WEBHOOK_TIMESTAMP, Some(at)), (WEBHOOK_SIGNATURE, signature)];
         for (name, value) in values.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             headers.insert(name, HeaderValue::try_from(value).expect("letters, digits and base64 are a valid value"));
@@ -89,12 +100,15 @@ fn headers(webhook: &Webhook) -> Vec<(String, String)> {
     if !webhook.headers.iter().any(|header| header.name().is("User-Agent")) {
         own.push(("User-Agent", USER_AGENT));
     }
+    if webhook.compression == Compression::Gzip {
+        own.push(("Content-Encoding", "gzip"));
+    }
     let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let custom = webhook.headers.iter().map(|header| (header.name().as_str().to_owned(), header.value().to_owned()));
     own.chain(credentials(webhook)).chain(custom).collect()
 }
 
-/// The credentials (RFC 7617, RFC 6750, or a key). `Webhook::credential_headers` alone decides which headers carry them.
+/// The credentials (RFC 7617, RFC 6750, or a key), or where they will stand. `Webhook::credential_headers` alone decides which headers carry them.
 fn credentials(webhook: &Webhook) -> Vec<(String, String)> {
     let value = match &webhook.auth {
         Auth::None => return vec![],
@@ -103,6 +117,8 @@ fn credentials(webhook: &Webhook) -> Vec<(String, String)> {
         }
         Auth::Bearer { token } => format!("Bearer {}", token.reveal()),
         Auth::ApiKey { key, .. } => key.reveal().to_owned(),
+        // `AccessTokens::authorize` puts in the token.
+        Auth::OAuth2(_) => "Bearer".to_owned(),
     };
     webhook.credential_headers().into_iter().map(|name| (name.to_owned(), value.clone())).collect()
 }
@@ -144,7 +160,7 @@ mod tests {
     }
 
     fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
-        Template::new(webhook, &mut HeaderCaseCache::default()).unwrap().request(
+        Template::new(webhook, None, &mut HeaderCaseCache::default()).unwrap().request(
             MessageId([1; 16]),
             1_614_265_330,
             Bytes::from_static(b"{}"),

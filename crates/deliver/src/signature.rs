@@ -1,15 +1,32 @@
-//! `webhook-signature` (Standard Webhooks 1.0, *Signature scheme*): `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`.
+//! `webhook-signature` (Standard Webhooks 1.0, *Signature scheme*): `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`; one after the other, by
+//! spaces, where several secrets sign.
 
 use base64_simd::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use pushline_model::Secret;
+use pushline_model::{Secret, Webhook};
 use sha2::Sha256;
 
 use crate::DeliverError;
 
-/// A webhook's signing key. Never printed.
+/// A webhook's signing keys; none: its attempts aren't signed.
+#[derive(Debug, Clone)]
+pub(crate) struct SigningKeys(Vec<SigningKey>);
+
+/// A signing key. Never printed.
 #[derive(Clone)]
 pub(crate) struct SigningKey(Hmac<Sha256>);
+
+impl SigningKeys {
+    pub(crate) fn of(webhook: &Webhook) -> Result<Self, DeliverError> {
+        webhook.signing_secrets().map(SigningKey::new).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The header's value, if there is one.
+    pub(crate) fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> Option<String> {
+        let signatures: Vec<String> = self.0.iter().map(|key| key.sign(id, timestamp, body)).collect();
+        (!signatures.is_empty()).then(|| signatures.join(" "))
+    }
+}
 
 impl SigningKey {
     /// From `whsec_` and base64.
@@ -19,8 +36,8 @@ impl SigningKey {
         mac.map(Self).ok_or(DeliverError::SigningSecret)
     }
 
-    /// The header's value.
-    pub(crate) fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
+    /// One signature.
+    fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
         let mut mac = self.0.clone();
         for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
             mac.update(part);
@@ -45,6 +62,17 @@ mod tests {
         let key = SigningKey::new(&Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).unwrap();
         let signature = key.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", br#"{"test": 2432232314}"#);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn several_secrets_sign_one_after_the_other() {
+        let mut webhook = Webhook::new("w", "http://a.example/".parse().unwrap());
+        let sign = |webhook: &Webhook| SigningKeys::of(webhook).unwrap().sign("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b"{}");
+        assert_eq!(sign(&webhook), None);
+        let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX"].map(Secret::new);
+        let alone = secrets.clone().map(|secret| sign(&Webhook { secret: Some(secret), ..webhook.clone() }).unwrap());
+        webhook.secrets = secrets.to_vec();
+        assert_eq!(sign(&webhook), Some(alone.join(" ")));
     }
 
     #[test]

@@ -265,14 +265,14 @@ impl std::fmt::Debug for PerWebhook {
 
 #[cfg(test)]
 mod tests {
-    use pushline_model::NoResponse;
+    use pushline_model::{NoResponse, ResponseHeaders};
 
     use super::*;
 
     const OK: Outcome = Outcome::Accepted { status: 200 };
 
     fn error(status: u16) -> Outcome {
-        Outcome::ErrorResponse { status, response: Vec::new() }
+        Outcome::ErrorResponse { status, response: Vec::new(), headers: ResponseHeaders::default() }
     }
 
     #[test]

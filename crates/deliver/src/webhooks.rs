@@ -65,6 +65,9 @@ impl Webhooks {
                 return Ok((webhook.name.clone(), Arc::clone(same)));
             }
             let budgets = before.map_or_else(|| self.budgets.of_webhook(), |before| before.budgets.clone());
+            if before.is_some_and(|before| before.webhook.url != webhook.url) {
+                budgets.suspension.end_now();
+            }
             let endpoint = Endpoint::new(Arc::clone(webhook), Arc::clone(&self.network), &mut header_cases)?;
             let rules = CutRules::of(webhook);
             let rules_hash = rules.hash();
@@ -88,6 +91,16 @@ impl Webhooks {
     /// The webhooks whose breaker opened after that many openings of the process.
     pub(crate) fn opened_after(&self, openings: u64) -> impl Iterator<Item = &Arc<WebhookHandle>> {
         self.by_name.values().filter(move |handle| handle.budgets.breaker.opened_after(openings))
+    }
+
+    /// The webhooks whose suspension began after that many of the process.
+    pub(crate) fn suspended_after(&self, begun: u64) -> impl Iterator<Item = &Arc<WebhookHandle>> {
+        self.by_name.values().filter(move |handle| handle.budgets.suspension.began_after(begun))
+    }
+
+    /// How many webhooks are suspended.
+    pub(crate) fn suspended(&self) -> usize {
+        self.by_name.values().filter(|handle| handle.budgets.suspension.is_on()).count()
     }
 
     /// Closes the connections that no attempt will use again.

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, Invalid, Offset, Packet, Timestamp};
+use crate::{Attempt, Invalid, Offset, Packet, ResponseHeaders, Timestamp};
 
 /// How much of a response's body a dead letter keeps, in bytes.
 pub const RESPONSE_KEPT: usize = 2048;
@@ -88,6 +88,8 @@ pub struct DeadLetter {
     pub attempts: Vec<Attempt>,
     /// The packets as they came.
     pub packets: Vec<DeadPacket>,
+    /// Headers of the last response.
+    pub headers: ResponseHeaders,
 }
 
 impl DeadLetter {
@@ -106,6 +108,7 @@ impl DeadLetter {
             response: Vec::new(),
             attempts: Vec::new(),
             packets,
+            headers: ResponseHeaders::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! No I/O, no clock, no tokio.
 
+mod client_credentials;
 mod dead_letter;
 mod descriptors;
 mod group;
@@ -10,6 +11,7 @@ mod header;
 mod iccid;
 mod outcome;
 mod packet;
+mod rate;
 mod registry;
 mod routing;
 mod secret;
@@ -20,20 +22,22 @@ pub mod units;
 mod url;
 mod webhook;
 
+pub use client_credentials::ClientCredentials;
 pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT, RecordPlace};
 pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, DescriptorUse};
 pub use group::{GroupId, Organisation};
 pub use header::{CustomHeader, HeaderName};
 pub use iccid::Iccid;
-pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome};
+pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome, ResponseHeaders};
 pub use packet::{MessageId, Offset, Packet};
+pub use rate::Rate;
 pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};
 pub use secret::Secret;
 pub use time::Timestamp;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
-pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
+pub use webhook::{Auth, AuthHeaders, Compression, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
 
 /// Why a word was refused. The text names what was given and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +79,9 @@ pub enum Invalid {
     /// A Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes. The secret isn't shown.
     #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
     SigningSecret,
+    /// A webhook is signed by one secret, or by several.
+    #[error("secret is there too: give one of the two")]
+    BothSecrets,
     /// A user name of Basic authentication has no colon (RFC 7617 §2).
     #[error("a user name for basic authentication can't hold a colon or a control character")]
     BasicUser,

@@ -22,6 +22,8 @@ pub enum Outcome {
         status: u16,
         /// The first [`RESPONSE_KEPT`](crate::RESPONSE_KEPT) bytes of the body.
         response: Vec<u8>,
+        /// Headers that say more than the status.
+        headers: ResponseHeaders,
     },
     /// Nothing final arrived. Retried.
     NoResponse(NoResponse),
@@ -32,6 +34,15 @@ pub enum Outcome {
     },
     /// This machine couldn't make the attempt, so the endpoint isn't to blame. It counts as no attempt: the message keeps its body and waits.
     LocalFailure(LocalFailure),
+}
+
+/// What a dead letter keeps of a response's headers, as the server sent it: at most [`RESPONSE_KEPT`](crate::RESPONSE_KEPT) bytes each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResponseHeaders {
+    /// Where the server would have the request sent (RFC 9110 §10.2.2). Pushline never follows it.
+    pub location: Option<Box<str>>,
+    /// When the server would have it sent again (RFC 9110 §10.2.3).
+    pub retry_after: Option<Box<str>>,
 }
 
 /// Why nothing final arrived: a class for metrics and decisions, and a cause for people.
@@ -51,6 +62,8 @@ pub enum NoResponse {
     ConnectionLost(Box<str>),
     /// What arrived isn't HTTP, or a 101.
     Malformed(Box<str>),
+    /// The token end point granted no access token, so no request was made.
+    Token(Box<str>),
 }
 
 /// Why this machine couldn't make an attempt.
@@ -127,13 +140,13 @@ impl Outcome {
         if let Self::NoResponse(why) = self { Some(why) } else { None }
     }
 
-    /// What a dead letter keeps as the response: the beginning of the body, or which addresses were blocked.
+    /// What a dead letter keeps as the response: the beginning of the body, or which addresses were blocked; and headers.
     #[must_use]
-    pub fn into_response(self) -> Vec<u8> {
+    pub fn into_response(self) -> (Vec<u8>, ResponseHeaders) {
         match self {
-            Self::ErrorResponse { response, .. } => response,
-            Self::BlockedAddress { what } => what.into_bytes(),
-            Self::Accepted { .. } | Self::NoResponse(_) | Self::LocalFailure(_) => Vec::new(),
+            Self::ErrorResponse { response, headers, .. } => (response, headers),
+            Self::BlockedAddress { what } => (what.into_bytes(), ResponseHeaders::default()),
+            Self::Accepted { .. } | Self::NoResponse(_) | Self::LocalFailure(_) => (Vec::new(), ResponseHeaders::default()),
         }
     }
 }
@@ -161,6 +174,7 @@ impl NoResponse {
             Self::Tls(_) => "tls",
             Self::ConnectionLost(_) => "connection_lost",
             Self::Malformed(_) => "malformed",
+            Self::Token(_) => "token",
         }
     }
 
@@ -169,7 +183,12 @@ impl NoResponse {
     pub fn cause(&self) -> &str {
         match self {
             Self::Timeout => "no status arrived within the webhook's timeout",
-            Self::Dns(cause) | Self::Connect(cause) | Self::Tls(cause) | Self::ConnectionLost(cause) | Self::Malformed(cause) => cause,
+            Self::Dns(cause)
+            | Self::Connect(cause)
+            | Self::Tls(cause)
+            | Self::ConnectionLost(cause)
+            | Self::Malformed(cause)
+            | Self::Token(cause) => cause,
         }
     }
 }
@@ -245,11 +264,11 @@ mod tests {
     fn an_outcome_tells_whether_the_server_answered_and_with_what() {
         let local = Outcome::LocalFailure(LocalFailure { kind: LocalFailureKind::Ports, retry_after: Duration::ZERO });
         let lost = Outcome::NoResponse(NoResponse::ConnectionLost("reset by the server".into()));
-        let error = Outcome::ErrorResponse { status: 401, response: b"who?".to_vec() };
+        let error = Outcome::ErrorResponse { status: 401, response: b"who?".to_vec(), headers: ResponseHeaders::default() };
         let answers = [&Outcome::Accepted { status: 204 }, &error, &lost, &local].map(|outcome| (outcome.answered(), outcome.status()));
         assert_eq!(answers, [(true, Some(204)), (true, Some(401)), (false, None), (false, None)]);
         assert!(local.is_local() && !lost.is_local());
         assert_eq!((error.to_string(), lost.to_string()), ("HTTP status 401".into(), "connection_lost: reset by the server".into()));
-        assert_eq!(error.into_response(), b"who?");
+        assert_eq!(error.into_response().0, b"who?");
     }
 }

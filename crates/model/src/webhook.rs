@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{
-    CustomHeader, HeaderName, Invalid, Secret, Url,
+    ClientCredentials, CustomHeader, HeaderName, Invalid, Rate, Secret, Url,
     header::{self, HeaderTable},
     units::{CountIn, CountsIn, DurationIn, DurationsIn, HOUR, SizeIn},
 };
@@ -31,7 +31,7 @@ pub struct Webhook {
     /// The credentials of each push.
     #[serde(default)]
     pub auth: Auth,
-    /// Which of the two header names carries Basic and Bearer credentials.
+    /// Which of the two header names carries Basic, Bearer and OAuth 2.0 credentials.
     #[serde(default)]
     pub auth_headers: AuthHeaders,
     /// Added to each request, in this order.
@@ -55,7 +55,7 @@ pub struct Webhook {
     /// How long to wait before each of them when the failure came fast. The last one stands for those that follow; a timeout is retried at once.
     #[serde(default = "default::retry_delays", with = "DurationsIn::<0, HOUR>")]
     pub retry_delays: Vec<Duration>,
-    /// Statuses that are sent again like no response at all. Empty: the document's rule 3.
+    /// Statuses that are sent again like no response at all. Empty: the document's rule 3. A `Retry-After` that comes with one suspends the webhook.
     #[serde(default, with = "CountsIn::<300, 599>")]
     pub retry_on_status: Vec<u16>,
     /// Document rule 1: 1 s.
@@ -70,15 +70,24 @@ pub struct Webhook {
     /// How many messages may be in flight.
     #[serde(default = "default::concurrency", with = "CountIn::<1, 1000>")]
     pub concurrency: usize,
+    /// How often an attempt may start; `None`: as often as `concurrency` allows.
+    #[serde(default)]
+    pub rate: Option<Rate>,
     /// Whether a group's messages may complete out of order.
     #[serde(default)]
     pub order: Order,
     /// Every message is an array, even that of a single packet.
     #[serde(default)]
     pub always_array: bool,
+    /// How the body is packed. Its signature covers what is sent; its id doesn't depend on it.
+    #[serde(default)]
+    pub compression: Compression,
     /// Signs each attempt (Standard Webhooks, `v1`).
     #[serde(default)]
     pub secret: Option<Secret>,
+    /// Sign each attempt in place of `secret` while a customer moves from one to the next: a receiver accepts any of the signatures.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
 }
 
 /// The numbers of the document, and ours where it has none.
@@ -116,7 +125,7 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     if name.is_empty() || name.chars().any(char::is_control) { Err(D::Error::custom(Invalid::WebhookName(name))) } else { Ok(name) }
 }
 
-/// The four kinds of credentials. In a file and in JSON a table: `{ kind = "basic", username = "…", password = "…" }`.
+/// The kinds of credentials. In a file and in JSON a table: `{ kind = "basic", username = "…", password = "…" }`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Auth {
@@ -142,6 +151,9 @@ pub enum Auth {
         /// The key.
         key: Secret,
     },
+    /// Access tokens of OAuth 2.0, carried as RFC 6750 says.
+    #[serde(rename = "oauth2")]
+    OAuth2(ClientCredentials),
 }
 
 /// [`Auth`] as it is read. Serde's own reading of tagged enums buffers the fields, and a refusal would lose its place.
@@ -154,6 +166,11 @@ struct AuthFields {
     token: Option<Secret>,
     header: Option<HeaderName>,
     key: Option<Secret>,
+    token_url: Option<Url>,
+    client_id: Option<String>,
+    client_secret: Option<Secret>,
+    scope: Option<String>,
+    audience: Option<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -163,6 +180,8 @@ enum AuthKind {
     Basic,
     Bearer,
     ApiKey,
+    #[serde(rename = "oauth2")]
+    OAuth2,
 }
 
 impl AuthKind {
@@ -172,19 +191,26 @@ impl AuthKind {
             Self::Basic => &["kind", "username", "password"],
             Self::Bearer => &["kind", "token"],
             Self::ApiKey => &["kind", "header", "key"],
+            Self::OAuth2 => &["kind", "token_url", "client_id", "client_secret", "scope", "audience"],
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Auth {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let AuthFields { kind, username, password, token, header, key } = AuthFields::deserialize(deserializer)?;
+        let AuthFields { kind, username, password, token, header, key, token_url, client_id, client_secret, scope, audience } =
+            AuthFields::deserialize(deserializer)?;
         let given = [
             ("username", username.is_some()),
             ("password", password.is_some()),
             ("token", token.is_some()),
             ("header", header.is_some()),
             ("key", key.is_some()),
+            ("token_url", token_url.is_some()),
+            ("client_id", client_id.is_some()),
+            ("client_secret", client_secret.is_some()),
+            ("scope", scope.is_some()),
+            ("audience", audience.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(name, is_given)| *is_given && !kind.fields().contains(name)) {
             return Err(D::Error::unknown_field(name, kind.fields()));
@@ -200,6 +226,13 @@ impl<'de> Deserialize<'de> for Auth {
             AuthKind::ApiKey => {
                 Self::ApiKey { header: header.unwrap_or_else(default::api_key_header), key: key.ok_or_else(|| missing("key"))? }
             }
+            AuthKind::OAuth2 => Self::OAuth2(ClientCredentials {
+                token_url: token_url.ok_or_else(|| missing("token_url"))?,
+                client_id: client_id.ok_or_else(|| missing("client_id"))?,
+                client_secret: client_secret.ok_or_else(|| missing("client_secret"))?,
+                scope,
+                audience,
+            }),
         })
     }
 }
@@ -252,6 +285,17 @@ pub enum PayloadForm {
     Json,
 }
 
+/// How a body is packed (`Content-Encoding`, RFC 9110 §8.4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// `gzip`.
+    Gzip,
+}
+
 /// Within a group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -295,9 +339,12 @@ impl Webhook {
             max_packets: default::max_packets(),
             max_body_bytes: default::max_body_bytes(),
             concurrency: default::concurrency(),
+            rate: None,
             order: Order::default(),
             always_array: false,
+            compression: Compression::default(),
             secret: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -308,11 +355,18 @@ impl Webhook {
         if let Err(problem) = self.auth.validate() {
             invalid.push(InvalidField { field: "auth", problem });
         }
+        if self.secret.is_some() && !self.secrets.is_empty() {
+            invalid.push(InvalidField { field: "secrets", problem: Invalid::BothSecrets });
+        }
         let carriers = self.credential_headers();
         for (place, header) in self.headers.iter().enumerate() {
             let name = header.name();
             if self.headers[..place].iter().any(|earlier| earlier.name().is(name.as_str())) {
                 let problem = Invalid::Duplicate { what: "header", name: name.as_str().to_owned() };
+                invalid.push(InvalidField { field: "headers", problem });
+            }
+            if self.compression != Compression::None && name.is("Content-Encoding") {
+                let problem = Invalid::HeaderName { name: name.as_str().to_owned(), reason: "compression sets it" };
                 invalid.push(InvalidField { field: "headers", problem });
             }
             if carriers.iter().any(|carrier| name.is(carrier)) {
@@ -321,6 +375,11 @@ impl Webhook {
             }
         }
         invalid
+    }
+
+    /// The secrets that sign each attempt, in the order of their signatures.
+    pub fn signing_secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.secret.iter().chain(&self.secrets)
     }
 
     /// The names of the headers that carry this webhook's credentials.
@@ -339,7 +398,11 @@ impl Webhook {
     /// custom headers, which carry keys under names that nobody foresees. A [`Secret`] is never written anyway.
     #[must_use]
     pub fn redacted(&self) -> Self {
-        Self { url: self.url.redacted(), headers: self.headers.iter().map(CustomHeader::redacted).collect(), ..self.clone() }
+        let auth = match &self.auth {
+            Auth::OAuth2(credentials) => Auth::OAuth2(credentials.redacted()),
+            other => other.clone(),
+        };
+        Self { url: self.url.redacted(), auth, headers: self.headers.iter().map(CustomHeader::redacted).collect(), ..self.clone() }
     }
 }
 
@@ -362,6 +425,7 @@ impl Auth {
                 CustomHeader::new(header.as_str(), "")?;
                 credential("key", key)
             }
+            Self::OAuth2(credentials) => credentials.validate(),
         }
     }
 }
@@ -376,6 +440,16 @@ mod tests {
 
     fn webhook() -> Webhook {
         Webhook::new("tokyo", "https://example.com/push".parse().unwrap())
+    }
+
+    fn oauth2(scope: Option<&str>) -> Auth {
+        Auth::OAuth2(ClientCredentials {
+            token_url: "https://id.example/token".parse().unwrap(),
+            client_id: "c".into(),
+            client_secret: Secret::new(Secret::HIDDEN),
+            scope: scope.map(str::to_owned),
+            audience: scope.map(str::to_owned),
+        })
     }
 
     fn read(json: &str) -> Result<Webhook, String> {
@@ -401,15 +475,18 @@ mod tests {
         (webhook.timeout, webhook.retries, webhook.window) = (Duration::from_millis(1500), 0, LONGEST_WINDOW);
         webhook.retry_delays = vec![Duration::ZERO, Duration::from_hours(1)];
         webhook.retry_on_status = vec![429, 503];
+        (webhook.rate, webhook.compression) = (Some("50/s".parse().unwrap()), Compression::Gzip);
         (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.always_array) = (1000, 64 << 20, 1, true);
         // Secrets are never written, so the one that is read is what stands in their place.
         let hidden = || Secret::new(Secret::HIDDEN);
-        webhook.secret = Some(hidden());
+        webhook.secrets = vec![hidden(), hidden()];
         for auth in [
             Auth::None,
             Auth::Basic { username: "u".into(), password: hidden() },
             Auth::Bearer { token: hidden() },
             Auth::ApiKey { header: HeaderName::new("X-Key").unwrap(), key: hidden() },
+            oauth2(None),
+            oauth2(Some("read push")),
         ] {
             webhook.auth = auth;
             assert_eq!(read(&serde_json::to_string(&webhook).unwrap()).as_ref(), Ok(&webhook));
@@ -433,8 +510,9 @@ mod tests {
         let header = |name: &str| CustomHeader::new(name, "x").unwrap();
         webhook.headers = vec![header("A"), header("a"), header("Authorization")];
         webhook.auth = Auth::Bearer { token: Secret::new("") };
+        (webhook.secret, webhook.secrets) = (Some(Secret::new("a")), vec![Secret::new("b")]);
         let fields: Vec<&str> = webhook.validate().iter().map(|invalid| invalid.field).collect();
-        assert_eq!(fields, ["auth", "headers", "headers"]);
+        assert_eq!(fields, ["auth", "secrets", "headers", "headers"]);
     }
 
     #[test]
@@ -450,10 +528,14 @@ mod tests {
             (r#""window":"61s""#, "61s is out of range, expected 10ms to 1m"),
             (r#""max_packets":0"#, "0 is out of range, expected 1 to 1000"),
             (r#""max_body_bytes":1"#, "1 is out of range, expected 1KiB to 64MiB"),
+            (r#""rate":"50""#, "a rate is a whole number"),
             (r#""concurrency":0"#, "0 is out of range, expected 1 to 1000"),
             (r#""headers":{"Host":"x"}"#, "can't be a custom header"),
             (r#""auth":{"kind":"basic","password":"p"}"#, "missing field `username`"),
             (r#""auth":{"kind":"bearer","password":"p","token":"t"}"#, "unknown field `password`"),
+            (r#""auth":{"kind":"oauth2","token_url":"http://a.example/","client_id":"c"}"#, "missing field `client_secret`"),
+            (r#""auth":{"kind":"oauth2","token":"t"}"#, "unknown field `token`"),
+            (r#""compression":"br""#, "unknown variant `br`"),
             (r#""auth":{"kind":"digest"}"#, "unknown variant `digest`"),
             (r#""colour":1"#, "unknown field `colour`"),
         ] {
@@ -468,6 +550,9 @@ mod tests {
         let mut webhook = webhook();
         webhook.url = "https://example.com/push?token=hush".parse().unwrap();
         webhook.headers = vec![CustomHeader::new("X-Key", "hush").unwrap()];
+        let Auth::OAuth2(mut credentials) = oauth2(None) else { unreachable!() };
+        (credentials.token_url, credentials.client_secret) = ("https://id.example/token?key=hush".parse().unwrap(), Secret::new("hush"));
+        webhook.auth = Auth::OAuth2(credentials);
         let shown = serde_json::to_string(&webhook.redacted()).unwrap();
         assert!(shown.contains("X-Key") && shown.contains("/push?***") && !shown.contains("hush"), "{shown}");
     }
@@ -483,6 +568,7 @@ mod tests {
         assert!(refused(Auth::Basic { username: "a".into(), password: Secret::new("x\n") }));
         assert!(refused(Auth::Bearer { token: Secret::new("a\nb") }));
         assert!(refused(Auth::Bearer { token: Secret::new("") }));
+        assert!(refused(oauth2(Some(""))) && !refused(oauth2(Some("a b"))));
         assert!(refused(Auth::ApiKey { header: HeaderName::new("Content-Type").unwrap(), key: Secret::new("x") }));
     }
 }

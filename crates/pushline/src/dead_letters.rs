@@ -77,6 +77,12 @@ pub(crate) struct PacketLine {
     pub(crate) status: Option<u16>,
     /// The first bytes of the server's response.
     pub(crate) response: String,
+    /// The response's header.
+    #[serde(default)]
+    pub(crate) location: Option<String>,
+    /// The response's header.
+    #[serde(default)]
+    pub(crate) retry_after: Option<String>,
     pub(crate) attempts: Vec<AttemptLine>,
     pub(crate) iccid: String,
     pub(crate) topic: String,

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, Timestamp};
+use pushline_model::{Cause, DeadLetter, DeadPacket, Offset, ResponseHeaders, Timestamp};
 use tokio::time::timeout;
 
 use crate::{AppendError, FRAME_MAX, Filter, Kind, Partition, Queue, Read, Reader, Record, Saved, SavedCheckpoint, frame::tests::record};
@@ -333,5 +333,6 @@ pub(crate) fn dead_letter(number: u64) -> DeadLetter {
         response: vec![0, 255],
         attempts: vec![],
         packets: vec![DeadPacket { received_at: Timestamp(1), topic: "o/1".into(), iccid: "1".into(), payload: vec![1, 2, 3] }],
+        headers: ResponseHeaders { location: None, retry_after: Some("120".into()) },
     }
 }

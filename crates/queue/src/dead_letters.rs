@@ -217,7 +217,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures_util::{FutureExt, future::BoxFuture};
-    use pushline_model::DeadPacket;
+    use pushline_model::{DeadPacket, ResponseHeaders};
 
     use super::*;
     use crate::{Queue, memory::Memory};
@@ -230,6 +230,16 @@ mod tests {
     fn dead_letter(group: &str, payload: usize) -> DeadLetter {
         let packet = DeadPacket { received_at: Timestamp(1), topic: "o/1".to_owned(), iccid: "1".to_owned(), payload: vec![b'x'; payload] };
         DeadLetter::unsent(Timestamp(1), group.to_owned(), Cause::Expired, vec![packet])
+    }
+
+    #[test]
+    fn a_dead_letter_is_read_as_it_was_written_or_not_at_all() {
+        let headers = ResponseHeaders { location: Some("/login".into()), retry_after: Some("120".into()) };
+        let dead_letter = DeadLetter { headers, ..dead_letter("o/g", 3) };
+        let encoded = encode(&dead_letter).unwrap();
+        assert_eq!(decode(&encoded), Some(dead_letter));
+        assert_eq!(decode(&encoded[..encoded.len() - 1]), None);
+        assert_eq!(decode(&[&[VERSION + 1], &encoded[1..]].concat()), None);
     }
 
     /// Two records that are deleted as soon as a caller has asked for the bounds.

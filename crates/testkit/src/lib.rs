@@ -1,6 +1,7 @@
 //! What tests and load tests share: the real process, receivers that keep what they get, a hostile one, and the ledger that says whether every
 //! acknowledged packet arrived or is a dead letter. Never a dependency of the product.
 
+mod exchange;
 mod hostile;
 mod http;
 mod id_ledger;
@@ -17,6 +18,7 @@ mod sync_shim;
 pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 
 pub use crate::{
+    exchange::{RawReceiver, RawRequest},
     hostile::{Hostile, HostileReceiver},
     http::get,
     id_ledger::{IdLedger, PushRecord, RepeatedPacket, Sighting},

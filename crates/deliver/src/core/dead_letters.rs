@@ -213,6 +213,7 @@ fn letter(
 ) -> DeadLetter {
     let prepared = message.prepared().expect("its body was just put there");
     let status = outcome.as_ref().and_then(Outcome::status);
+    let (response, headers) = outcome.map(Outcome::into_response).unwrap_or_default();
     DeadLetter {
         time: wall,
         group: group.key().to_owned(),
@@ -222,8 +223,9 @@ fn letter(
         array: prepared.body.is_array(),
         cause,
         status,
-        response: outcome.map_or_else(Vec::new, Outcome::into_response),
+        response,
         attempts: message.attempts.clone(),
         packets: prepared.body.packets(),
+        headers,
     }
 }

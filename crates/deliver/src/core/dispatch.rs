@@ -2,7 +2,7 @@
 //!
 //! A group's messages start for the first time in the order of their offsets, and the groups of a webhook take turns.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_model::{Offset, Order};
 
@@ -11,7 +11,11 @@ use super::{
     lane::{Intake, Lane},
     message::{Message, State},
 };
-use crate::{concurrency_limit::Permit, webhooks::WebhookHandle};
+use crate::{
+    budgets::{Nth, Wait},
+    concurrency_limit::Permit,
+    webhooks::WebhookHandle,
+};
 
 /// What waits for a permit of one webhook.
 #[derive(Debug, Default)]
@@ -49,34 +53,37 @@ impl Core {
     }
 
     /// Starts what may start: for each webhook the messages whose pause is over, then the first waiting message of each of its groups in turn.
-    pub(super) fn dispatch(&mut self, effects: &mut Effects) {
+    pub(super) fn dispatch(&mut self, now: Instant, effects: &mut Effects) {
+        self.rate_due = None;
         if self.lines.is_empty() {
             return;
         }
         let mut lines = std::mem::take(&mut self.lines);
         lines.retain(|_, line| {
-            self.dispatch_again(line, effects);
-            self.dispatch_line(line, effects);
+            self.dispatch_again(line, now, effects);
+            self.dispatch_line(line, now, effects);
             !line.lanes.is_empty() || !line.again.is_empty()
         });
         self.lines = lines;
     }
 
-    fn dispatch_again(&mut self, line: &mut Line, effects: &mut Effects) {
+    fn dispatch_again(&mut self, line: &mut Line, now: Instant, effects: &mut Effects) {
         while let Some(&(key, first)) = line.again.front() {
             let Some((message, handle)) = self.lanes.get_mut(key).and_then(|lane| pausing(lane, first)) else {
                 line.again.pop_front(); // it was evicted, or has ended
                 continue;
             };
-            let budgets = &handle.budgets;
-            let Some(permit) = budgets.concurrency.acquire(budgets.breaker.limit_again(handle.webhook.concurrency)) else { return };
+            let permit = match handle.budgets.acquire(&handle.webhook, Nth::Later, now) {
+                Ok(permit) => permit,
+                Err(wait) => return self.note_wait(wait),
+            };
             line.again.pop_front();
             message.start(&handle);
             start(key, message, permit, &handle, effects);
         }
     }
 
-    fn dispatch_line(&mut self, line: &mut Line, effects: &mut Effects) {
+    fn dispatch_line(&mut self, line: &mut Line, now: Instant, effects: &mut Effects) {
         while let Some(&key) = line.lanes.front() {
             let lane = &mut self.lanes[key];
             let Some(handle) = lane.intake.handle().cloned().filter(|_| lane.has_waiting()) else {
@@ -88,8 +95,10 @@ impl Core {
                 leave_line(line, lane); // it lines up again when its message settles
                 continue;
             }
-            let budgets = &handle.budgets;
-            let Some(permit) = budgets.concurrency.acquire(budgets.breaker.limit_first(handle.webhook.concurrency)) else { return };
+            let permit = match handle.budgets.acquire(&handle.webhook, Nth::First, now) {
+                Ok(permit) => permit,
+                Err(wait) => return self.note_wait(wait),
+            };
             leave_line(line, lane);
             if let Some(message) = lane.start(&handle) {
                 start(key, message, permit, &handle, effects);
@@ -98,6 +107,13 @@ impl Core {
                 lane.in_line = true;
                 line.lanes.push_back(key);
             }
+        }
+    }
+
+    /// Where time decides when an attempt may start, the core asks to be woken then.
+    fn note_wait(&mut self, wait: Wait) {
+        if let Wait::Until(due) = wait {
+            self.rate_due = Some(self.rate_due.map_or(due, |earlier| earlier.min(due)));
         }
     }
 }

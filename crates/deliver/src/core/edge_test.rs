@@ -1,6 +1,6 @@
 //! The core at edges that random schedules seldom come to.
 
-use pushline_model::{Cause, DeadPacket, LocalFailure, LocalFailureKind, MessageId, NoResponse, Outcome, RecordPlace};
+use pushline_model::{Cause, DeadPacket, LocalFailure, LocalFailureKind, MessageId, NoResponse, Outcome, RecordPlace, ResponseHeaders};
 use pushline_queue::{Kind, Record, Replay};
 
 use super::{
@@ -435,7 +435,7 @@ fn an_unresponsive_webhook_probes_with_one_message_until_it_answers() {
     bench.pass(seconds(10));
     bench.catch_up_all();
     assert_eq!(bench.shapes(), [(0, 1, false)]);
-    bench.end_attempt(Outcome::ErrorResponse { status: 500, response: Vec::new() });
+    bench.end_attempt(Outcome::ErrorResponse { status: 500, response: Vec::new(), headers: ResponseHeaders::default() });
     assert_eq!(bench.dead(), [Cause::ErrorResponse]);
     bench.catch_up_all();
     assert_eq!(bench.in_flight.len(), 4);
@@ -454,6 +454,102 @@ fn beside_the_probe_of_an_unresponsive_webhook_a_local_failure_keeps_no_body() {
     let lane = bench.core.lanes.iter_mut().next().unwrap().1;
     let evicted: Vec<bool> = (0..3).map(|first| lane.message(first).unwrap().is_evicted()).collect();
     assert_eq!(evicted, [false, true, true]);
+}
+
+// --- suspension and rate
+
+fn busy(retry_after: &str) -> Outcome {
+    Outcome::ErrorResponse {
+        status: 503,
+        response: Vec::new(),
+        headers: ResponseHeaders { retry_after: Some(retry_after.into()), location: None },
+    }
+}
+
+#[test]
+fn a_server_that_asks_for_it_is_left_alone_and_its_messages_wait_without_bodies() {
+    let mut webhook = webhook();
+    (webhook.max_packets, webhook.concurrency, webhook.retry_on_status) = (1, 2, vec![503]);
+    let mut bench = Bench::new(webhook, true);
+    bench.live(&frame(0, at(0), 5));
+    assert_eq!(bench.in_flight.len(), 2);
+    bench.end_attempt(busy("30"));
+    bench.end_attempt(busy("20"));
+    assert!(bench.in_flight.is_empty());
+    bench.pass(seconds(2));
+    bench.live(&frame(5, at(2), 1));
+    bench.pass(seconds(27));
+    bench.catch_up_all();
+    let held = bench.handle().budgets.memory.held();
+    assert_eq!(
+        (bench.in_flight.len(), held, bench.core.status(bench.now).suspended),
+        (0, 0, 1),
+        "bodies are evicted, also when a delay ends"
+    );
+    bench.pass(seconds(2));
+    bench.catch_up_all();
+    assert_eq!((bench.shapes(), bench.core.status(bench.now).suspended), (vec![(0, 1, false), (1, 1, false)], 0));
+    // The attempts before count.
+    bench.end_attempt(busy("0"));
+    bench.pass(seconds(6));
+    bench.catch_up_all();
+    while bench.in_flight.front().is_some_and(|start| start.key.first != 0) {
+        bench.end_attempt(Outcome::Accepted { status: 200 });
+    }
+    bench.end_attempt(busy("soon"));
+    let letter = bench.write_dead_letters().pop().unwrap();
+    assert_eq!((letter.cause, letter.attempts.len(), letter.headers.retry_after.as_deref()), (Cause::ErrorResponse, 3, Some("soon")));
+}
+
+#[test]
+fn the_last_attempt_suspends_the_webhook_too_and_a_status_that_is_not_retried_does_not() {
+    let mut webhook = webhook();
+    (webhook.max_packets, webhook.retries, webhook.concurrency, webhook.retry_on_status) = (1, 0, 1, vec![503]);
+    let mut bench = Bench::new(webhook, true);
+    bench.live(&frame(0, at(0), 3));
+    let Outcome::ErrorResponse { response, headers, .. } = busy("9") else { unreachable!() };
+    bench.end_attempt(Outcome::ErrorResponse { status: 429, response, headers });
+    assert_eq!(bench.shapes(), [(1, 1, false)]);
+    bench.end_attempt(busy("9"));
+    assert_eq!(bench.dead(), [Cause::ErrorResponse; 2]);
+    bench.pass(seconds(8));
+    bench.catch_up_all();
+    assert!(bench.in_flight.is_empty());
+    bench.pass(seconds(1));
+    bench.catch_up_all();
+    assert_eq!(bench.shapes(), [(2, 1, false)]);
+}
+
+#[test]
+fn a_webhook_that_moves_to_another_server_is_no_longer_suspended() {
+    let mut webhook = webhook();
+    (webhook.max_packets, webhook.retry_on_status) = (1, vec![503]);
+    let mut bench = Bench::new(webhook.clone(), true);
+    bench.live(&frame(0, at(0), 1));
+    bench.end_attempt(busy("3600"));
+    bench.pass(seconds(9));
+    webhook.description = "the same server".into();
+    bench.reload(registry(webhook.clone(), true));
+    bench.catch_up_all();
+    assert!(bench.in_flight.is_empty());
+    webhook.url = "http://b.example/".parse().unwrap();
+    bench.reload(registry(webhook, true));
+    bench.catch_up_all();
+    assert_eq!(bench.shapes(), [(0, 1, false)]);
+}
+
+#[test]
+fn attempts_of_a_webhook_with_a_rate_start_one_interval_after_the_other() {
+    let mut webhook = webhook();
+    (webhook.max_packets, webhook.rate) = (1, Some("2/s".parse().unwrap()));
+    let mut bench = Bench::new(webhook, true);
+    bench.live(&frame(0, at(0), 5));
+    for started in 1..=4 {
+        assert_eq!(bench.in_flight.len(), started);
+        bench.pass(Duration::from_millis(499));
+        assert_eq!(bench.in_flight.len(), started);
+        bench.pass(Duration::from_millis(1));
+    }
 }
 
 // --- reload

@@ -316,7 +316,7 @@ impl Lane {
         if is_accepted {
             return Offered::Accepted;
         }
-        handle.budgets.memory.refused();
+        handle.budgets.refused();
         Offered::Refused
     }
 
@@ -343,7 +343,7 @@ impl Lane {
         if message.is_evicted() {
             let lease = match (handle, dead) {
                 (Some(handle), None) if !handle.may_begin() => {
-                    handle.budgets.memory.refused();
+                    handle.budgets.refused();
                     return Err(Offered::Refused);
                 }
                 (None, None) => return Err(Offered::Refused),
@@ -482,11 +482,18 @@ impl Lane {
 
     /// Its messages go elsewhere from now on. What is in flight ends as it began; everything else is evicted. The window stays open.
     pub(super) fn redirect(&mut self, intake: Intake, live_offset: Offset) {
-        for message in self.messages.iter_mut().filter(|message| matches!(message.state, State::Pausing { .. })) {
-            message.state = State::Evicted;
-        }
+        self.evict_pausing(|_| true);
         self.evict(live_offset);
         self.intake = intake;
+    }
+
+    /// Drops the bodies of messages that back off until such a time. [`Self::evict`] follows.
+    pub(super) fn evict_pausing(&mut self, is_one: impl Fn(Instant) -> bool) {
+        for message in &mut self.messages {
+            if matches!(message.state, State::Pausing { until, .. } if is_one(until)) {
+                message.state = State::Evicted;
+            }
+        }
     }
 
     pub(super) fn message(&mut self, first: Offset) -> Option<&mut Message> {
@@ -503,6 +510,10 @@ impl Lane {
 
     pub(super) fn is_unresponsive(&self) -> bool {
         self.intake.handle().is_some_and(|handle| handle.is_unresponsive())
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.intake.handle().is_some_and(|handle| handle.budgets.suspension.is_on())
     }
 
     pub(super) fn has_waiting(&self) -> bool {

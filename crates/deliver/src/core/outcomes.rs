@@ -15,6 +15,7 @@ use super::{
 use crate::{
     budgets::Budgets,
     outcome::{Next, what_next},
+    retry_after::suspends_for,
     webhooks::WebhookHandle,
 };
 
@@ -54,6 +55,8 @@ impl Core {
         if is_answered {
             handle.budgets.answered();
         }
+        let suspends_for = suspends_for(&handle.webhook, &outcome, now.wall);
+        let suspended = suspends_for.and_then(|wait| handle.budgets.suspension.extend(now.monotonic + wait));
         match next {
             Next::Settled => {
                 drop(prepared);
@@ -69,6 +72,9 @@ impl Core {
         }
         if !is_answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
             self.open_breaker(handle, key.lane);
+        }
+        if let Some(begun) = suspended {
+            self.suspended(handle, begun, now.monotonic);
         }
     }
 
@@ -91,12 +97,19 @@ impl Core {
         self.pauses.push(Reverse((until, key.lane, key.first)));
     }
 
-    /// Messages whose pause is over may be sent again.
+    /// Messages whose pause is over may be sent again. Those of a suspended webhook wait without a body.
     pub(super) fn end_pauses(&mut self, now: Instant) {
-        while let Some((at, lane, first)) = take_due(&mut self.pauses, |(at, ..)| *at <= now) {
+        while let Some((at, key, first)) = take_due(&mut self.pauses, |(at, ..)| *at <= now) {
             let is_due = |message: &&mut Message| matches!(message.state, State::Pausing { until, .. } if until == at);
-            if self.lanes.get_mut(lane).and_then(|lane| lane.message(first)).filter(is_due).is_some() {
-                self.line_up_again(lane, first);
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            if lane.message(first).filter(is_due).is_none() {
+                continue;
+            }
+            if lane.is_suspended() {
+                lane.evict_pausing(|until| until <= now);
+                self.evict(key);
+            } else {
+                self.line_up_again(key, first);
             }
         }
     }
@@ -113,12 +126,15 @@ impl Core {
         }
     }
 
-    /// The attempt may have begun under an earlier definition: a webhook is told by its breaker, which it keeps.
     fn evict_of(&mut self, handle: &WebhookHandle) {
+        self.lanes_of(handle).into_iter().for_each(|key| self.evict(key));
+    }
+
+    /// An attempt may have begun under an earlier definition: a webhook is told by its breaker, which it keeps.
+    pub(super) fn lanes_of(&self, handle: &WebhookHandle) -> Vec<LaneKey> {
         let is_its = |other: &Arc<WebhookHandle>| Arc::ptr_eq(&other.budgets.breaker, &handle.budgets.breaker);
         let its = |lane: &super::lane::Lane| lane.intake.handle().is_some_and(is_its);
-        let keys: Vec<LaneKey> = self.lanes.iter().filter(|(_, lane)| its(lane)).map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.evict(key));
+        self.lanes.iter().filter(|(_, lane)| its(lane)).map(|(key, _)| key).collect()
     }
 
     /// Another partition's core may have opened breakers: what this one holds of those webhooks and isn't active is evicted, once.

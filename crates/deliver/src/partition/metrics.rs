@@ -11,7 +11,7 @@ use crate::{
     core::{Excuse, Now, SaveEnded, StartAttempt, Status},
     metrics::{
         ATTEMPTS, CHECKPOINT_AGE, CHECKPOINT_SAVES, DELIVERED, EXCUSED, IN_FLIGHT, LAG, LANES, MESSAGE_PACKETS, MISSING, OLDEST_UNSETTLED,
-        RESPONSE_SECONDS, RESPONSES, TICKS, UNRESPONSIVE, UNSETTLED, UNSETTLED_AT_START,
+        RESPONSE_SECONDS, RESPONSES, SUSPENDED, TICKS, UNRESPONSIVE, UNSETTLED, UNSETTLED_AT_START,
     },
     replay::REPLAY_WITHOUT_ID,
 };
@@ -137,6 +137,7 @@ impl PartitionMetrics {
         self.oldest.set(age.as_secs_f64());
         self.checkpoint_age.set(status.checkpoint_age.as_secs_f64());
         gauge!(UNRESPONSIVE).set(approximately(status.unresponsive as u64));
+        gauge!(SUSPENDED).set(approximately(status.suspended as u64));
     }
 }
 

@@ -88,6 +88,8 @@ fn lines(found: &Found) -> impl Iterator<Item = PacketLine> {
         cause: dead_letter.cause.to_string(),
         status: dead_letter.status,
         response: String::from_utf8_lossy(&dead_letter.response).into_owned(),
+        location: dead_letter.headers.location.as_deref().map(str::to_owned),
+        retry_after: dead_letter.headers.retry_after.as_deref().map(str::to_owned),
         attempts: dead_letter.attempts.iter().map(attempt).collect(),
         iccid: packet.iccid.clone(),
         topic: packet.topic.clone(),

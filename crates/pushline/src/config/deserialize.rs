@@ -1,5 +1,6 @@
 //! A serde format over the tree of a [`Source`]. What it adds to the `toml` crate's own: a refusal has its place and its field, a value from the
-//! environment becomes what the field wants, and a field of type [`Secret`] may be given as the path of a file, under its name with `_file`.
+//! environment becomes what the field wants, and a field of type [`Secret`], or a list of them, may be given as the path of a file, under its name with
+//! `_file`.
 
 use std::fmt;
 
@@ -225,7 +226,8 @@ pub(super) fn find<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<Entry<'
     table.get_key_value(name).or_else(|| table.get_key_value(format!("{name}_file").as_str()))
 }
 
-/// The path of a file whose content is a [`Secret`]. Any other type isn't to be had from a file, and the field isn't known.
+/// The path of a file whose content is a [`Secret`], or one a line. Any other type isn't to be had from a file, and the field isn't known.
+#[derive(Clone, Copy)]
 struct SecretFile<'a, 'i> {
     node: Node<'a, 'i>,
     name: &'a str,
@@ -247,14 +249,70 @@ impl<'de> Deserializer<'de> for SecretFile<'_, '_> {
         if name != Secret::SERDE_NAME {
             return self.deserialize_any(visitor);
         }
-        let path = <std::path::PathBuf as serde::Deserialize>::deserialize(self.node)?;
-        let text = read_value(&self.node.source.path(&path)).map_err(Refusal::other)?;
-        let text: de::value::StringDeserializer<Refusal> = text.into_deserializer();
+        let text: de::value::StringDeserializer<Refusal> = self.read()?.into_deserializer();
         visitor.visit_newtype_struct(text)
     }
 
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_seq(SecretLines { file: self, lines: None })
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct
         enum identifier ignored_any
+    }
+}
+
+impl SecretFile<'_, '_> {
+    fn read(&self) -> Result<String, Refusal> {
+        let path = <std::path::PathBuf as serde::Deserialize>::deserialize(self.node)?;
+        read_value(&self.node.source.path(&path)).map_err(Refusal::other)
+    }
+}
+
+/// The lines of such a file. It is read when the first item turns out to be a secret.
+struct SecretLines<'a, 'i> {
+    file: SecretFile<'a, 'i>,
+    lines: Option<std::vec::IntoIter<String>>,
+}
+
+/// The next of them.
+struct SecretLine<'s, 'a, 'i>(&'s mut SecretLines<'a, 'i>);
+
+impl<'de> SeqAccess<'de> for SecretLines<'_, '_> {
+    type Error = Refusal;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
+        if self.lines.as_ref().is_some_and(|lines| lines.len() == 0) {
+            return Ok(None);
+        }
+        seed.deserialize(SecretLine(self)).map(Some)
+    }
+}
+
+impl<'de> Deserializer<'de> for SecretLine<'_, '_, '_> {
+    type Error = Refusal;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        self.0.file.deserialize_any(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+        if name != Secret::SERDE_NAME {
+            return self.deserialize_any(visitor);
+        }
+        if self.0.lines.is_none() {
+            let text = self.0.file.read()?;
+            let lines: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+            self.0.lines = Some(lines.into_iter());
+        }
+        let line = self.0.lines.as_mut().and_then(Iterator::next).ok_or_else(|| Refusal::other("the file is empty".to_owned()))?;
+        let line: de::value::StringDeserializer<Refusal> = line.into_deserializer();
+        visitor.visit_newtype_struct(line)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct seq tuple tuple_struct map
+        struct enum identifier ignored_any
     }
 }

@@ -1,8 +1,8 @@
 //! The effective configuration, as `check` prints it: every default filled in, secrets hidden. It can be read again.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-use pushline_model::Webhook;
+use pushline_model::{Registry, Webhook};
 use serde::Serialize;
 
 use super::{Config, registry::GroupTable};
@@ -35,11 +35,22 @@ impl fmt::Display for Config {
             write(f, &OneGroup { groups: [GroupTable::new(&group.id, webhook, registry.is_default(&group.id), devices)] })?;
         }
         writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())?;
+        let dropped = dropped_by_nginx(registry);
+        if !dropped.is_empty() {
+            let names = dropped.into_iter().collect::<Vec<_>>().join(", ");
+            writeln!(f, "# nginx drops headers whose name has a _ unless underscores_in_headers is on: {names}")?;
+        }
         if !passed_over.is_empty() {
             writeln!(f, "# ignored, since they name no field: {}", passed_over.join(", "))?;
         }
         Ok(())
     }
+}
+
+/// The names of custom headers that nginx doesn't pass on by default, each once.
+fn dropped_by_nginx(registry: &Registry) -> BTreeSet<&str> {
+    let headers = registry.webhooks().iter().flat_map(|webhook| &webhook.headers);
+    headers.map(|header| header.name().as_str()).filter(|name| name.contains('_')).collect()
 }
 
 fn write(f: &mut fmt::Formatter<'_>, part: &impl Serialize) -> fmt::Result {

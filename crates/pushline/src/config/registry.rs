@@ -107,8 +107,9 @@ impl<'a> Reader<'a> {
             for invalid in webhook.validate() {
                 table.mistake(self.mistakes, invalid.field, invalid.problem.to_string());
             }
-            if webhook.secret.as_ref().is_some_and(|secret| !pushline_deliver::is_signing_secret(secret)) {
-                table.mistake(self.mistakes, "secret", Invalid::SigningSecret.to_string());
+            if webhook.signing_secrets().any(|secret| !pushline_deliver::is_signing_secret(secret)) {
+                let field = if webhook.secret.is_some() { "secret" } else { "secrets" };
+                table.mistake(self.mistakes, field, Invalid::SigningSecret.to_string());
             }
             if self.mistakes.len() == before
                 && let Err(invalid) = self.builder.webhook(webhook)

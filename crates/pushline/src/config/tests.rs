@@ -147,6 +147,7 @@ fn a_mistake_in_a_webhook_or_group_is_reported_at_its_field() {
         ("url_file = \"u\"", ":4: webhooks[0].url_file: url is there too"),
         ("send = \"imei\"", ":4: webhooks[0].send: \"imei\" isn't known here, expected \"iccid\" or \"topic\""),
         ("secret = \"abc\"", ":4: webhooks[0].secret: a signing secret"),
+        ("secrets = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\", \"abc\"]", ":4: webhooks[0].secrets: a signing secret"),
         ("retry_on_status = [200]", ":4: webhooks[0].retry_on_status: 200 is out of range, expected 300 to 599"),
         ("always_array = \"yes\"", ":4: webhooks[0].always_array: it is a text, expected true or false"),
         (
@@ -244,6 +245,28 @@ fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
         let error = with(text, &[(name, "x")]).unwrap_err().to_string();
         assert!(error.starts_with(says), "{error}");
     }
+}
+
+#[test]
+fn check_says_once_which_headers_nginx_drops() {
+    let webhook = |name: &str, header: &str| {
+        format!("[[webhooks]]\nname = \"{name}\"\nurl = \"http://a.example\"\nheaders = {{ \"{header}\" = \"x\" }}\n")
+    };
+    let printed = |text: String| parse(&text).unwrap().to_string();
+    let said = printed(webhook("v", "1_Area") + &webhook("w", "1_Area") + &webhook("x", "X_A"));
+    assert_eq!(said.matches("underscores_in_headers is on: 1_Area, X_A\n").count(), 1, "{said}");
+    assert!(!printed(webhook("v", "X-A")).contains("underscores"));
+}
+
+#[test]
+fn a_file_of_secrets_has_one_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let [new, old] = ["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
+    std::fs::write(dir.path().join("secrets"), format!("{new}\r\n\n{old}\n")).unwrap();
+    let text = format!("{WEBHOOK}secrets_file = \"secrets\"\n");
+    let config = Config::parse(&dir.path().join("p.toml"), &text, []).unwrap();
+    let secrets: Vec<&str> = config.registry.webhooks()[0].signing_secrets().map(pushline_model::Secret::reveal).collect();
+    assert_eq!(secrets, [new, old]);
 }
 
 #[test]
@@ -425,6 +448,12 @@ fn secrets_stand_in_one_place_only() {
         ("auth = { kind = \"bearer\", password_file = \"/none\", token = \"t\" }", ":4: webhooks[0].auth.password_file: can't read /none"),
         ("auth = { kind = \"api_key\", key_file = 5 }", ":4: webhooks[0].auth.key_file: it is a number, expected"),
         ("secret_file = \"/none\"", ":4: webhooks[0].secret_file: can't read /none"),
+        ("secrets_file = \"/none\"", ":4: webhooks[0].secrets_file: can't read /none"),
+        ("retry_on_status_file = \"/dev/null\"", ":4: webhooks[0].retry_on_status_file: there is no such field"),
+        (
+            "secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\nsecrets = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]",
+            ":5: webhooks[0].secrets: secret is there too: give one of the two",
+        ),
     ] {
         let error = mistake(&format!("{WEBHOOK}{more}"));
         assert!(error.starts_with(&format!("/etc/p.toml{expected}")), "{error}\n  expected {expected}");
@@ -483,7 +512,7 @@ fn the_example_shows_the_defaults() {
     let webhook = uncommented(&format!("[[webhooks]]{webhook}"));
     let webhook = webhook
         .lines()
-        .filter(|line| !line.starts_with("secret = ") && !line.starts_with("devices_file = "))
+        .filter(|line| !["rate = ", "secret = ", "secrets = ", "devices_file = "].iter().any(|option| line.starts_with(option)))
         .map(|line| format!("{line}\n"))
         .collect::<String>();
     let shown = Webhook::clone(&parse(&webhook).unwrap().registry.webhooks()[0]);

@@ -13,7 +13,7 @@ fn write(dir: &Path, more: &str) {
     std::fs::write(path, format!("{fixed}{more}")).unwrap();
 }
 
-async fn until_logged(pushline: &Pushline, text: &str, times: usize) {
+pub(crate) async fn until_logged(pushline: &Pushline, text: &str, times: usize) {
     let logged = async {
         while pushline.log().matches(text).count() < times {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,6 +1,6 @@
 //! What must hold of what is sent, at each attempt and dead letter, and of the cores' state after each step.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pushline_model::{Cause, DeadLetter, MessageId, Offset};
@@ -22,6 +22,7 @@ impl Process {
         for attempt in attempts {
             common.tell(|| format!("  partition {place} sends {:?} to {}", Sent::of(&attempt.body), attempt.handle.webhook.name));
             let is_new = self.tasks[place].check_attempt(attempt, common);
+            self.check_pace(attempt, common);
             if attempt.handle.is_unresponsive() {
                 let count = |is_its| self.tasks.iter().map(|task| task.count_messages(&attempt.handle, is_its)).sum::<usize>();
                 assert_eq!(count(is_in_flight), 1, "messages in flight of an unresponsive webhook");
@@ -31,6 +32,16 @@ impl Process {
                 );
             }
         }
+    }
+
+    /// Nothing starts while its webhook is suspended, or sooner than its rate allows: a task that was woken late may start it 10 ms too early.
+    fn check_pace(&mut self, attempt: &StartAttempt, common: &Common) {
+        let (name, now) = (&attempt.handle.webhook.name, common.clock.instant());
+        let until = self.suspended.get(name);
+        assert!(until.is_none_or(|until| now >= *until), "an attempt of {name} starts while its webhook is suspended");
+        let last = self.started_at.insert(name.clone(), now);
+        let is_early = last.is_some_and(|last| now < last + Duration::from_millis(90));
+        assert!(!(common.setup.has_rate && is_early), "attempts of {name} start faster than its rate allows");
     }
 
     pub(super) fn check_dead_letters(&mut self, place: usize, batches: &[DeadLetterBatch], common: &mut Common) {
@@ -45,6 +56,7 @@ impl Process {
         self.tasks.iter().filter(|task| !task.has_left).for_each(|task| task.check(common, now));
         self.check_leases(common);
         self.check_unresponsive(common);
+        self.check_suspended(common);
     }
 
     /// Leases add up to what lanes hold, per webhook and in all.
@@ -81,6 +93,21 @@ impl Process {
             }
         }
         assert!(held.values().all(|messages| *messages <= 1), "unresponsive webhooks hold {held:?} messages that aren't active");
+    }
+
+    /// A suspended webhook holds what is active.
+    fn check_suspended(&self, common: &Common) {
+        let expires = |task: &Task| task.core.expiry.limit.is_some() || common.truths[task.partition].has_unsent;
+        if self.tasks.iter().any(|task| expires(task) || task.woken.is_some() || task.reload.is_some()) {
+            return;
+        }
+        let now = common.clock.instant();
+        for (_, lane) in self.tasks.iter().filter(|task| !task.has_left).flat_map(|task| task.core.lanes.iter()) {
+            let Some(name) = lane.intake.handle().map(|handle| &handle.webhook.name) else { continue };
+            let Some(until) = self.suspended.get(name).filter(|until| **until > now) else { continue };
+            let is_waiting = lane.messages.iter().any(|message| matches!(message.state, State::Waiting(_)));
+            assert!(!lane.is_filling() && !is_waiting, "{name} is suspended until {until:?} and holds messages: {lane:#?}");
+        }
     }
 }
 

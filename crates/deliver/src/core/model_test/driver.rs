@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use pushline_model::{Attempt, LocalFailure, LocalFailureKind, MessageId, NoResponse, Offset, Outcome, Timestamp};
+use pushline_model::{Attempt, LocalFailure, LocalFailureKind, MessageId, NoResponse, Offset, Outcome, ResponseHeaders, Timestamp};
 use pushline_queue::Frame;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     },
     log::{Log, Saved},
     schedule::How,
-    world::Common,
+    world::{BUSY, Common},
 };
 use crate::{
     budgets::Budgets,
@@ -35,6 +35,10 @@ pub(super) struct Process {
     pub(super) tasks: Vec<Task>,
     /// Another one was started: its commits are refused.
     pub(super) is_zombie: bool,
+    /// Until when each webhook's server asked to be left alone.
+    pub(super) suspended: HashMap<String, Instant>,
+    /// When an attempt of each webhook started last.
+    pub(super) started_at: HashMap<String, Instant>,
 }
 
 /// A partition's task.
@@ -103,7 +107,15 @@ impl Process {
     pub(super) fn start(common: &mut Common, found: Vec<Option<Rc<Saved>>>) -> Self {
         let budgets = Budgets::new(common.setup.memory);
         let webhooks = Arc::new(Webhooks::new(common.registry(), &budgets, Common::network()).expect("its requests can be prepared"));
-        let mut process = Self { budgets, webhooks, wakeups: Wakeups::default(), tasks: Vec::new(), is_zombie: false };
+        let mut process = Self {
+            budgets,
+            webhooks,
+            wakeups: Wakeups::default(),
+            tasks: Vec::new(),
+            is_zombie: false,
+            suspended: HashMap::new(),
+            started_at: HashMap::new(),
+        };
         for (partition, found) in found.into_iter().enumerate() {
             let task = process.task(partition, found.as_deref(), common);
             process.tasks.push(task);
@@ -269,11 +281,18 @@ impl Process {
         let at = common.clock.now().wall;
         let mut all = Vec::new();
         for (which, how) in ended {
-            let StartAttempt { key, permit, body, .. } = task.in_flight.remove(which);
+            let StartAttempt { key, permit, body, handle, .. } = task.in_flight.remove(which);
             common.settle_attempt(task.partition, &body, how);
             let outcome = match how {
                 How::Accepted => Outcome::Accepted { status: 200 },
-                How::Error => Outcome::ErrorResponse { status: 500, response: vec![] },
+                How::Error => error_response(500, None),
+                How::Busy(seconds) => {
+                    let until = common.clock.instant() + Duration::from_secs(seconds.into());
+                    let suspended = self.suspended.entry(handle.webhook.name.clone()).or_insert(until);
+                    *suspended = until.max(*suspended);
+                    common.count("suspensions");
+                    error_response(BUSY, Some(seconds.to_string().into()))
+                }
                 How::Timeout => Outcome::NoResponse(NoResponse::Timeout),
                 How::Reset => Outcome::NoResponse(NoResponse::ConnectionLost("reset".into())),
                 How::LocalFailure => Outcome::LocalFailure(local_failure()),
@@ -460,6 +479,10 @@ fn describe_lane(lane: &Lane) -> String {
     let messages: Vec<String> = lane.messages.iter().map(|message| format!("{:?} {}", message.span, state(message))).collect();
     let (window, open) = (lane.cutter.window(), lane.cutter.first());
     format!("{} to {webhook:?} {:?} {window:?} open {open:?} in line {} {messages:?}", lane.group, lane.reading, lane.in_line)
+}
+
+fn error_response(status: u16, retry_after: Option<Box<str>>) -> Outcome {
+    Outcome::ErrorResponse { status, response: vec![], headers: ResponseHeaders { retry_after, location: None } }
 }
 
 fn local_failure() -> LocalFailure {

@@ -36,6 +36,7 @@ const SETUP: Setup = Setup {
     rules: [1, 1, 1],
     concurrency: 2,
     is_strict: false,
+    has_rate: false,
     expires: false,
     block: 10_000,
     save_every: 20,

@@ -28,6 +28,8 @@ pub(super) struct Setup {
     pub(super) rules: [usize; 3],
     pub(super) concurrency: usize,
     pub(super) is_strict: bool,
+    /// Attempts of each webhook are spread.
+    pub(super) has_rate: bool,
     /// Packets expire.
     pub(super) expires: bool,
     /// Bytes of the first block of a catch-up read.
@@ -178,6 +180,8 @@ pub(super) enum How {
     Error,
     Timeout,
     Reset,
+    /// An error response that is retried, and not before so many seconds have passed.
+    Busy(u8),
     /// This machine couldn't make the attempt.
     LocalFailure,
 }
@@ -225,7 +229,7 @@ fn one_in(n: u32) -> impl Strategy<Value = bool> {
 fn setup(is_kafka: bool) -> impl Strategy<Value = Setup> {
     let sizes = (1..3usize, select(vec![600usize, 2500, 6_000, 60_000, 1 << 20]), 1..=GROUPS.len(), 1..4usize);
     let rules = prop_oneof![1 => Just(0usize), 1 => 0..3usize];
-    let config = (prop::array::uniform4(0..3usize), prop::array::uniform3(rules), select(vec![1usize, 2, 2, 16]), one_in(4));
+    let config = (prop::array::uniform4(0..3usize), prop::array::uniform3(rules), select(vec![1usize, 2, 2, 16]), one_in(4), one_in(4));
     let pace = (one_in(3), select(vec![300usize, 1000, 10_000]), select(vec![20u64, 1000, 1000, 3_600_000]));
     (sizes, config, pace, kinds(is_kafka)).prop_map(move |(sizes, config, pace, kinds)| Setup {
         is_kafka,
@@ -237,6 +241,7 @@ fn setup(is_kafka: bool) -> impl Strategy<Value = Setup> {
         rules: config.1,
         concurrency: config.2,
         is_strict: config.3,
+        has_rate: config.4,
         expires: pace.0,
         block: pace.1,
         save_every: pace.2,
@@ -347,7 +352,7 @@ fn append(setup: &Setup) -> BoxedStrategy<Append> {
 }
 
 fn act(setup: &Setup) -> impl Strategy<Value = Act> + use<> {
-    let how = prop_oneof![2 => Just(How::Accepted), 1 => Just(How::Error), 1 => Just(How::Timeout), 1 => Just(How::Reset), 1 => Just(How::LocalFailure)];
+    let how = prop_oneof![2 => Just(How::Accepted), 1 => Just(How::Error), 1 => Just(How::Timeout), 1 => Just(How::Reset), 1 => (0..4u8).prop_map(How::Busy), 1 => Just(How::LocalFailure)];
     let outcomes = prop_oneof![4 => vec((any::<usize>(), how.clone()), 1), 1 => vec((any::<usize>(), how), 2..4)];
     let refused = || if setup.kinds.refuses { one_in(4).boxed() } else { Just(false).boxed() };
     prop_oneof![

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::{Egress, Network};
 
+/// The status that is retried.
+pub(super) const BUSY: u16 = 503;
+
 /// The webhooks' names.
 pub(super) const WEBHOOKS: [&str; 3] = ["P", "Q", "R"];
 
@@ -129,7 +132,9 @@ impl Config {
             (webhook.max_packets, webhook.max_body_bytes, webhook.always_array) =
                 (rules.max_packets, rules.max_body_bytes, rules.always_array);
             webhook.retry_delays = vec![Duration::from_millis(300)];
+            webhook.retry_on_status = vec![BUSY];
             webhook.concurrency = setup.concurrency;
+            webhook.rate = setup.has_rate.then(|| "10/s".parse().expect("it is one"));
             webhook.order = if setup.is_strict { Order::Strict } else { Order::Arrival };
             builder.webhook(webhook).expect("it is valid");
         }

@@ -1,0 +1,43 @@
+//! OAuth 2.0 client credentials (RFC 6749 §4.4): how to get an access token for a webhook.
+
+use serde::Serialize;
+
+use crate::{Invalid, Secret, Url};
+
+/// Who asks which token end point for an access token, and for what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientCredentials {
+    /// The token end point (§3.2).
+    pub token_url: Url,
+    /// The client identifier (§2.2).
+    pub client_id: String,
+    /// The client's password (§2.3.1).
+    pub client_secret: Secret,
+    /// The scopes that are asked for, separated by spaces (§3.3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// For which service the token is; no part of the standard, and asked for by Auth0 and others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+}
+
+impl ClientCredentials {
+    pub(crate) fn validate(&self) -> Result<(), Invalid> {
+        let is_text = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
+        let texts = [
+            ("client_id", Some(self.client_id.as_str())),
+            ("client_secret", Some(self.client_secret.reveal())),
+            ("scope", self.scope.as_deref()),
+            ("audience", self.audience.as_deref()),
+        ];
+        match texts.into_iter().find(|(_, text)| text.is_some_and(|text| !is_text(text))) {
+            Some((what, _)) => Err(Invalid::Credential(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// The same with the token end point's query hidden.
+    pub(crate) fn redacted(&self) -> Self {
+        Self { token_url: self.token_url.redacted(), ..self.clone() }
+    }
+}
