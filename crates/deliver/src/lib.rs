@@ -10,8 +10,9 @@
 //! | which addresses may be dialled (pure) | `egress.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
-//! | a connection and the task that it lives in | `connection.rs` |
-//! | idle connections, and how they give way | `idle_connections.rs` |
+//! | a connection of HTTP/1.1, or a stream of HTTP/2 | `connection.rs`, and a file for each in `connection/`; `meter.rs` counts bytes and ends a connection |
+//! | the connections of the process, and who gets which | `pool.rs`, and those of a host in `pool/host.rs` |
+//! | what is read of a response after its status | `response.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | whether the name servers of this machine answer | `name_servers.rs` |
@@ -27,7 +28,6 @@ mod deliver;
 mod dial;
 mod egress;
 mod endpoint;
-mod idle_connections;
 mod local_failures;
 mod lookups;
 mod losses;
@@ -38,8 +38,10 @@ mod network;
 mod no_response;
 mod outcome;
 mod partition;
+mod pool;
 mod refused_ticks;
 mod request;
+mod response;
 mod signature;
 mod wakeup;
 mod webhook_health;
@@ -52,7 +54,7 @@ pub use crate::{
     egress::Egress,
     local_failures::LocalFailures,
     losses::Losses,
-    network::Network,
+    network::{CONNECTIONS_PER_HOST, Network},
     refused_ticks::RefusedTicks,
 };
 
