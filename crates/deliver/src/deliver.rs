@@ -22,8 +22,8 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// How often idle connections are closed that no attempt will use again.
-const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
+/// How often connections are closed that no attempt will use again.
+const LOOK_AFTER_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// How to deliver.
 #[derive(Debug, Clone)]
@@ -186,12 +186,12 @@ impl Serving {
 
     /// Until it is told to stop, or a task fails.
     async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
-        let mut looks = interval(LOOK_FOR_IDLE);
+        let mut looks = interval(LOOK_AFTER_CONNECTIONS);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                _ = looks.tick() => self.network.pool().close_idle(),
+                _ = looks.tick() => self.network.look_after_connections(),
                 // Once the queue has closed its end, they stay as they are.
                 Ok(()) = self.partitions.changed() => self.reconcile(),
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,

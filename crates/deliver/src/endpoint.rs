@@ -20,6 +20,13 @@ use crate::{
     response::{Drain, Remainder},
 };
 
+#[cfg(test)]
+mod http1_test;
+#[cfg(test)]
+mod http2_test;
+#[cfg(test)]
+mod scripted_server;
+
 /// How long to wait before a request goes again that the server didn't process: at most this often in an attempt.
 const NOT_PROCESSED: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500)];
 
@@ -36,7 +43,6 @@ pub(crate) struct Endpoint {
 /// How often the request of an attempt went again, without counting as an attempt.
 #[derive(Debug, Default)]
 struct Repeats {
-    stale: bool,
     not_processed: usize,
     http11_required: bool,
 }
@@ -79,8 +85,9 @@ impl Endpoint {
                 Err(failed) => failed,
             };
             match failed {
-                SendError::Stale(_) if !repeats.stale => {
-                    (repeats.stale, is_fresh) = (true, true);
+                // Once: a connection that no request has used is never stale.
+                SendError::Stale(_) => {
+                    is_fresh = true;
                     deadline = Deadline::new(self.webhook.timeout);
                     self.host.clear();
                 }

@@ -125,6 +125,21 @@ impl Network {
         self.descriptors.is_awaited(DescriptorUse::Push)
     }
 
+    /// Closes the connections that no attempt will use again, and looks up again where the names of the others lead.
+    pub(crate) fn look_after_connections(self: &Arc<Self>) {
+        self.pool.close_idle();
+        for host in self.pool.due_for_a_lookup() {
+            let network = Arc::clone(self);
+            tokio::spawn(async move {
+                let (name, port) = host.name_and_port();
+                // A name that can't be looked up now says nothing of its server.
+                if let Ok(addresses) = network.lookups.addresses(name, port).await {
+                    host.leads_to(addresses.into_iter().map(|address| address.ip().to_canonical()).collect());
+                }
+            });
+        }
+    }
+
     /// A connection was taken for an attempt.
     pub(crate) fn count_connection(&self, protocol: Protocol, reused: bool) {
         let place = match protocol {

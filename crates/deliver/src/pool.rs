@@ -25,6 +25,9 @@ pub(crate) const IDLE: Duration = Duration::from_secs(50);
 /// A connection isn't used again once it is this old: a load balancer spreads only new ones over its servers.
 const OLDEST: Duration = Duration::from_mins(10);
 
+/// How often a name is looked up again while there are connections to it.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
+
 /// When connections yield, the part of them that rested longest is closed: a fourth.
 const YIELDS: usize = 4;
 
@@ -98,6 +101,17 @@ impl Pool {
     /// Closes the connections that no attempt will use again.
     pub(crate) fn close_idle(&self) {
         self.all().iter().for_each(|host| host.close_idle());
+    }
+
+    /// The hosts whose name must be looked up again: the server behind it may have moved.
+    pub(crate) fn due_for_a_lookup(&self) -> Vec<Arc<Host>> {
+        self.all().into_iter().filter(|host| host.is_due_for_a_lookup()).collect()
+    }
+
+    /// How many connections rest.
+    #[cfg(test)]
+    pub(crate) fn resting(&self) -> usize {
+        self.resting.load(Ordering::Relaxed)
     }
 
     fn all(&self) -> Vec<Arc<Host>> {

@@ -172,6 +172,14 @@ mod tests {
     }
 
     #[test]
+    fn over_http2_a_request_has_an_absolute_uri_and_no_host() {
+        let template = Template::new(&webhook(Auth::None), &mut HeaderCaseCache::default()).unwrap();
+        let request = template.request(Protocol::Http2, MessageId([1; 16]), 1_614_265_330, Bytes::from_static(b"{}"));
+        assert_eq!(request.uri(), "http://a.example:81/push?x=1");
+        assert_eq!((header(&request, "host"), header(&request, "content-type")), (None, Some("application/json; charset=utf-8")));
+    }
+
+    #[test]
     fn each_kind_of_auth_stands_where_the_document_and_http_expect_it() {
         let basic = Auth::Basic { username: "test".into(), password: Secret::new("123456789") };
         let both = request(&webhook(basic.clone()));

@@ -1,4 +1,4 @@
-//! A response whose status has arrived: how much of its body is read, and whether its connection can be used again (docs/hostile-servers.md).
+//! A response whose status has arrived: how much of its body is read, and whether its connection can be used again (docs/responses.md).
 //!
 //! The status decides at once. What is read after it serves the connection, and the dead letter of an error response.
 

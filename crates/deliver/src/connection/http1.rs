@@ -118,7 +118,7 @@ impl Http1 {
     }
 }
 
-/// Tolerant of header lines that aren't HTTP, as browsers are (docs/hostile-servers.md): none of them changes where a response ends.
+/// Tolerant of header lines that aren't HTTP, as browsers are (docs/responses.md): none of them changes where a response ends.
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder

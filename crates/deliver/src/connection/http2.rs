@@ -51,8 +51,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Http2 {
     requests: SendRequest<Full<Bytes>>,
-    /// How many streams it may carry at a time; 0 once it has ended.
-    limit: watch::Receiver<usize>,
+    /// How many streams it may carry at a time; `None` once it has ended.
+    limit: watch::Receiver<Option<usize>>,
     is_retired: AtomicBool,
     pub(super) meter: Arc<Meter>,
     /// The address that was dialled, where this machine dialled it.
@@ -83,13 +83,14 @@ pub(super) async fn open(
         Ok(Err(error)) => return Err(no_response::of_request(&error, &[])),
         Err(_) => return Err(no_stream()),
     };
-    let (publish, mut limit) = watch::channel(0);
+    let (publish, mut limit) = watch::channel(Some(0));
     let task = tokio::spawn(serve(connection, Arc::clone(&meter), publish, slot.notifier()));
     // Nothing is sent before the server's SETTINGS have come: they say how many streams it takes.
-    let granted = timeout_at(deadline, limit.wait_for(|limit| *limit > 0)).await.map(|granted| granted.is_ok());
-    match granted {
+    let granted = timeout_at(deadline, limit.wait_for(|limit| *limit != Some(0))).await;
+    match granted.map(|limit| limit.is_ok_and(|limit| limit.is_some())) {
         Ok(true) => {}
         Ok(false) => {
+            drop(limit);
             return Err(match task.await {
                 Ok(Err(error)) => no_response::of_request(&error, &[]),
                 Ok(Ok(())) | Err(_) => no_response::of_early_end(),
@@ -112,13 +113,13 @@ fn no_stream() -> NoResponse {
 async fn serve(
     mut connection: http2::Connection<TokioIo<Metered>, Full<Bytes>, TokioExecutor>,
     meter: Arc<Meter>,
-    publish: watch::Sender<usize>,
+    publish: watch::Sender<Option<usize>>,
     more_streams: impl Fn(),
 ) -> hyper::Result<()> {
     let ended = poll_fn(|cx| {
         meter.observe(cx);
         let polled = Pin::new(&mut connection).poll(cx);
-        let limit = if polled.is_ready() { 0 } else { connection.current_max_send_streams().min(MAX_STREAMS) };
+        let limit = polled.is_pending().then(|| connection.current_max_send_streams().min(MAX_STREAMS));
         if publish.send_if_modified(|published| std::mem::replace(published, limit) != limit) {
             more_streams();
         }
@@ -153,7 +154,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
 impl Http2 {
     /// How many streams it may carry at a time.
     pub(crate) fn limit(&self) -> usize {
-        *self.limit.borrow()
+        self.limit.borrow().unwrap_or(0)
     }
 
     /// Whether no new stream may begin.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicUsize},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use std::{
 use pushline_model::HttpVersion;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{OLDEST, Origin, Resting};
+use super::{IDLE, LOOK_UP_AGAIN, OLDEST, Origin, Resting};
 use crate::{
     Network,
     connection::{Connection, Http1, Http2, Http2Stream, Protocol},
@@ -44,6 +45,15 @@ struct State {
     /// The server wants no HTTP/2, though it offers it.
     wants_http1: bool,
     waiting: VecDeque<Waiter>,
+    addresses: Addresses,
+}
+
+/// Where the name led when it was last looked up while there were connections.
+#[derive(Debug, Default)]
+struct Addresses {
+    at: Option<Instant>,
+    /// `None`: no answer has come since the first connection.
+    found: Option<Vec<IpAddr>>,
 }
 
 #[derive(Debug)]
@@ -177,7 +187,11 @@ impl Host {
     pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
         self.change(|state, closed| {
             let is_of_use = connection.is_of_use(Duration::ZERO) && connection.meter().opened().elapsed() < OLDEST;
-            if is_of_use && !at_most.is_zero() && !state.awaits_an_end() {
+            if is_of_use
+                && state.addresses.hold(connection.peer, connection.meter().opened())
+                && !at_most.is_zero()
+                && !state.awaits_an_end()
+            {
                 state.idle.push(Idle { connection, resting: Resting::new(&self.resting), at_most });
                 self.serve(state, closed);
             } else {
@@ -208,6 +222,37 @@ impl Host {
     pub(super) fn close_idle(&self) {
         let now = Instant::now();
         self.change(|state, closed| state.close(closed, |connection| !connection.is_of_use(now)));
+    }
+
+    /// The name and the port of its server.
+    pub(crate) fn name_and_port(&self) -> (&str, u16) {
+        (&self.origin.host, self.origin.port)
+    }
+
+    /// Whether its name must be looked up again. If so, it isn't due again for a while.
+    pub(super) fn is_due_for_a_lookup(&self) -> bool {
+        if self.origin.host.parse::<IpAddr>().is_ok() {
+            return false;
+        }
+        self.change(|state, _| {
+            let is_due = state.slots > 0 && state.addresses.at.is_some_and(|at| at.elapsed() >= LOOK_UP_AGAIN);
+            if is_due {
+                state.addresses.at = Some(Instant::now());
+            }
+            is_due
+        })
+    }
+
+    /// The name leads to these addresses: connections to others aren't used again.
+    pub(crate) fn leads_to(&self, addresses: Vec<IpAddr>) {
+        self.change(|state, closed| {
+            state.addresses.found = Some(addresses);
+            let State { idle, shared, addresses, .. } = state;
+            let idle = idle.extract_if(.., |idle| !addresses.hold(idle.connection.peer, idle.connection.meter().opened()));
+            closed.http1.extend(idle.map(|idle| idle.connection));
+            let shared = shared.extract_if(.., |shared| !addresses.hold(shared.connection.peer, shared.connection.meter().opened()));
+            closed.http2.extend(shared.map(|shared| shared.connection));
+        });
     }
 
     /// Since when its connections rest.
@@ -301,6 +346,9 @@ impl State {
     }
 
     fn opened(&mut self, connection: &Connection) {
+        if self.slots == 1 {
+            self.addresses = Addresses { at: Some(Instant::now()), found: None };
+        }
         self.protocol = Some(match connection {
             Connection::Http1(_) => Spoken::HTTP1,
             Connection::Http2(stream) => {
@@ -359,12 +407,21 @@ impl Rests for Idle {
 impl Rests for Shared {
     fn is_of_use(&self, now: Instant) -> bool {
         let is_young = now.duration_since(self.connection.meter().opened()) < OLDEST;
-        let is_idle = self.rests_since().is_some_and(|since| now.duration_since(since) >= super::IDLE);
+        let is_idle = self.rests_since().is_some_and(|since| now.duration_since(since) >= IDLE);
         is_young && !is_idle && !self.connection.is_retired()
     }
 
     fn rests_since(&self) -> Option<Instant> {
         self.resting.as_ref().map(|resting| resting.since)
+    }
+}
+
+impl Addresses {
+    /// Whether a connection leads to where the name leads, as far as it is known.
+    fn hold(&self, peer: Option<IpAddr>, opened: Instant) -> bool {
+        let is_newer = self.at.is_none_or(|at| opened >= at);
+        let (Some(found), Some(peer)) = (&self.found, peer) else { return true };
+        is_newer || found.contains(&peer.to_canonical())
     }
 }
 
