@@ -130,14 +130,14 @@ async fn the_webhooks_of_a_host_share_one_connection() {
 
 #[tokio::test]
 async fn beyond_the_limit_of_streams_messages_go_out_on_further_connections() {
-    let (too_many, mut seen) = mpsc::unbounded_channel();
+    let (too_many, mut seen) = mpsc::channel(10);
     let server = Server::start(move |_, stream| {
         let too_many = too_many.clone();
         async move {
             let mut frames = Frames::accept(stream, 1).await;
             while let Some(stream) = frames.request().await {
                 if let Ok(Some(Frame { kind: HEADERS, .. })) = timeout(Duration::from_millis(100), frames.next()).await {
-                    too_many.send(()).unwrap();
+                    too_many.try_send(()).unwrap();
                 }
                 frames.accepted(stream).await;
             }
@@ -207,7 +207,7 @@ async fn a_server_that_requires_http_1_1_is_not_asked_for_it_by_prior_knowledge(
 
 #[tokio::test]
 async fn a_connection_that_timed_out_takes_no_new_stream_and_its_socket_is_closed() {
-    let (ended, mut has_ended) = mpsc::unbounded_channel();
+    let (ended, mut has_ended) = mpsc::channel(10);
     let server = Server::start(move |number, stream| {
         let ended = ended.clone();
         async move {
@@ -217,7 +217,7 @@ async fn a_connection_that_timed_out_takes_no_new_stream_and_its_socket_is_close
                     frames.accepted(stream).await;
                 }
             }
-            ended.send(number).unwrap();
+            ended.try_send(number).unwrap();
         }
     })
     .await;
@@ -232,7 +232,7 @@ async fn a_connection_that_timed_out_takes_no_new_stream_and_its_socket_is_close
 
 #[tokio::test]
 async fn a_deaf_server_loses_its_connection_and_what_was_to_be_sent_on_it() {
-    let (ended, mut has_ended) = mpsc::unbounded_channel();
+    let (ended, mut has_ended) = mpsc::channel(10);
     let server = Server::start(move |_, stream| {
         let ended = ended.clone();
         async move {
@@ -246,7 +246,7 @@ async fn a_deaf_server_loses_its_connection_and_what_was_to_be_sent_on_it() {
                 }
             };
             closed.await;
-            ended.send(()).unwrap();
+            ended.try_send(()).unwrap();
         }
     })
     .await;
