@@ -1,72 +1,160 @@
-//! A connection: what lives in its task, and how requests go out on it.
+//! A connection: HTTP/1.1, which one request has to itself, or a stream of HTTP/2.
 
-use std::{future::poll_fn, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use pushline_model::{DescriptorPermit, NoResponse};
-use tokio::{io::AsyncWriteExt, task::JoinHandle, time::timeout};
+use tokio::time::Instant;
 
-use crate::{dial::Stream, network::ConnectError};
+pub(crate) use self::{
+    http1::Http1,
+    http2::{Http2, Http2Stream},
+    meter::Meter,
+};
+use crate::{dial::Stream, network::ConnectError, pool::Slot};
 
-/// How many headers a response may have; more are a malformed answer.
-const MAX_HEADERS: usize = 256;
+mod http1;
+mod http2;
+mod meter;
 
 /// The largest header section of a response, in bytes; a larger one is a malformed answer.
 const MAX_HEADER_BYTES: usize = 128 << 10;
 
-/// How long a connection that failed may take to hand out what it hasn't read.
-const UNREAD: Duration = Duration::from_millis(500);
-
-/// Sends requests on one connection, which ends with it.
+/// What a request goes out on.
 #[derive(Debug)]
-pub(crate) struct Sender {
-    pub(crate) requests: SendRequest<Full<Bytes>>,
-    connection: Connection,
+pub(crate) enum Connection {
+    Http1(Http1),
+    Http2(Http2Stream),
 }
 
-/// The task that a connection lives in. By itself it ends only when its server has read the whole request, which some never do. It returns what it
-/// read and hyper didn't take.
-#[derive(Debug)]
-struct Connection(JoinHandle<Bytes>);
+/// The protocol of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
 
-impl Sender {
-    /// What the server sent and hyper didn't take, once the connection has failed.
-    pub(crate) async fn unread(mut self) -> Bytes {
-        drop(self.requests);
-        match timeout(UNREAD, &mut self.connection.0).await {
-            Ok(Ok(unread)) => unread,
-            Ok(Err(_)) | Err(_) => Bytes::new(),
+/// How long a status may take: from the request's first byte on.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    timeout: Duration,
+    at: Option<Instant>,
+}
+
+/// Why no status came back.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// Nothing of the request left this machine.
+    NotSent,
+    /// The server had closed a connection that was kept open, or had sent more on it than the response before. The request may go again, once.
+    Stale(NoResponse),
+    /// The server says that it didn't process the stream (RFC 9113 §8.7).
+    NotProcessed(NoResponse),
+    /// The server says that it wants HTTP/1.1 (RFC 9113 §7).
+    Http11Required,
+    /// Nothing final arrived.
+    NoResponse(NoResponse),
+}
+
+impl Connection {
+    /// Sends a request. Returns its response as soon as the status has arrived, and the connection that its body comes on.
+    pub(crate) async fn send(
+        self,
+        request: Request<Full<Bytes>>,
+        deadline: &mut Deadline,
+    ) -> Result<(Response<Incoming>, Self), SendError> {
+        match self {
+            Self::Http1(connection) => {
+                let (response, connection) = connection.send(request, deadline).await?;
+                Ok((response, Self::Http1(connection)))
+            }
+            Self::Http2(stream) => {
+                let (response, stream) = stream.send(request, deadline).await?;
+                Ok((response, Self::Http2(stream)))
+            }
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+            Self::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    /// Whether an earlier request went out on it.
+    pub(crate) fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_reused,
+            Self::Http2(stream) => stream.is_reused,
+        }
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        match self {
+            Self::Http1(connection) => &connection.meter,
+            Self::Http2(stream) => &stream.connection.meter,
         }
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Protocol {
+    /// Its name in ALPN (RFC 7301 §6).
+    pub(crate) fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
     }
 }
 
-/// The connection lives in a task of its own, until its sender is dropped or the server closes it.
-pub(crate) async fn open(stream: Stream, permit: DescriptorPermit) -> Result<Sender, ConnectError> {
-    let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
-    let lost = |error: hyper::Error| ConnectError::NoResponse(NoResponse::ConnectionLost(error.to_string().into()));
-    let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(lost)?;
-    let task = tokio::spawn(async move {
-        // Locals are dropped in the reverse order: the socket is closed before its descriptor is given back.
-        let _permit = permit;
-        let mut connection = connection;
-        // How it ends is told to the attempt that sent a request on it.
-        drop(poll_fn(|cx| connection.poll_without_shutdown(cx)).await);
-        let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner();
-        if parts.read_buf.is_empty() {
-            drop(stream.shutdown().await);
+/// The protocol that a server chose of those that it was offered. One that chose none speaks HTTP/1.1.
+pub(crate) fn negotiated(alpn: Option<&[u8]>, offers: &[Protocol]) -> Result<Protocol, ConnectError> {
+    let chosen = alpn.unwrap_or(Protocol::Http1.alpn());
+    let is_chosen = |protocol: &&Protocol| protocol.alpn() == chosen;
+    offers
+        .iter()
+        .find(is_chosen)
+        .copied()
+        .ok_or_else(|| ConnectError::NoResponse(NoResponse::Tls("the server doesn't speak HTTP/2 (ALPN)".into())))
+}
+
+impl Deadline {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { timeout, at: None }
+    }
+
+    /// The request begins. One that goes again keeps the time that is left.
+    pub(crate) fn begin(&mut self) -> Instant {
+        *self.at.get_or_insert_with(|| Instant::now() + self.timeout)
+    }
+}
+
+/// Where the request doesn't go again.
+impl From<SendError> for NoResponse {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::NotSent => Self::ConnectionLost("the server closed the connection before the request was sent".into()),
+            SendError::Http11Required => Self::ConnectionLost("the server requires HTTP/1.1 (HTTP_1_1_REQUIRED)".into()),
+            SendError::Stale(why) | SendError::NotProcessed(why) | SendError::NoResponse(why) => why,
         }
-        parts.read_buf
-    });
-    Ok(Sender { requests, connection: Connection(task) })
+    }
+}
+
+/// Opens a connection on a byte stream: by the deadline, a request can go out on it.
+pub(crate) async fn open(
+    stream: Stream,
+    peer: Option<IpAddr>,
+    protocol: Protocol,
+    permit: DescriptorPermit,
+    slot: Slot,
+    deadline: Instant,
+) -> Result<Connection, ConnectError> {
+    Ok(match protocol {
+        Protocol::Http1 => Connection::Http1(Http1::open(stream, peer, permit, slot).await.map_err(ConnectError::NoResponse)?),
+        Protocol::Http2 => Connection::Http2(http2::open(stream, peer, permit, slot, deadline).await.map_err(ConnectError::NoResponse)?),
+    })
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    DeliverError, Egress, LocalFailures, Losses, Network, RefusedTicks,
+    CONNECTIONS_PER_HOST, DeliverError, Egress, LocalFailures, Losses, Network, RefusedTicks,
     budgets::Budgets,
     partition::{Context, Task},
     wakeup::Wakeups,
@@ -22,8 +22,8 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// How often idle connections are closed that no attempt will use again.
-const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
+/// How often connections are closed that no attempt will use again.
+const LOOK_AFTER_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// How to deliver.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Options {
     pub max_age: Duration,
     /// The file descriptors of connections.
     pub descriptors: Arc<DescriptorBudget>,
+    /// How many connections a host may have.
+    pub connections_per_host: usize,
     /// Whether webhooks get metrics of their own, 1,000 at the most.
     pub per_webhook_metrics: bool,
 }
@@ -57,6 +59,7 @@ pub struct Deliver {
 
 /// The tasks of the partitions that this process serves.
 struct Serving {
+    network: Arc<Network>,
     context: Context,
     partitions: watch::Receiver<Partitions>,
     tasks: JoinSet<Result<(), QueueError>>,
@@ -81,6 +84,7 @@ impl Options {
             shutdown_grace: Duration::from_secs(10),
             max_age: Duration::from_hours(72),
             descriptors: DescriptorBudget::unlimited(),
+            connections_per_host: CONNECTIONS_PER_HOST,
             per_webhook_metrics: false,
         }
     }
@@ -94,7 +98,7 @@ impl Deliver {
     /// [`DeliverError`] when a webhook's requests can't be prepared, or what was saved of a partition can't be read.
     pub async fn start(options: Options, queue: &Arc<dyn Queue>, registry: Arc<Registry>) -> Result<Self, DeliverError> {
         let budgets = Budgets::new(options.memory_budget);
-        let network = Network::within(options.egress, options.descriptors)?;
+        let network = Network::within(options.egress, options.descriptors, options.connections_per_host)?;
         let (local_failures, health) = (Arc::clone(network.local_failures()), WebhookHealth::new(options.per_webhook_metrics));
         let (webhooks, known) = watch::channel(Arc::new(Webhooks::new(registry, &budgets, &network)?));
         let (losses, refused_ticks) = (Arc::<Losses>::default(), Arc::<RefusedTicks>::default());
@@ -109,7 +113,7 @@ impl Deliver {
             max_age: options.max_age,
             shutdown_grace: options.shutdown_grace,
         };
-        let mut serving = Serving { context, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
+        let mut serving = Serving { network, context, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
         Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, webhooks, losses, refused_ticks, local_failures, health })
@@ -182,12 +186,12 @@ impl Serving {
 
     /// Until it is told to stop, or a task fails.
     async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
-        let mut looks = interval(LOOK_FOR_IDLE);
+        let mut looks = interval(LOOK_AFTER_CONNECTIONS);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                _ = looks.tick() => self.context.webhooks.borrow().close_idle(),
+                _ = looks.tick() => self.network.look_after_connections(),
                 // Once the queue has closed its end, they stay as they are.
                 Ok(()) = self.partitions.changed() => self.reconcile(),
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,

@@ -1,4 +1,4 @@
-//! A webhook's endpoint: its connections, and attempts on them.
+//! A webhook's endpoint: attempts on it, and requests that go again within an attempt because the server didn't process them.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -8,29 +8,30 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use pushline_model::{LocalFailureKind, MessageId, NoResponse, Outcome, RESPONSE_KEPT, Webhook};
-use tokio::time::{Instant, timeout, timeout_at};
+use pushline_model::{LocalFailureKind, MessageId, NoResponse, Outcome, Webhook};
+use tokio::time::{sleep, timeout_at};
 
 use crate::{
     DeliverError, Network,
     access_tokens::AccessTokens,
     compression,
-    connection::Sender,
-    idle_connections::{IDLE, IdleConnections, READY},
+    connection::{Connection, Deadline, SendError},
     network::ConnectError,
-    no_response,
+    pool::{Host, Origin},
     request::{HeaderCaseCache, Template},
+    response::{Drain, Remainder},
     retry_after::response_headers,
 };
 
-/// How much of a response's body is read so that its connection can be used again, in bytes.
-const DRAINED: usize = 64 << 10;
+#[cfg(test)]
+mod http1_test;
+#[cfg(test)]
+mod http2_test;
+#[cfg(test)]
+mod scripted_server;
 
-/// A connection is closed this long before its server closes it: what is sent meanwhile is lost.
-const BEFORE_THE_SERVER: Duration = Duration::from_secs(1);
+/// How long to wait before a request goes again that the server didn't process: at most this often in an attempt.
+const NOT_PROCESSED: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500)];
 
 /// Where a webhook's messages go. The caller bounds how many attempts run at once.
 #[derive(Debug)]
@@ -39,60 +40,80 @@ pub(crate) struct Endpoint {
     network: Arc<Network>,
     template: Template,
     tokens: Option<Arc<AccessTokens>>,
-    idle: Arc<IdleConnections>,
+    host: Arc<Host>,
+    drain: Drain,
+}
+
+/// How often the request of an attempt went again, without counting as an attempt.
+#[derive(Debug, Default)]
+struct Repeats {
+    not_processed: usize,
+    http11_required: bool,
 }
 
 impl Endpoint {
     pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
         let tokens = AccessTokens::of(&webhook).map(Arc::new);
         let template = Template::new(&webhook, tokens.clone(), header_cases)?;
-        let idle = network.idle().join();
-        Ok(Self { webhook, network, template, tokens, idle })
+        let host = network.pool().host(Origin::of(&webhook));
+        let drain = Drain::new(Arc::clone(&host), Arc::clone(&network), webhook.concurrency);
+        Ok(Self { webhook, network, template, tokens, host, drain })
     }
 
-    /// One attempt (docs/document.md, Outcome).
+    /// One attempt (docs/document.md, Outcome). `is_first`: of its message. A retry goes out on a new connection: the server may be well, and what lies
+    /// between may not.
     ///
     /// A panic ends the attempt and nothing else: it is a local failure, so the message waits and is sent again. No state is left half changed by it,
-    /// since an attempt shares only its idle connections and counters. A panic anywhere else in delivery ends the process.
-    pub(crate) async fn attempt(&self, id: MessageId, body: Bytes) -> Outcome {
-        match AssertUnwindSafe(self.authorized_attempt(id, body)).catch_unwind().await {
+    /// since an attempt shares only its connections and counters. A panic anywhere else in delivery ends the process.
+    pub(crate) async fn attempt(&self, id: MessageId, body: Bytes, is_first: bool) -> Outcome {
+        match AssertUnwindSafe(self.authorized_attempt(id, body, !is_first)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(_) => self.local_failure(LocalFailureKind::Panic, &format!("an attempt of webhook {:?} panicked", self.webhook.name)),
         }
     }
 
-    async fn authorized_attempt(&self, id: MessageId, body: Bytes) -> Outcome {
+    async fn authorized_attempt(&self, id: MessageId, body: Bytes, is_fresh: bool) -> Outcome {
         let body = compression::encode(self.webhook.compression, body).await;
         match &self.tokens {
-            None => self.attempt_once(id, body).await,
+            None => self.attempt_once(id, body, is_fresh).await,
             // On the heap, as it is rare.
-            Some(tokens) => Box::pin(tokens.attempt(&self.network, || self.attempt_once(id, body.clone()))).await,
+            Some(tokens) => Box::pin(tokens.attempt(&self.network, || self.attempt_once(id, body.clone(), is_fresh))).await,
         }
     }
 
-    async fn attempt_once(&self, id: MessageId, body: Bytes) -> Outcome {
+    async fn attempt_once(&self, id: MessageId, body: Bytes, mut is_fresh: bool) -> Outcome {
+        let (mut deadline, mut repeats) = (Deadline::new(self.webhook.timeout), Repeats::default());
         loop {
-            let reused = self.idle.take();
-            self.network.count_connection(reused.is_some());
-            let (sender, is_reused) = match reused {
-                Some(sender) => (sender, true),
-                // On the heap: it is three times as large as all the rest of an attempt, and rare.
-                None => match Box::pin(self.network.connect(&self.webhook.url)).await {
-                    Ok(sender) => (sender, false),
-                    Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
-                    Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
-                    Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
-                },
+            let connection = match self.host.connection(&self.network, &self.webhook.url, is_fresh).await {
+                Ok(connection) => connection,
+                Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
+                Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
+                Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
             };
-            match self.send(sender, id, body.clone()).await {
-                Some(outcome) => return outcome,
-                // A connection that was kept alive was closed or stuck, and nothing of the request left: no attempt was made.
-                None if is_reused => {}
-                None => {
-                    return Outcome::NoResponse(NoResponse::ConnectionLost(
-                        "the server closed the connection before the request was sent".into(),
-                    ));
+            let is_reused = connection.is_reused();
+            self.network.count_connection(connection.protocol(), is_reused);
+            let failed = match self.send(connection, id, body.clone(), &mut deadline).await {
+                Ok(outcome) => return outcome,
+                // No attempt was made.
+                Err(SendError::NotSent) if is_reused => continue,
+                Err(failed) => failed,
+            };
+            match failed {
+                // Once: a connection that no request has used is never stale.
+                SendError::Stale(_) => {
+                    is_fresh = true;
+                    deadline = Deadline::new(self.webhook.timeout);
+                    self.host.clear();
                 }
+                SendError::Http11Required if !repeats.http11_required && self.host.require_http1() => repeats.http11_required = true,
+                SendError::NotProcessed(_) if repeats.not_processed < NOT_PROCESSED.len() => {
+                    let pause = NOT_PROCESSED[repeats.not_processed];
+                    repeats.not_processed += 1;
+                    if timeout_at(deadline.begin(), sleep(pause)).await.is_err() {
+                        return Outcome::NoResponse(NoResponse::Timeout);
+                    }
+                }
+                last => return Outcome::NoResponse(last.into()),
             }
         }
     }
@@ -101,68 +122,20 @@ impl Endpoint {
         Outcome::LocalFailure(self.network.local_failures().failed(kind, detail))
     }
 
-    /// `None`: the request never left.
-    async fn send(&self, mut sender: Sender, id: MessageId, body: Bytes) -> Option<Outcome> {
-        if !matches!(timeout(READY, sender.requests.ready()).await, Ok(Ok(()))) {
-            return None;
-        }
+    /// Sends the request. The status decides as soon as it has arrived.
+    async fn send(&self, connection: Connection, id: MessageId, body: Bytes, deadline: &mut Deadline) -> Result<Outcome, SendError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the wall clock is past 1970").as_secs();
-        let request = self.template.request(id, now, body);
-        let deadline = Instant::now() + self.webhook.timeout;
-        match timeout_at(deadline, sender.requests.try_send_request(request)).await {
-            Err(_) => Some(Outcome::NoResponse(NoResponse::Timeout)),
-            Ok(Err(error)) if error.message().is_some() => None,
-            Ok(Err(error)) => Some(Outcome::NoResponse(no_response::of_request(error.error(), &sender.unread().await))),
-            // No request asked for another protocol (RFC 9110 §15.2.2).
-            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Some(Outcome::NoResponse(no_response::of_switching_protocols()))
-            }
-            Ok(Ok(response)) => Some(self.receive(sender, response, deadline).await),
-        }
+        let request = self.template.request(connection.protocol(), id, now, body);
+        let (response, connection) = connection.send(request, deadline).await?;
+        let (status, headers) = (response.status(), response_headers(response.headers()));
+        let mut remainder = Remainder::new(response, connection);
+        let outcome = match (status.is_success(), status.as_u16()) {
+            (true, status) => Outcome::Accepted { status },
+            (false, status) => Outcome::ErrorResponse { status, response: remainder.beginning().await, headers },
+        };
+        self.drain.finish(remainder);
+        Ok(outcome)
     }
-
-    /// The status has arrived and decides. The body is read so that the connection can be used again, up to [`DRAINED`] bytes.
-    async fn receive(&self, sender: Sender, response: Response<Incoming>, deadline: Instant) -> Outcome {
-        let (status, at_most, headers) = (response.status(), idle_at_most(response.headers()), response_headers(response.headers()));
-        let mut kept = Vec::new();
-        let wanted = if status.is_success() { 0 } else { RESPONSE_KEPT };
-        let is_at_its_end = matches!(timeout_at(deadline, drain(response.into_body(), wanted, &mut kept)).await, Ok(true));
-        if is_at_its_end && !self.network.is_short_of_descriptors() {
-            self.idle.put(sender, at_most);
-        }
-        let status = status.as_u16();
-        if (200..300).contains(&status) { Outcome::Accepted { status } } else { Outcome::ErrorResponse { status, response: kept, headers } }
-    }
-
-    /// Closes the connections that won't be used again.
-    pub(crate) fn close_idle(&self) {
-        self.idle.close_idle();
-    }
-}
-
-/// How long a connection may rest, by `Keep-Alive: timeout=5, max=100` (seconds; RFC 2068 §19.7.1.1, and what servers send today).
-fn idle_at_most(headers: &HeaderMap) -> Duration {
-    let all = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let timeout = all.filter_map(|part| part.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
-    let seconds = timeout.and_then(|(_, seconds)| seconds.trim().parse().ok());
-    seconds.map_or(IDLE, |seconds| IDLE.min(Duration::from_secs(seconds).saturating_sub(BEFORE_THE_SERVER)))
-}
-
-/// Reads a body to its end. Returns false if it is too long or breaks off.
-async fn drain(mut body: Incoming, wanted: usize, kept: &mut Vec<u8>) -> bool {
-    let mut read = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return false };
-        if let Some(data) = frame.data_ref() {
-            read += data.len();
-            let missing = wanted.saturating_sub(kept.len()).min(data.len());
-            kept.extend_from_slice(&data[..missing]);
-        }
-        if read > DRAINED {
-            return false;
-        }
-    }
-    true
 }
 
 #[cfg(test)]
@@ -175,9 +148,13 @@ mod tests {
     };
 
     use pushline_model::{DescriptorBudget, DescriptorUse, LocalFailure};
+    use tokio::time::timeout;
 
     use super::*;
-    use crate::Egress;
+    use crate::{Egress, pool::IDLE};
+
+    /// A connection that isn't ready for the next request by then is closed.
+    const READY: Duration = Duration::from_secs(1);
 
     /// More than the buffers of two sockets take.
     const LARGE: usize = 32 << 20;
@@ -234,13 +211,13 @@ mod tests {
             stream.write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
             stream
         };
-        let (mut stream, outcome) = tokio::join!(server, endpoint.attempt(MessageId([7; 16]), "ABC".into()));
+        let (mut stream, outcome) = tokio::join!(server, endpoint.attempt(MessageId([7; 16]), "ABC".into(), true));
         assert_eq!(outcome, Outcome::Accepted { status: 200 });
         let mut is_closed_in = async |time| {
             tokio::time::pause();
             tokio::time::advance(time).await;
             tokio::time::resume();
-            endpoint.close_idle();
+            endpoint.network.pool().close_idle();
             matches!(timeout(Duration::from_millis(300), stream.read_u8()).await, Ok(Err(_)))
         };
         (is_closed_in(rest).await, is_closed_in(more).await)
@@ -264,7 +241,7 @@ mod tests {
         for _ in 0..3 {
             bodies.fetch_add(1, Ordering::Relaxed);
             let body = Bytes::from_owner(Counted(Arc::clone(bodies)));
-            outcomes.push(endpoint.attempt(MessageId([7; 16]), body).await);
+            outcomes.push(endpoint.attempt(MessageId([7; 16]), body, true).await);
         }
         (left(bodies, 1).await, outcomes)
     }
@@ -289,7 +266,7 @@ mod tests {
         tokio::time::pause();
         tokio::time::advance(READY).await;
         tokio::time::resume();
-        endpoint.close_idle();
+        endpoint.network.pool().close_idle();
         assert_eq!(left(&bodies, 0).await, 0);
     }
 
@@ -302,7 +279,7 @@ mod tests {
     }
 
     fn network(descriptors: &Arc<DescriptorBudget>) -> Arc<Network> {
-        Network::within(Egress::new(vec!["127.0.0.0/8".parse().unwrap()]), Arc::clone(descriptors)).unwrap()
+        Network::within(Egress::new(vec!["127.0.0.0/8".parse().unwrap()]), Arc::clone(descriptors), 10).unwrap()
     }
 
     /// An endpoint on this network whose server accepts everything and keeps its connections.
@@ -330,7 +307,7 @@ mod tests {
         let network = network(&DescriptorBudget::of(0, 1));
         let (first, second) = (accepting(&network).await, accepting(&network).await);
         for endpoint in [&first, &second, &first, &first] {
-            let outcome = timeout(Duration::from_secs(5), endpoint.attempt(MessageId([7; 16]), "ABC".into())).await;
+            let outcome = timeout(Duration::from_secs(5), endpoint.attempt(MessageId([7; 16]), "ABC".into(), true)).await;
             assert_eq!(outcome, Ok(Outcome::Accepted { status: 200 }));
         }
     }
@@ -341,11 +318,11 @@ mod tests {
         let network = network(&descriptors);
         let endpoint = accepting(&network).await;
         let held = descriptors.try_acquire(DescriptorUse::Push).unwrap();
-        let outcome = endpoint.attempt(MessageId([7; 16]), "ABC".into()).await;
+        let outcome = endpoint.attempt(MessageId([7; 16]), "ABC".into(), true).await;
         assert!(matches!(outcome, Outcome::LocalFailure(LocalFailure { kind: LocalFailureKind::FileDescriptors, .. })), "{outcome:?}");
         assert!(network.local_failures().reason().is_some());
         drop(held);
         tokio::time::resume();
-        assert_eq!(endpoint.attempt(MessageId([7; 16]), "ABC".into()).await, Outcome::Accepted { status: 200 });
+        assert_eq!(endpoint.attempt(MessageId([7; 16]), "ABC".into(), true).await, Outcome::Accepted { status: 200 });
     }
 }

@@ -11,8 +11,9 @@
 //! | what a replayed dead letter becomes | `replay.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
-//! | a connection and the task that it lives in | `connection.rs` |
-//! | idle connections, and how they give way | `idle_connections.rs` |
+//! | a connection of HTTP/1.1, or a stream of HTTP/2 | `connection.rs`, and a file for each in `connection/`; `meter.rs` counts bytes and ends a connection |
+//! | the connections of the process, and who gets which | `pool.rs`, and those of a host in `pool/host.rs` |
+//! | what is read of a response after its status | `response.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | whether the name servers of this machine answer | `name_servers.rs` |
@@ -30,7 +31,6 @@ mod deliver;
 mod dial;
 mod egress;
 mod endpoint;
-mod idle_connections;
 mod local_failures;
 mod lookups;
 mod losses;
@@ -41,10 +41,12 @@ mod network;
 mod no_response;
 mod outcome;
 mod partition;
+mod pool;
 mod rate_limit;
 mod refused_ticks;
 mod replay;
 mod request;
+mod response;
 mod retry_after;
 mod signature;
 mod suspension;
@@ -60,7 +62,7 @@ pub use crate::{
     egress::Egress,
     local_failures::LocalFailures,
     losses::Losses,
-    network::Network,
+    network::{CONNECTIONS_PER_HOST, Network},
     refused_ticks::RefusedTicks,
     replay::{DeadLetterLog, count_replays_without_id, replay},
 };

@@ -14,18 +14,21 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     DeliverError, Egress,
-    connection::{self, Sender},
+    connection::{self, Connection, Protocol},
     dial::{self, Stream},
-    idle_connections::AllIdle,
     local_failures::LocalFailures,
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
+    pool::{Pool, Slot},
 };
 
 /// The time that resolving, connecting and TLS may take together (docs/document.md, Outcome).
@@ -34,20 +37,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for a file descriptor; then the attempt is a local failure, and its place among its webhook's attempts is free for a while.
 const DESCRIPTOR_WAIT: Duration = Duration::from_secs(10);
 
+/// How many connections a host may have, unless the configuration tells otherwise: as many as one webhook's messages in flight at the most.
+pub const CONNECTIONS_PER_HOST: usize = 1000;
+
 /// How to reach servers: which addresses, whose certificates to trust, and how many connections.
 pub struct Network {
     egress: Egress,
     lookups: Lookups,
     tls: TlsConnector,
     descriptors: Arc<DescriptorBudget>,
-    idle: Arc<AllIdle>,
+    pool: Pool,
     local_failures: Arc<LocalFailures>,
-    /// Connections taken for an attempt: new ones, and ones that were used before.
-    connections: [Counter; 2],
+    /// Connections taken for an attempt, of HTTP/1.1 and of HTTP/2: new ones, and ones that were used before.
+    connections: [[Counter; 2]; 2],
 }
 
 /// Why there is no connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum ConnectError {
     /// The egress guard permits none of the addresses.
     Blocked(String),
@@ -63,15 +69,15 @@ impl Network {
     /// # Errors
     /// [`DeliverError::Tls`] when TLS can't be set up.
     pub fn new(egress: Egress) -> Result<Arc<Self>, DeliverError> {
-        Self::within(egress, DescriptorBudget::unlimited())
+        Self::within(egress, DescriptorBudget::unlimited(), CONNECTIONS_PER_HOST)
     }
 
-    /// Trusts Mozilla's root certificates, and opens connections within a budget.
+    /// Trusts Mozilla's root certificates, and opens connections within a budget, this many to a host at the most.
     ///
     /// # Errors
     /// [`DeliverError::Tls`] when TLS can't be set up.
-    pub fn within(egress: Egress, descriptors: Arc<DescriptorBudget>) -> Result<Arc<Self>, DeliverError> {
-        Self::build(egress, [], descriptors)
+    pub fn within(egress: Egress, descriptors: Arc<DescriptorBudget>, per_host: usize) -> Result<Arc<Self>, DeliverError> {
+        Self::build(egress, [], descriptors, per_host)
     }
 
     /// Trusts these root certificates too.
@@ -79,28 +85,29 @@ impl Network {
     /// # Errors
     /// [`DeliverError::Tls`] when one of them is none, or TLS can't be set up.
     pub fn believing(egress: Egress, more: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<Self>, DeliverError> {
-        Self::build(egress, more, DescriptorBudget::unlimited())
+        Self::build(egress, more, DescriptorBudget::unlimited(), CONNECTIONS_PER_HOST)
     }
 
     fn build(
         egress: Egress,
         more_roots: impl IntoIterator<Item = CertificateDer<'static>>,
         descriptors: Arc<DescriptorBudget>,
+        per_host: usize,
     ) -> Result<Arc<Self>, DeliverError> {
         let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         for root in more_roots {
             roots.add(root)?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let connections = ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => "http/1.1", "reused" => reused));
+        let connections = ["http/1.1", "h2"]
+            .map(|protocol| ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => protocol, "reused" => reused)));
         let lookups = Lookups::of_the_system(descriptors.lookups());
-        let (tls, idle, local_failures) = (Arc::new(config).into(), Arc::default(), Arc::default());
-        Ok(Arc::new(Self { egress, lookups, tls, descriptors, idle, local_failures, connections }))
+        let (tls, local_failures) = (Arc::new(config).into(), Arc::default());
+        Ok(Arc::new(Self { egress, lookups, tls, descriptors, pool: Pool::new(per_host), local_failures, connections }))
     }
 
     /// The local failures of the process's attempts.
@@ -108,9 +115,9 @@ impl Network {
         &self.local_failures
     }
 
-    /// The idle connections of all endpoints.
-    pub(crate) fn idle(&self) -> &Arc<AllIdle> {
-        &self.idle
+    /// The connections of all hosts.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Whether attempts wait for a file descriptor: then no connection is kept idle.
@@ -118,29 +125,64 @@ impl Network {
         self.descriptors.is_awaited(DescriptorUse::Push)
     }
 
-    /// A connection was taken for an attempt.
-    pub(crate) fn count_connection(&self, reused: bool) {
-        self.connections[usize::from(reused)].increment(1);
+    /// Closes the connections that no attempt will use again, and looks up again where the names of the others lead.
+    pub(crate) fn look_after_connections(self: &Arc<Self>) {
+        self.pool.close_idle();
+        for host in self.pool.due_for_a_lookup() {
+            let network = Arc::clone(self);
+            tokio::spawn(async move {
+                let (name, port) = host.name_and_port();
+                // A name that can't be looked up now says nothing of its server.
+                if let Ok(addresses) = network.lookups.addresses(name, port).await {
+                    host.leads_to(addresses.into_iter().map(|address| address.ip().to_canonical()).collect());
+                }
+            });
+        }
     }
 
-    /// A new connection to where a URL points.
-    pub(crate) async fn connect(&self, url: &Url) -> Result<Sender, ConnectError> {
+    /// A connection was taken for an attempt.
+    pub(crate) fn count_connection(&self, protocol: Protocol, reused: bool) {
+        let place = match protocol {
+            Protocol::Http1 => 0,
+            Protocol::Http2 => 1,
+        };
+        self.connections[place][usize::from(reused)].increment(1);
+    }
+
+    /// A new connection to where a URL points, of one of these protocols: the first one that the server speaks. Without TLS it is the first.
+    pub(crate) async fn connect(&self, url: &Url, offers: &[Protocol], slot: Slot) -> Result<Connection, ConnectError> {
         let began = Instant::now();
         let addresses = self.permitted(url, began + CONNECT_TIMEOUT).await?;
         let waiting = Instant::now();
         let permit = self.descriptor().await?;
         let deadline = began + CONNECT_TIMEOUT + waiting.elapsed();
         let stream = dial::first_of(&addresses, deadline).await?;
-        if let Ok(peer) = stream.peer_addr() {
-            self.local_failures.reached(peer.ip());
+        let peer = stream.peer_addr().ok().map(|peer| peer.ip());
+        if let Some(peer) = peer {
+            self.local_failures.reached(peer);
         }
-        if !url.is_https() {
-            return connection::open(Stream::Plain(stream), permit).await;
-        }
+        let (stream, protocol) = if url.is_https() {
+            let stream = self.handshake(url, offers, stream, deadline).await?;
+            let protocol = connection::negotiated(stream.get_ref().1.alpn_protocol(), offers)?;
+            (Stream::Tls(Box::new(stream)), protocol)
+        } else {
+            (Stream::Plain(stream), offers[0])
+        };
+        connection::open(stream, peer, protocol, permit, slot, deadline).await
+    }
+
+    async fn handshake(
+        &self,
+        url: &Url,
+        offers: &[Protocol],
+        stream: TcpStream,
+        deadline: Instant,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
         let name = ServerName::try_from(url.host().to_owned())
             .map_err(|_| ConnectError::NoResponse(NoResponse::Tls(format!("{} can't be the name of a certificate", url.host()).into())))?;
-        match timeout_at(deadline, self.tls.connect(name, stream)).await {
-            Ok(Ok(stream)) => connection::open(Stream::Tls(Box::new(stream)), permit).await,
+        let offers = offers.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+        match timeout_at(deadline, self.tls.with_alpn(offers).connect(name, stream)).await {
+            Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
             Err(_) => Err(ConnectError::NoResponse(NoResponse::Tls("the handshake didn't end in time".into()))),
         }
@@ -195,7 +237,7 @@ impl Network {
             if let Some(permit) = futures_util::FutureExt::now_or_never(&mut acquire) {
                 return permit;
             }
-            self.idle.give_way();
+            self.pool.give_way();
             acquire.await
         });
         permit.await.map_err(|_| {
@@ -267,19 +309,19 @@ mod tests {
         let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
         let network = Network::believing(egress, trusted).unwrap();
         let endpoint = crate::endpoint::Endpoint::new(webhook, network, &mut crate::request::HeaderCaseCache::default()).unwrap();
-        endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
+        endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into(), true).await
     }
 
     #[tokio::test]
     async fn https_is_spoken_to_a_server_that_proves_its_name_and_a_refusal_says_why() {
-        let (http, h2) = (b"http/1.1".as_slice(), b"h2".as_slice());
+        let (http, other) = (b"http/1.1".as_slice(), b"spdy/3.1".as_slice());
         let expected = [
             (certificate("localhost", 2020..2090), true, http, None),
             (certificate("localhost", 2020..2090), false, http, Some("unknown issuer")),
             (certificate("other.example", 2020..2090), true, http, Some("the certificate is for other.example, not for localhost")),
             (certificate("localhost", 2020..2021), true, http, Some("the certificate expired at 2021-01-01")),
             (certificate("localhost", 2080..2090), true, http, Some("the certificate isn't valid before 2080-01-01")),
-            (certificate("localhost", 2020..2090), true, h2, Some("doesn't speak HTTP/1.1")),
+            (certificate("localhost", 2020..2090), true, other, Some("speaks none of the protocols")),
         ];
         for (shown, is_trusted, alpn, cause) in expected {
             let trusted = if is_trusted { vec![shown.cert.der().clone()] } else { vec![] };

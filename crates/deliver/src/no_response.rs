@@ -30,12 +30,46 @@ pub(crate) fn of_request(error: &hyper::Error, unread: &[u8]) -> NoResponse {
     if error.is_parse() || error.is_parse_status() {
         return NoResponse::Malformed(malformed_head(unread).unwrap_or_else(|| format!("the answer isn't HTTP/1.1: {error}")).into());
     }
-    let Some(source) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) else {
-        return NoResponse::ConnectionLost(match error.is_incomplete_message() {
-            true => "the server closed the connection before a status arrived".into(),
-            false => error.to_string().into(),
-        });
-    };
+    if let Some(error) = h2_error(error) {
+        return of_http2(error);
+    }
+    if error.is_timeout() {
+        return NoResponse::ConnectionLost("the server stopped answering: it answers no HTTP/2 ping".into());
+    }
+    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        Some(source) => of_io(source),
+        None if error.is_incomplete_message() => of_early_end(),
+        None => NoResponse::ConnectionLost(error.to_string().into()),
+    }
+}
+
+/// HTTP/2's own error, where that is the cause.
+pub(crate) fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// Of a connection that the server closed.
+pub(crate) fn of_early_end() -> NoResponse {
+    NoResponse::ConnectionLost("the server closed the connection before a status arrived".into())
+}
+
+/// Of a stream or a connection of HTTP/2 that failed (RFC 9113 §5.4).
+fn of_http2(error: &h2::Error) -> NoResponse {
+    if let Some(source) = error.get_io() {
+        // The library says so of a connection that ended.
+        return if source.kind() == ErrorKind::BrokenPipe { of_early_end() } else { of_io(source) };
+    }
+    let reason = error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
+    if error.is_library() {
+        return NoResponse::Malformed(format!("the answer isn't HTTP/2: {reason:?} ({error})").into());
+    }
+    NoResponse::ConnectionLost(match error.is_go_away() {
+        true => format!("the server ended the connection before a status arrived: GOAWAY {reason:?}").into(),
+        false => format!("the server reset the stream before a status arrived: {reason:?}").into(),
+    })
+}
+
+fn of_io(source: &io::Error) -> NoResponse {
     // With TLS 1.3 a server refuses a client only once the handshake is over.
     if let Some(error) = rustls_error(source) {
         return NoResponse::Tls(tls(error).into());
@@ -67,7 +101,9 @@ fn tls(error: &rustls::Error) -> String {
             | PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled,
         ) => "protocol version: the server speaks neither TLS 1.2 nor TLS 1.3".into(),
-        E::AlertReceived(AlertDescription::NoApplicationProtocol) => "the server doesn't speak HTTP/1.1 (ALPN)".into(),
+        E::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "the server speaks none of the protocols that it was offered (ALPN)".into()
+        }
         E::AlertReceived(AlertDescription::UnrecognisedName) => "the server doesn't know the host name (alert unrecognized_name)".into(),
         E::AlertReceived(AlertDescription::CertificateRequired) => "the server requires a client certificate".into(),
         E::AlertReceived(alert) => format!("the server refused the handshake with the alert {alert:?}"),

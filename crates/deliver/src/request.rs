@@ -9,7 +9,10 @@ use std::{
 use base64_simd::STANDARD;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header::HeaderName};
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Uri,
+    header::{self, HeaderName},
+};
 use http_body_util::{Empty, Full};
 use hyper::{Response, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -19,7 +22,7 @@ use tokio::{
     task::unconstrained,
 };
 
-use crate::{DeliverError, access_tokens::AccessTokens, signature::SigningKeys};
+use crate::{DeliverError, access_tokens::AccessTokens, connection::Protocol, signature::SigningKeys};
 
 const USER_AGENT: &str = concat!("Pushline/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -29,7 +32,10 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 /// What all requests of a webhook have in common.
 #[derive(Debug)]
 pub(crate) struct Template {
+    /// For HTTP/1.1: path and query (RFC 9112 §3.2.1).
     path: Uri,
+    /// For HTTP/2: the whole URL; scheme and authority become pseudo-header fields (RFC 9113 §8.3.1).
+    uri: Uri,
     headers: HeaderMap,
     /// hyper's own record of how the names were written.
     case: Extensions,
@@ -64,6 +70,7 @@ impl Template {
         let case = header_cases.of(&headers).ok_or_else(|| DeliverError::Headers { webhook: webhook.name.clone() })?;
         let invalid = || DeliverError::Headers { webhook: webhook.name.clone() };
         let path = webhook.url.path_and_query().parse().map_err(|_| invalid())?;
+        let uri = webhook.url.as_str().parse().map_err(|_| invalid())?;
         let mut map = HeaderMap::new();
         for (name, value) in &headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
@@ -72,19 +79,27 @@ impl Template {
             map.append(name, value);
         }
         let keys = SigningKeys::of(webhook)?;
-        Ok(Self { path, headers: map, case, keys, tokens })
+        Ok(Self { path, uri, headers: map, case, keys, tokens })
     }
 
     /// One attempt's request. `at`: the wall clock in seconds since 1970.
-    pub(crate) fn request(&self, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
+    pub(crate) fn request(&self, protocol: Protocol, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
         let (id, at) = (id.to_string(), at.to_string());
         let signature = self.keys.sign(&id, &at, &body);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.path.clone();
-        *request.extensions_mut() = self.case.clone();
+        *request.headers_mut() = self.headers.clone();
+        match protocol {
+            Protocol::Http1 => {
+                *request.uri_mut() = self.path.clone();
+                *request.extensions_mut() = self.case.clone();
+            }
+            Protocol::Http2 => {
+                *request.uri_mut() = self.uri.clone();
+                request.headers_mut().remove(header::HOST);
+            }
+        }
         let headers = request.headers_mut();
-        *headers = self.headers.clone();
         self.tokens.iter().for_each(|tokens| tokens.authorize(headers));
         let values = [(WEBHOOK_ID, Some(id)), (WEBHOOK_TIMESTAMP, Some(at)), (WEBHOOK_SIGNATURE, signature)];
         for (name, value) in values.into_iter().filter_map(|(name, value)| Some((name, value?))) {
@@ -161,6 +176,7 @@ mod tests {
 
     fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
         Template::new(webhook, None, &mut HeaderCaseCache::default()).unwrap().request(
+            Protocol::Http1,
             MessageId([1; 16]),
             1_614_265_330,
             Bytes::from_static(b"{}"),
@@ -169,6 +185,14 @@ mod tests {
 
     fn header<'a>(request: &'a Request<Full<Bytes>>, name: &str) -> Option<&'a str> {
         request.headers().get(name).map(|value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn over_http2_a_request_has_an_absolute_uri_and_no_host() {
+        let template = Template::new(&webhook(Auth::None), None, &mut HeaderCaseCache::default()).unwrap();
+        let request = template.request(Protocol::Http2, MessageId([1; 16]), 1_614_265_330, Bytes::from_static(b"{}"));
+        assert_eq!(request.uri(), "http://a.example:81/push?x=1");
+        assert_eq!((header(&request, "host"), header(&request, "content-type")), (None, Some("application/json; charset=utf-8")));
     }
 
     #[test]

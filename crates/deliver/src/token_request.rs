@@ -8,16 +8,20 @@ use base64_simd::STANDARD;
 use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
+    HeaderValue, Method, Request, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use pushline_model::{ClientCredentials, NoResponse, Outcome, Secret, Url};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{Network, connection::Sender, network::ConnectError};
+use crate::{
+    Network,
+    connection::{Connection, Deadline},
+    network::ConnectError,
+    pool::Origin,
+};
 
 /// How long the token end point may take to answer once it is connected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,13 +71,14 @@ impl TokenRequest {
     /// # Errors
     /// The outcome of an attempt that needs it.
     pub(crate) async fn send(&self, network: &Network) -> Result<Granted, Outcome> {
-        let sender = match network.connect(&self.url).await {
-            Ok(sender) => sender,
+        let host = network.pool().host(Origin::over_http1(&self.url));
+        let connection = match host.connection(network, &self.url, true).await {
+            Ok(connection) => connection,
             Err(ConnectError::Blocked(what)) => return Err(Outcome::BlockedAddress { what: format!("token end point: {what}") }),
             Err(ConnectError::NoResponse(why)) => return Err(self.failed(&why.to_string())),
             Err(ConnectError::Local(kind, detail)) => return Err(Outcome::LocalFailure(network.local_failures().failed(kind, detail))),
         };
-        let answer = match timeout(ANSWER_TIMEOUT, exchange(sender, self.request())).await {
+        let answer = match timeout(ANSWER_TIMEOUT, exchange(connection, self.request())).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(why)) => return Err(self.failed(&why)),
             Err(_) => return Err(self.failed("it didn't answer within 30 s")),
@@ -130,10 +135,9 @@ impl std::fmt::Debug for TokenRequest {
 }
 
 /// Sends the request and reads the answer. The connection ends with it.
-async fn exchange(mut sender: Sender, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
-    let lost = |error: hyper::Error| format!("the connection was lost: {error}");
-    sender.requests.ready().await.map_err(lost)?;
-    let response: Response<Incoming> = sender.requests.send_request(request).await.map_err(lost)?;
+async fn exchange(connection: Connection, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+    let mut deadline = Deadline::new(ANSWER_TIMEOUT);
+    let (response, _connection) = connection.send(request, &mut deadline).await.map_err(|error| NoResponse::from(error).to_string())?;
     let status = response.status();
     let body =
         Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| format!("its answer can't be read: {error}"))?;

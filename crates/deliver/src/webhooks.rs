@@ -103,11 +103,6 @@ impl Webhooks {
         self.by_name.values().filter(|handle| handle.budgets.suspension.is_on()).count()
     }
 
-    /// Closes the connections that no attempt will use again.
-    pub(crate) fn close_idle(&self) {
-        self.by_name.values().for_each(|handle| handle.endpoint.close_idle());
-    }
-
     /// How many webhooks are unresponsive.
     pub(crate) fn unresponsive(&self) -> usize {
         self.by_name.values().filter(|handle| handle.is_unresponsive()).count()

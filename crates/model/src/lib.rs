@@ -37,7 +37,9 @@ pub use secret::Secret;
 pub use time::Timestamp;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
-pub use webhook::{Auth, AuthHeaders, Compression, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
+pub use webhook::{
+    Auth, AuthHeaders, Compression, HttpVersion, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook,
+};
 
 /// Why a word was refused. The text names what was given and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -28,6 +28,9 @@ pub struct Webhook {
     pub description: String,
     /// Where to POST.
     pub url: Url,
+    /// The protocol to speak with the server.
+    #[serde(default)]
+    pub http_version: HttpVersion,
     /// The credentials of each push.
     #[serde(default)]
     pub auth: Auth,
@@ -123,6 +126,21 @@ mod default {
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;
     if name.is_empty() || name.chars().any(char::is_control) { Err(D::Error::custom(Invalid::WebhookName(name))) } else { Ok(name) }
+}
+
+/// Which HTTP is spoken with a webhook's server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HttpVersion {
+    /// With TLS, HTTP/2 where the server offers it (ALPN), else HTTP/1.1. Without TLS, HTTP/1.1.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// HTTP/1.1, whatever the server offers.
+    #[serde(rename = "1.1")]
+    Http1,
+    /// HTTP/2 only; without TLS by prior knowledge (RFC 9113 §3.3).
+    #[serde(rename = "2")]
+    Http2,
 }
 
 /// The kinds of credentials. In a file and in JSON a table: `{ kind = "basic", username = "…", password = "…" }`.
@@ -325,6 +343,7 @@ impl Webhook {
             name: name.to_owned(),
             description: String::new(),
             url,
+            http_version: HttpVersion::default(),
             auth: Auth::default(),
             auth_headers: AuthHeaders::default(),
             headers: Vec::new(),
@@ -470,6 +489,7 @@ mod tests {
         let mut webhook = webhook();
         webhook.headers = vec![CustomHeader::new("Z", "1").unwrap(), CustomHeader::new("1_Area", "Tokyo").unwrap()];
         webhook.auth_headers = AuthHeaders::Authentication;
+        webhook.http_version = HttpVersion::Http2;
         (webhook.send, webhook.iccid, webhook.payload, webhook.order) =
             (Identify::Topic, IccidForm::String, PayloadForm::Base64, Order::Strict);
         (webhook.timeout, webhook.retries, webhook.window) = (Duration::from_millis(1500), 0, LONGEST_WINDOW);
@@ -536,6 +556,7 @@ mod tests {
             (r#""auth":{"kind":"oauth2","token_url":"http://a.example/","client_id":"c"}"#, "missing field `client_secret`"),
             (r#""auth":{"kind":"oauth2","token":"t"}"#, "unknown field `token`"),
             (r#""compression":"br""#, "unknown variant `br`"),
+            (r#""http_version":"3""#, "unknown variant `3`, expected one of `auto`, `1.1`, `2`"),
             (r#""auth":{"kind":"digest"}"#, "unknown variant `digest`"),
             (r#""colour":1"#, "unknown field `colour`"),
         ] {

@@ -99,6 +99,7 @@ impl Running {
                 shutdown_grace: settings.shutdown_grace,
                 max_age: settings.backlog.max_age,
                 descriptors: Arc::clone(&descriptors),
+                connections_per_host: settings.egress.connections_per_host,
                 per_webhook_metrics: settings.metrics.per_webhook,
                 ..pushline_deliver::Options::new(egress)
             };

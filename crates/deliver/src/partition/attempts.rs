@@ -38,9 +38,9 @@ impl Task {
 }
 
 async fn attempt(start: StartAttempt, health: Arc<WebhookHealth>) -> AttemptEnded {
-    let StartAttempt { key, permit, handle, id, body, .. } = start;
+    let StartAttempt { key, permit, handle, id, body, is_first, .. } = start;
     let (at, began) = (wall(), Instant::now());
-    let outcome = handle.endpoint.attempt(id, body).await;
+    let outcome = handle.endpoint.attempt(id, body, is_first).await;
     health.attempt_ended(&handle.webhook.name, &outcome);
     let attempt = Attempt::new(at, began.elapsed(), &outcome);
     AttemptEnded { key, permit, outcome, attempt, jitter: fastrand::f64() }

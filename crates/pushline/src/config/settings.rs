@@ -136,11 +136,14 @@ pub(crate) struct AdminSettings {
 }
 
 /// `[egress]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct EgressSettings {
     /// Private ranges that may be dialled.
     pub(crate) allow: Vec<AddressRange>,
+    /// How many connections a host may have, idle ones included.
+    #[serde(with = "CountIn::<1, 100_000>")]
+    pub(crate) connections_per_host: usize,
 }
 
 /// `[metrics]`.
@@ -163,6 +166,12 @@ impl Default for Settings {
             egress: EgressSettings::default(),
             metrics: Metrics::default(),
         }
+    }
+}
+
+impl Default for EgressSettings {
+    fn default() -> Self {
+        Self { allow: Vec::new(), connections_per_host: pushline_deliver::CONNECTIONS_PER_HOST }
     }
 }
 

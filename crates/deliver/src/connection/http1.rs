@@ -1,0 +1,138 @@
+//! A connection of HTTP/1.1: one request at a time.
+
+use std::{future::poll_fn, net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use pushline_model::{DescriptorPermit, NoResponse};
+use tokio::{
+    io::AsyncWriteExt,
+    task::JoinHandle,
+    time::{timeout, timeout_at},
+};
+
+use super::{
+    Deadline, MAX_HEADER_BYTES, SendError,
+    meter::{Meter, Metered},
+};
+use crate::{dial::Stream, no_response, pool::Slot};
+
+/// How many headers a response may have; more are a malformed answer.
+const MAX_HEADERS: usize = 256;
+
+/// A connection that isn't ready for the next request by then never may be: its server answered without having read the last one.
+const READY: Duration = Duration::from_secs(1);
+
+/// How long a connection that failed may take to hand out what it hasn't read.
+const UNREAD: Duration = Duration::from_millis(500);
+
+/// A connection that ends with its owner.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    requests: SendRequest<Full<Bytes>>,
+    task: Task,
+    pub(super) meter: Arc<Meter>,
+    pub(super) is_reused: bool,
+    /// The address that was dialled, where this machine dialled it.
+    pub(crate) peer: Option<IpAddr>,
+    _slot: Slot,
+}
+
+/// The task that a connection lives in. By itself it ends only when its server has read the whole request, which some never do. It returns what it
+/// read and hyper didn't take.
+#[derive(Debug)]
+struct Task(JoinHandle<Bytes>);
+
+impl Http1 {
+    /// The connection lives in a task of its own, until it is dropped or the server closes it.
+    pub(super) async fn open(stream: Stream, peer: Option<IpAddr>, permit: DescriptorPermit, slot: Slot) -> Result<Self, NoResponse> {
+        let (stream, meter) = Metered::new(stream, permit);
+        let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
+        let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let task = tokio::spawn(async move {
+            // How it ends is told to the attempt that sent a request on it.
+            drop(poll_fn(|cx| connection.poll_without_shutdown(cx)).await);
+            let parts = connection.into_parts();
+            let mut stream = parts.io.into_inner();
+            if parts.read_buf.is_empty() {
+                drop(stream.shutdown().await);
+            }
+            parts.read_buf
+        });
+        Ok(Self { requests, task: Task(task), meter, is_reused: false, peer, _slot: slot })
+    }
+
+    pub(super) async fn send(
+        mut self,
+        request: Request<Full<Bytes>>,
+        deadline: &mut Deadline,
+    ) -> Result<(Response<Incoming>, Self), SendError> {
+        if !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {
+            return Err(SendError::NotSent);
+        }
+        let mark = self.meter.mark();
+        match timeout_at(deadline.begin(), self.requests.try_send_request(request)).await {
+            Err(_) => Err(SendError::NoResponse(NoResponse::Timeout)),
+            Ok(Err(error)) if error.message().is_some() => Err(SendError::NotSent),
+            Ok(Err(error)) => {
+                // What isn't HTTP on a connection that has carried a response is the rest of that response.
+                let is_rest = error.error().is_parse() || error.error().is_parse_status();
+                let is_stale = self.is_reused && (is_rest || self.meter.was_closed_before(mark));
+                let why = no_response::of_request(error.error(), &self.unread().await);
+                Err(if is_stale { SendError::Stale(why) } else { SendError::NoResponse(why) })
+            }
+            // No request asked for another protocol (RFC 9110 §15.2.2).
+            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(SendError::NoResponse(no_response::of_switching_protocols()))
+            }
+            Ok(Ok(response)) => {
+                self.meter.progress();
+                self.is_reused = true;
+                Ok((response, self))
+            }
+        }
+    }
+
+    /// Whether a request can go out on it, after it has rested for this long.
+    pub(crate) fn is_of_use(&self, rested: Duration) -> bool {
+        !self.requests.is_closed() && (rested < READY || self.requests.is_ready())
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// What the server sent and hyper didn't take, once the connection has failed.
+    async fn unread(mut self) -> Bytes {
+        drop(self.requests);
+        match timeout(UNREAD, &mut self.task.0).await {
+            Ok(Ok(unread)) => unread,
+            Ok(Err(_)) | Err(_) => Bytes::new(),
+        }
+    }
+}
+
+/// Tolerant of header lines that aren't HTTP, as browsers are (docs/responses.md): none of them changes where a response ends.
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .preserve_header_case(true)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    builder
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,242 @@
+//! A connection of HTTP/2: as many streams at a time as its server permits. The pool counts them, so that none waits inside the library.
+
+use std::{
+    future::{Future, poll_fn},
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pushline_model::{DescriptorPermit, NoResponse};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    Deadline, MAX_HEADER_BYTES, SendError,
+    meter::{Mark, Meter, Metered},
+};
+use crate::{dial::Stream, no_response, pool::Slot};
+
+/// How many streams a connection carries, whatever its server permits: more would wait for each other in one TCP connection.
+const MAX_STREAMS: usize = 100;
+
+/// How much a server may send of one response before it is read, in bytes: ten thousand hostile servers can't fill the memory.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// The same for all responses of a connection together.
+const CONNECTION_WINDOW: u32 = 256 << 10;
+
+/// How often a server is asked for a sign of life while a response is due.
+const PING: Duration = Duration::from_secs(20);
+
+/// How long a connection that carries no more streams may take to say goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A connection. It ends when it is dropped: by its pool and by its last stream.
+#[derive(Debug)]
+pub(crate) struct Http2 {
+    requests: SendRequest<Full<Bytes>>,
+    /// How many streams it may carry at a time; `None` once it has ended.
+    limit: watch::Receiver<Option<usize>>,
+    is_retired: AtomicBool,
+    pub(super) meter: Arc<Meter>,
+    /// The address that was dialled, where this machine dialled it.
+    pub(crate) peer: Option<IpAddr>,
+    slot: Slot,
+}
+
+/// A stream that the pool has counted, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Http2Stream {
+    pub(crate) connection: Arc<Http2>,
+    /// Whether another stream came first.
+    pub(super) is_reused: bool,
+}
+
+/// Opens a connection, with its first stream.
+pub(super) async fn open(
+    stream: Stream,
+    peer: Option<IpAddr>,
+    permit: DescriptorPermit,
+    slot: Slot,
+    deadline: Instant,
+) -> Result<Http2Stream, NoResponse> {
+    let (stream, meter) = Metered::new(stream, permit);
+    let handshake = builder().handshake(TokioIo::new(stream));
+    let (requests, connection) = match timeout_at(deadline, handshake).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return Err(no_response::of_request(&error, &[])),
+        Err(_) => return Err(no_stream()),
+    };
+    let (publish, mut limit) = watch::channel(Some(0));
+    let task = tokio::spawn(serve(connection, Arc::clone(&meter), publish, slot.notifier()));
+    // Nothing is sent before the server's SETTINGS have come: they say how many streams it takes.
+    let granted = timeout_at(deadline, limit.wait_for(|limit| *limit != Some(0))).await;
+    match granted.map(|limit| limit.is_ok_and(|limit| limit.is_some())) {
+        Ok(true) => {}
+        Ok(false) => {
+            drop(limit);
+            return Err(match task.await {
+                Ok(Err(error)) => no_response::of_request(&error, &[]),
+                Ok(Ok(())) | Err(_) => no_response::of_early_end(),
+            });
+        }
+        Err(_) => {
+            meter.cut();
+            return Err(no_stream());
+        }
+    }
+    let connection = Http2 { requests, limit, is_retired: AtomicBool::new(false), meter, peer, slot };
+    Ok(Http2Stream { connection: Arc::new(connection), is_reused: false })
+}
+
+fn no_stream() -> NoResponse {
+    NoResponse::Connect("the server permitted no HTTP/2 stream within the connect limit".into())
+}
+
+/// Drives a connection and publishes how many streams its server permits, until its sender is dropped or it has failed. Then ends it.
+async fn serve(
+    mut connection: http2::Connection<TokioIo<Metered>, Full<Bytes>, TokioExecutor>,
+    meter: Arc<Meter>,
+    publish: watch::Sender<Option<usize>>,
+    more_streams: impl Fn(),
+) -> hyper::Result<()> {
+    let ended = poll_fn(|cx| {
+        meter.observe(cx);
+        let polled = Pin::new(&mut connection).poll(cx);
+        let limit = polled.is_pending().then(|| connection.current_max_send_streams().min(MAX_STREAMS));
+        if publish.send_if_modified(|published| std::mem::replace(published, limit) != limit) {
+            more_streams();
+        }
+        polled
+    })
+    .await;
+    drop(connection);
+    // Streams that the server still answers may go on after it has said goodbye.
+    publish.closed().await;
+    let goodbye = poll_fn(|cx| {
+        meter.observe(cx);
+        if meter.has_ended() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    drop(timeout(GOODBYE, goodbye).await);
+    meter.cut();
+    ended
+}
+
+fn builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_max_send_streams(0)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).expect("128 KiB fit"))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    builder
+}
+
+impl Http2 {
+    /// How many streams it may carry at a time.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit.borrow().unwrap_or(0)
+    }
+
+    /// Whether no new stream may begin.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Relaxed) || self.requests.is_closed()
+    }
+
+    /// No new stream begins on it.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+}
+
+impl Http2Stream {
+    /// A further stream of a connection, that the pool has counted.
+    pub(crate) fn new(connection: &Arc<Http2>) -> Self {
+        Self { connection: Arc::clone(connection), is_reused: true }
+    }
+
+    pub(super) async fn send(
+        self,
+        request: Request<Full<Bytes>>,
+        deadline: &mut Deadline,
+    ) -> Result<(Response<Incoming>, Self), SendError> {
+        let mark = self.connection.meter.mark();
+        let mut requests = self.connection.requests.clone();
+        match timeout_at(deadline.begin(), requests.try_send_request(request)).await {
+            // The stream is reset. Nobody knows whether the connection still leads to a server.
+            Err(_) => {
+                self.connection.retire();
+                Err(SendError::NoResponse(NoResponse::Timeout))
+            }
+            Ok(Err(error)) if error.message().is_some() => {
+                self.connection.retire();
+                Err(SendError::NotSent)
+            }
+            Ok(Err(error)) => Err(self.failed(error.error(), mark)),
+            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(SendError::NoResponse(no_response::of_switching_protocols()))
+            }
+            Ok(Ok(response)) => {
+                self.connection.meter.progress();
+                Ok((response, self))
+            }
+        }
+    }
+
+    fn failed(&self, error: &hyper::Error, mark: Mark) -> SendError {
+        let why = no_response::of_request(error, &[]);
+        let Some(cause) = no_response::h2_error(error) else {
+            self.connection.retire();
+            return self.lost(why, mark);
+        };
+        let is_of_the_server = cause.is_remote();
+        if !cause.is_reset() {
+            self.connection.retire();
+        }
+        match cause.reason() {
+            Some(h2::Reason::HTTP_1_1_REQUIRED) if is_of_the_server => SendError::Http11Required,
+            Some(h2::Reason::REFUSED_STREAM) if is_of_the_server => SendError::NotProcessed(why),
+            // The library ends only streams with it that are beyond the last one that the server names.
+            Some(_) if is_of_the_server && cause.is_go_away() => SendError::NotProcessed(why),
+            _ => self.lost(why, mark),
+        }
+    }
+
+    fn lost(&self, why: NoResponse, mark: Mark) -> SendError {
+        let is_lost = matches!(why, NoResponse::ConnectionLost(_));
+        if self.is_reused && is_lost && self.connection.meter.was_closed_before(mark) {
+            SendError::Stale(why)
+        } else {
+            SendError::NoResponse(why)
+        }
+    }
+}
+
+impl Drop for Http2Stream {
+    fn drop(&mut self) {
+        self.connection.slot.stream_ended(&self.connection);
+    }
+}

@@ -1,0 +1,257 @@
+//! Attempts over HTTP/1.1: what a status decides, which connections are used again, and what a stale one costs (docs/responses.md).
+
+use std::{
+    future::pending,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pushline_model::{NoResponse, Outcome, ResponseHeaders};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::Barrier,
+    time::{Instant, sleep},
+};
+
+use super::scripted_server::{Server, attempt, network, read_request, until_resting};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
+
+/// A server that answers each request with these bytes.
+async fn answers(bytes: &'static [u8]) -> Server {
+    Server::start(move |_, mut stream| async move { while read_request(&mut stream).await && stream.write_all(bytes).await.is_ok() {} })
+        .await
+}
+
+fn is_lost(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_2xx_counts_at_its_status_however_long_its_body_takes() {
+    let server = Server::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nok").await.unwrap();
+        pending().await
+    })
+    .await;
+    let (endpoint, began) = (server.endpoint(|webhook| webhook.concurrency = 1), Instant::now());
+    for _ in 0..3 {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    }
+    assert_eq!(server.connections(), 3);
+    assert!(began.elapsed() < Duration::from_secs(1), "the clock of the test stands still unless something waits for it");
+}
+
+#[tokio::test]
+async fn an_error_response_keeps_2_kib_of_its_body_or_what_has_come_of_it() {
+    for (sent, kept) in [(5000, 2048), (10, 10)] {
+        let server = Server::start(move |_, mut stream| async move {
+            read_request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 500 Oh\r\n\r\n").await.unwrap();
+            stream.write_all(&vec![b'x'; sent]).await.unwrap();
+            pending().await
+        })
+        .await;
+        let outcome = attempt(&server.endpoint(|_| {}), true).await;
+        assert_eq!(outcome, Outcome::ErrorResponse { status: 500, response: vec![b'x'; kept], headers: ResponseHeaders::default() });
+    }
+}
+
+#[tokio::test]
+async fn a_header_line_that_is_not_http_changes_nothing_about_a_status() {
+    for odd in ["Server : IIS", "PHP Warning:  in line 0", "PHP Warning in line 0", "X-Trace: a\r\n  b", "X-Größe: 1", "Set-Cookie: a\u{1}"]
+    {
+        let answer = format!("HTTP/1.1 200 OK\r\n{odd}\r\nContent-Length: 0\r\n\r\n").leak();
+        assert_eq!(attempt(&answers(answer.as_bytes()).await.endpoint(|_| {}), true).await, ACCEPTED, "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_only_where_the_end_of_its_response_is_certain() {
+    let is_used_again = [
+        ("204 No Content\r\n\r\n", true),
+        ("204 No Content\r\nContent-Length: 0\r\n\r\n", true),
+        ("200 OK\r\nContent-Length: 2\r\n\r\nok", true),
+        ("200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", true),
+        ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", true),
+        ("500 Oh\r\nContent-Length: 2\r\n\r\noh", true),
+        ("204 No Content\r\nContent-Length: 2\r\n\r\n", false),
+        ("204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+        ("304 Not Modified\r\nContent-Length: 2\r\n\r\n", false),
+        ("200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false),
+        ("200 OK\r\nContent-Length: 0\r\n\r\nmore", false),
+        ("200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", false),
+    ];
+    for (answer, is_used_again) in is_used_again {
+        let server = answers(format!("HTTP/1.1 {answer}").leak().as_bytes()).await;
+        let network = network(10);
+        let endpoint = server.endpoint_on(&network, |_| {});
+        assert!(attempt(&endpoint, true).await.answered(), "{answer}");
+        if is_used_again {
+            until_resting(&network, 1).await;
+        }
+        assert!(attempt(&endpoint, true).await.answered(), "{answer}");
+        assert_eq!(server.connections(), if is_used_again { 1 } else { 2 }, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn two_different_lengths_are_a_malformed_answer() {
+    let server = answers(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n").await;
+    let outcome = attempt(&server.endpoint(|_| {}), true).await;
+    assert!(matches!(outcome, Outcome::NoResponse(NoResponse::Malformed(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_first_stale_connection_empties_the_pool_and_its_message_goes_again_on_a_new_one() {
+    let (both, stale) = (Arc::new(Barrier::new(2)), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&stale);
+    let server = Server::start(move |number, mut stream| {
+        let (both, stale) = (Arc::clone(&both), Arc::clone(&counted));
+        async move {
+            read_request(&mut stream).await;
+            if number <= 2 {
+                both.wait().await;
+                stream.write_all(OK).await.unwrap();
+                // The next request is read, and the connection closed without an answer.
+                stale.fetch_add(usize::from(read_request(&mut stream).await), Ordering::Relaxed);
+                return;
+            }
+            stream.write_all(OK).await.unwrap();
+            while read_request(&mut stream).await {
+                stream.write_all(OK).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(|_| {});
+    let outcomes = tokio::join!(attempt(&endpoint, true), attempt(&endpoint, true));
+    assert_eq!(outcomes, (ACCEPTED, ACCEPTED));
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(server.connections(), 3);
+    let outcomes = tokio::join!(attempt(&endpoint, true), attempt(&endpoint, true));
+    assert_eq!(outcomes, (ACCEPTED, ACCEPTED));
+    assert_eq!((server.connections(), stale.load(Ordering::Relaxed)), (4, 1));
+}
+
+#[tokio::test]
+async fn a_message_goes_again_once_at_the_most() {
+    let server = Server::start(|number, mut stream| async move {
+        read_request(&mut stream).await;
+        if number == 1 {
+            stream.write_all(OK).await.unwrap();
+            read_request(&mut stream).await;
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(|_| {});
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    let outcome = attempt(&endpoint, true).await;
+    assert!(is_lost(&outcome), "{outcome:?}");
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_later_than_a_second_is_no_response() {
+    let server = Server::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(OK).await.unwrap();
+        read_request(&mut stream).await;
+        sleep(Duration::from_millis(1100)).await;
+    })
+    .await;
+    let endpoint = server.endpoint(|_| {});
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    let outcome = attempt(&endpoint, true).await;
+    assert!(is_lost(&outcome), "{outcome:?}");
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn the_rest_of_a_response_that_comes_with_the_next_request_is_no_answer_to_it() {
+    let server = Server::start(|number, mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        if number == 1 && read_request(&mut stream).await {
+            stream.write_all(b"ok").await.unwrap();
+        }
+        pending().await
+    })
+    .await;
+    let endpoint = server.endpoint(|_| {});
+    for _ in 0..2 {
+        assert_eq!(attempt(&endpoint, true).await, Outcome::Accepted { status: 204 });
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_retry_goes_out_on_a_new_connection() {
+    let server = answers(OK).await;
+    let endpoint = server.endpoint(|_| {});
+    for is_first in [true, true, false, true] {
+        assert_eq!(attempt(&endpoint, is_first).await, ACCEPTED);
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_flood_of_interim_responses_ends_its_connection() {
+    let server = Server::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(1000));
+        while stream.write_all(hint.as_bytes()).await.is_ok() {}
+    })
+    .await;
+    let outcome = attempt(&server.endpoint(|_| {}), true).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(why)) if why.contains("1 MiB")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_webhooks_of_a_host_share_its_connections_and_wait_for_them() {
+    let server = answers(OK).await;
+    let network = network(1);
+    let endpoints = [(); 3].map(|()| server.endpoint_on(&network, |_| {}));
+    let attempts = endpoints.iter().flat_map(|endpoint| [attempt(endpoint, true), attempt(endpoint, true)]);
+    for outcome in futures_util::future::join_all(attempts).await {
+        assert_eq!(outcome, ACCEPTED);
+    }
+    assert_eq!(server.connections(), 1);
+    // A retry at the limit: the connection that rests gives way.
+    assert_eq!(attempt(&endpoints[0], false).await, ACCEPTED);
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_retry_that_waits_at_the_limit_gets_the_next_connection_that_becomes_free() {
+    let server = Server::start(|_, mut stream| async move {
+        while read_request(&mut stream).await {
+            sleep(Duration::from_millis(50)).await;
+            drop(stream.write_all(OK).await);
+        }
+    })
+    .await;
+    let endpoint = server.endpoint_on(&network(1), |_| {});
+    let outcomes = tokio::join!(attempt(&endpoint, true), attempt(&endpoint, false), attempt(&endpoint, true));
+    assert_eq!(outcomes, (ACCEPTED, ACCEPTED, ACCEPTED));
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_again_once_its_name_leads_elsewhere() {
+    let server = answers(OK).await;
+    let endpoint = server.endpoint(|webhook| webhook.url = format!("http://localhost:{}/push", server.port).parse().unwrap());
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    endpoint.host.leads_to(vec!["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(server.connections(), 1);
+    endpoint.host.leads_to(vec!["192.0.2.1".parse().unwrap()]);
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(server.connections(), 2);
+}

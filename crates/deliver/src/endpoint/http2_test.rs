@@ -1,0 +1,316 @@
+//! Attempts over HTTP/2: sharing, the server's limits, what goes again without counting, and how connections end. The servers speak frames
+//! themselves (RFC 9113 §4): no library would let them.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pushline_model::{HttpVersion, MessageId, NoResponse, Outcome, Webhook};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+    time::timeout,
+};
+
+use super::scripted_server::{Server, attempt, network};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+const NO_ERROR: u32 = 0;
+const REFUSED_STREAM: u32 = 7;
+const HTTP_1_1_REQUIRED: u32 = 13;
+
+const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
+
+/// The server's side of a connection.
+struct Frames<S>(S);
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
+    /// Begins a connection, with a limit of streams.
+    async fn accept(mut stream: S, limit: u32) -> Self {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let mut frames = Self(stream);
+        let setting = [&[0, 3], &limit.to_be_bytes()[..]].concat();
+        frames.send(SETTINGS, 0, 0, &setting).await;
+        frames
+    }
+
+    /// How it ends is the client's business.
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()[..]].concat();
+        self.0.write_all(&[&head, payload].concat()).await.is_ok()
+    }
+
+    /// The next frame; `None` at the end of the connection.
+    async fn next(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.0.read_exact(&mut payload).await.ok()?;
+        Some(Frame { kind: head[3], flags: head[4], stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]) })
+    }
+
+    /// The stream of the next request that has come whole.
+    async fn request(&mut self) -> Option<u32> {
+        loop {
+            let frame = self.next().await?;
+            match frame.kind {
+                SETTINGS if frame.flags == 0 => _ = self.send(SETTINGS, 1, 0, &[]).await,
+                DATA if frame.flags & 1 == 1 => return Some(frame.stream),
+                _ => {}
+            }
+        }
+    }
+
+    /// `:status: 200` of HPACK's static table, as a whole response.
+    async fn accepted(&mut self, stream: u32) {
+        self.send(HEADERS, 5, stream, &[0x88]).await;
+    }
+
+    async fn reset(&mut self, stream: u32, code: u32) {
+        self.send(RST_STREAM, 0, stream, &code.to_be_bytes()).await;
+    }
+}
+
+fn http2(webhook: &mut Webhook) {
+    webhook.http_version = HttpVersion::Http2;
+}
+
+/// A server that refuses so many requests with RST_STREAM and accepts the others, and counts them.
+async fn refuses(times: usize, code: u32) -> (Server, Arc<AtomicUsize>) {
+    let requests = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&requests);
+    let server = Server::start(move |_, stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let mut frames = Frames::accept(stream, 100).await;
+            while let Some(stream) = frames.request().await {
+                if counted.fetch_add(1, Ordering::Relaxed) < times {
+                    frames.reset(stream, code).await;
+                } else {
+                    frames.accepted(stream).await;
+                }
+            }
+        }
+    })
+    .await;
+    (server, requests)
+}
+
+#[tokio::test]
+async fn the_webhooks_of_a_host_share_one_connection() {
+    let (server, requests) = refuses(0, NO_ERROR).await;
+    let network = network(10);
+    let endpoints = [(); 2].map(|()| server.endpoint_on(&network, http2));
+    let attempts = endpoints.iter().flat_map(|endpoint| [(); 8].map(|()| attempt(endpoint, true)));
+    for outcome in futures_util::future::join_all(attempts).await {
+        assert_eq!(outcome, ACCEPTED);
+    }
+    assert_eq!((server.connections(), requests.load(Ordering::Relaxed)), (1, 16));
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_streams_messages_go_out_on_further_connections() {
+    let (too_many, mut seen) = mpsc::channel(10);
+    let server = Server::start(move |_, stream| {
+        let too_many = too_many.clone();
+        async move {
+            let mut frames = Frames::accept(stream, 1).await;
+            while let Some(stream) = frames.request().await {
+                if let Ok(Some(Frame { kind: HEADERS, .. })) = timeout(Duration::from_millis(100), frames.next()).await {
+                    too_many.try_send(()).unwrap();
+                }
+                frames.accepted(stream).await;
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint_on(&network(3), http2);
+    let attempts = [(); 9].map(|()| attempt(&endpoint, true));
+    for outcome in futures_util::future::join_all(attempts).await {
+        assert_eq!(outcome, ACCEPTED);
+    }
+    assert!((2..=3).contains(&server.connections()), "{}", server.connections());
+    assert!(seen.try_recv().is_err(), "a second stream came while the first was open");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_not_processed_goes_again_three_times() {
+    let (server, requests) = refuses(3, REFUSED_STREAM).await;
+    assert_eq!(attempt(&server.endpoint(http2), true).await, ACCEPTED);
+    assert_eq!(requests.load(Ordering::Relaxed), 4);
+    let (server, requests) = refuses(4, REFUSED_STREAM).await;
+    let outcome = attempt(&server.endpoint(http2), true).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(why)) if why.contains("REFUSED_STREAM")), "{outcome:?}");
+    assert_eq!(requests.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_for_another_reason_does_not_go_again() {
+    for code in [NO_ERROR, 1, 2, 8, 11, 12] {
+        let (server, requests) = refuses(1, code).await;
+        let outcome = attempt(&server.endpoint(http2), true).await;
+        assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_))), "{code}: {outcome:?}");
+        assert_eq!(requests.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_beyond_the_last_of_a_goaway_goes_again_and_one_below_is_answered() {
+    let server = Server::start(|number, stream| async move {
+        let mut frames = Frames::accept(stream, 100).await;
+        let first = frames.request().await.unwrap();
+        if number == 1 {
+            let second = frames.request().await.unwrap();
+            frames.send(GOAWAY, 0, 0, &[first.min(second).to_be_bytes(), NO_ERROR.to_be_bytes()].concat()).await;
+            // Longer than a connection may take to say goodbye.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            frames.accepted(first.min(second)).await;
+        } else {
+            frames.accepted(first).await;
+        }
+        pending().await
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    let outcomes = tokio::join!(attempt(&endpoint, true), attempt(&endpoint, true));
+    assert_eq!(outcomes, (ACCEPTED, ACCEPTED));
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_requires_http_1_1_is_not_asked_for_it_by_prior_knowledge() {
+    let (server, requests) = refuses(1, HTTP_1_1_REQUIRED).await;
+    let outcome = attempt(&server.endpoint(http2), true).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(why)) if why.contains("HTTP/1.1")), "{outcome:?}");
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_timed_out_takes_no_new_stream_and_its_socket_is_closed() {
+    let (ended, mut has_ended) = mpsc::channel(10);
+    let server = Server::start(move |number, stream| {
+        let ended = ended.clone();
+        async move {
+            let mut frames = Frames::accept(stream, 100).await;
+            while let Some(stream) = frames.request().await {
+                if number > 1 {
+                    frames.accepted(stream).await;
+                }
+            }
+            ended.try_send(number).unwrap();
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(|webhook| {
+        http2(webhook);
+        webhook.timeout = Duration::from_millis(300);
+    });
+    assert_eq!(attempt(&endpoint, true).await, Outcome::NoResponse(NoResponse::Timeout));
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(timeout(Duration::from_secs(10), has_ended.recv()).await, Ok(Some(1)));
+}
+
+#[tokio::test]
+async fn a_deaf_server_loses_its_connection_and_what_was_to_be_sent_on_it() {
+    let (ended, mut has_ended) = mpsc::channel(10);
+    let server = Server::start(move |_, stream| {
+        let ended = ended.clone();
+        async move {
+            let mut frames = Frames::accept(stream, 100).await;
+            // As much as HTTP/2 permits, so that the request fills the buffers of the sockets.
+            frames.send(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()).await;
+            frames.send(SETTINGS, 0, 0, &[&[0, 4], &0x7fff_ffff_u32.to_be_bytes()[..]].concat()).await;
+            let closed = async {
+                while frames.send(6, 0, 0, &[0; 8]).await {
+                    tokio::time::sleep(Duration::from_millis(20)).await
+                }
+            };
+            closed.await;
+            ended.try_send(()).unwrap();
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(|webhook| {
+        http2(webhook);
+        webhook.timeout = Duration::from_millis(300);
+    });
+    let outcome = endpoint.attempt(MessageId([7; 16]), vec![b'x'; 32 << 20].into(), true).await;
+    assert_eq!(outcome, Outcome::NoResponse(NoResponse::Timeout));
+    assert_eq!(timeout(Duration::from_secs(10), has_ended.recv()).await, Ok(Some(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_permits_no_stream_took_no_connection() {
+    let server = Server::start(|_, stream| async move {
+        let mut frames = Frames::accept(stream, 0).await;
+        frames.request().await;
+    })
+    .await;
+    let outcome = endpoint_outcome(&server).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Connect(why)) if why.contains("stream")), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_sends_no_settings_took_no_connection() {
+    let server = Server::start(|_, stream| async move {
+        let _held = stream;
+        pending().await
+    })
+    .await;
+    let outcome = endpoint_outcome(&server).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Connect(why)) if why.contains("stream")), "{outcome:?}");
+}
+
+async fn endpoint_outcome(server: &Server) -> Outcome {
+    server.endpoint(http2).attempt(MessageId([7; 16]), "ABC".into(), true).await
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_http_1_1_is_malformed_by_prior_knowledge() {
+    let server = Server::start(|_, mut stream| async move {
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let outcome = attempt(&server.endpoint(http2), true).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Malformed(why)) if why.contains("HTTP/2")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_flood_of_settings_or_pings_ends_its_connection() {
+    for (kind, payload) in [(SETTINGS, vec![]), (6, vec![0; 8])] {
+        let server = Server::start(move |_, stream| {
+            let payload = payload.clone();
+            async move {
+                let (mut read, write) = stream.into_split();
+                // What is sent back is read: else the client would stop to read, too.
+                tokio::spawn(async move { while read.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {} });
+                let mut frames = Frames(tokio::io::join(tokio::io::empty(), write));
+                while frames.send(kind, 0, 0, &payload).await {}
+            }
+        })
+        .await;
+        let outcome = attempt(&server.endpoint(http2), true).await;
+        assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_))), "{kind}: {outcome:?}");
+    }
+}

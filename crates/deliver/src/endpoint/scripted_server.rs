@@ -1,0 +1,98 @@
+//! A server that a test tells how to serve each connection, and endpoints on it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pushline_model::{DescriptorBudget, MessageId, Outcome, Webhook};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+
+use super::Endpoint;
+use crate::{Egress, Network, request::HeaderCaseCache};
+
+/// Such a server, on a free port. It ends with the test.
+pub(super) struct Server {
+    pub(super) port: u16,
+    connections: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// `serve` gets each connection and its number, from 1 on.
+    pub(super) async fn start<S: Future<Output = ()> + Send + 'static>(serve: impl Fn(usize, TcpStream) -> S + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            let mut serving = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                serving.spawn(serve(counted.fetch_add(1, Ordering::Relaxed) + 1, stream));
+            }
+        });
+        Self { port, connections, accepting }
+    }
+
+    /// How many connections were made.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// An endpoint on it, on a network of its own.
+    pub(super) fn endpoint(&self, change: impl FnOnce(&mut Webhook)) -> Endpoint {
+        self.endpoint_on(&network(1000), change)
+    }
+
+    pub(super) fn endpoint_on(&self, network: &Arc<Network>, change: impl FnOnce(&mut Webhook)) -> Endpoint {
+        let mut webhook = Webhook::new("w", format!("http://127.0.0.1:{}/push", self.port).parse().unwrap());
+        change(&mut webhook);
+        Endpoint::new(Arc::new(webhook), Arc::clone(network), &mut HeaderCaseCache::default()).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// A network that reaches this machine, with this many connections to a host at the most.
+pub(super) fn network(per_host: usize) -> Arc<Network> {
+    let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    Network::within(egress, DescriptorBudget::unlimited(), per_host).unwrap()
+}
+
+/// An attempt of a new message, or of one that had attempts before. Its body is `ABC`.
+pub(super) async fn attempt(endpoint: &Endpoint, is_first: bool) -> Outcome {
+    let attempt = endpoint.attempt(MessageId([7; 16]), "ABC".into(), is_first);
+    timeout(Duration::from_secs(30), attempt).await.expect("an attempt ends long before")
+}
+
+/// Reads a request of HTTP/1.1. Returns false at the end of the connection.
+pub(super) async fn read_request(stream: &mut TcpStream) -> bool {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\nABC") {
+        if !stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Waits until this many connections rest.
+pub(super) async fn until_resting(network: &Network, count: usize) {
+    let rest = async {
+        while network.pool().resting() != count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), rest).await.expect("responses are drained within seconds");
+}

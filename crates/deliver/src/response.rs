@@ -1,0 +1,169 @@
+//! A response whose status has arrived: how much of its body is read, and whether its connection can be used again (docs/responses.md).
+//!
+//! The status decides at once. What is read after it serves the connection, and the dead letter of an error response.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use pushline_model::RESPONSE_KEPT;
+use tokio::time::timeout;
+
+use crate::{
+    Network,
+    connection::{Connection, Protocol},
+    pool::{Host, IDLE},
+};
+
+/// How much of a response's body is read so that its connection can be used again, in bytes.
+const DRAINED: usize = 64 << 10;
+
+/// How long that may take.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long the beginning of an error response's body may take.
+const BEGINNING: Duration = Duration::from_secs(2);
+
+/// A connection is closed this long before its server closes it: what is sent meanwhile is lost.
+const BEFORE_THE_SERVER: Duration = Duration::from_secs(1);
+
+/// A response's body, and the connection that it comes on.
+#[derive(Debug)]
+pub(crate) struct Remainder {
+    body: Incoming,
+    connection: Connection,
+    /// How long the connection may rest once the body has ended; zero: it is closed.
+    rest_at_most: Duration,
+    read: usize,
+    has_ended: bool,
+}
+
+/// Reads the rest of a webhook's responses, beside its next messages.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    host: Arc<Host>,
+    network: Arc<Network>,
+    /// How many are read at once.
+    at_once: usize,
+    active: Arc<AtomicUsize>,
+}
+
+/// One response whose rest is read, until it is dropped.
+struct Active(Arc<AtomicUsize>);
+
+impl Remainder {
+    pub(crate) fn new(response: Response<Incoming>, connection: Connection) -> Self {
+        let rest_at_most = match connection.protocol() {
+            Protocol::Http1 => rest_at_most(response.status(), response.headers()),
+            Protocol::Http2 => IDLE,
+        };
+        let body = response.into_body();
+        let has_ended = body.is_end_stream();
+        Self { body, connection, rest_at_most, read: 0, has_ended }
+    }
+
+    /// The beginning of the body: [`RESPONSE_KEPT`] bytes, or fewer where it ends before, breaks off or takes too long.
+    pub(crate) async fn beginning(&mut self) -> Vec<u8> {
+        let mut kept = Vec::new();
+        if !self.has_ended {
+            // Too late is no error: what has come is kept.
+            drop(timeout(BEGINNING, self.read(RESPONSE_KEPT, &mut kept)).await);
+        }
+        kept
+    }
+
+    /// Reads until `kept` holds this many bytes, or the body ends.
+    async fn read(&mut self, wanted: usize, kept: &mut Vec<u8>) {
+        while kept.len() < wanted {
+            let Some(data) = self.next().await else { return };
+            kept.extend_from_slice(&data[..data.len().min(wanted - kept.len())]);
+        }
+    }
+
+    /// The next piece of the body. `None`: it has ended, or broken off.
+    async fn next(&mut self) -> Option<bytes::Bytes> {
+        while let Some(frame) = self.body.frame().await {
+            let Ok(frame) = frame else {
+                self.rest_at_most = Duration::ZERO;
+                return None;
+            };
+            self.connection.meter().progress();
+            if let Ok(data) = frame.into_data() {
+                self.read += data.len();
+                self.has_ended = self.body.is_end_stream();
+                return Some(data);
+            }
+        }
+        self.has_ended = true;
+        None
+    }
+}
+
+impl Drain {
+    /// `at_once`: how many responses may be read at once; of others the connection is closed.
+    pub(crate) fn new(host: Arc<Host>, network: Arc<Network>, at_once: usize) -> Self {
+        Self { host, network, at_once, active: Arc::default() }
+    }
+
+    /// Reads the rest of a response, so that its connection can be used again. Waits for nothing.
+    pub(crate) fn finish(&self, mut remainder: Remainder) {
+        if remainder.has_ended {
+            return release(&self.host, &self.network, remainder);
+        }
+        let active = Active(Arc::clone(&self.active));
+        if self.active.fetch_add(1, Ordering::Relaxed) >= self.at_once {
+            return;
+        }
+        let (host, network) = (Arc::clone(&self.host), Arc::clone(&self.network));
+        tokio::spawn(async move {
+            let _active = active;
+            let to_the_end = async { while remainder.read <= DRAINED && remainder.next().await.is_some() {} };
+            if timeout(DRAIN, to_the_end).await.is_ok() && remainder.has_ended {
+                release(&host, &network, remainder);
+            }
+        });
+    }
+}
+
+/// The response has ended.
+fn release(host: &Arc<Host>, network: &Network, remainder: Remainder) {
+    let Remainder { body, connection, rest_at_most, .. } = remainder;
+    // First the body: a stream of HTTP/2 has ended when both are gone.
+    drop(body);
+    if let Connection::Http1(connection) = connection
+        && !network.is_short_of_descriptors()
+    {
+        host.put(connection, rest_at_most);
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long a connection of HTTP/1.1 may rest after a response with this head.
+///
+/// Zero where its end isn't certain: a 204 or 304 that announces a body (some servers send one), and two ways to tell the length (RFC 9112 §6.3).
+fn rest_at_most(status: StatusCode, headers: &HeaderMap) -> Duration {
+    let (length, is_coded) = (headers.get(header::CONTENT_LENGTH), headers.contains_key(header::TRANSFER_ENCODING));
+    let announces_a_body = is_coded || length.is_some_and(|length| length.as_bytes().trim_ascii() != b"0");
+    let has_none = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if has_none && announces_a_body || is_coded && length.is_some() { Duration::ZERO } else { keep_alive(headers) }
+}
+
+/// How long a connection may rest, by `Keep-Alive: timeout=5, max=100` (seconds; RFC 2068 §19.7.1.1, and what servers send today).
+fn keep_alive(headers: &HeaderMap) -> Duration {
+    let all = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let timeout = all.filter_map(|part| part.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
+    let seconds = timeout.and_then(|(_, seconds)| seconds.trim().parse().ok());
+    seconds.map_or(IDLE, |seconds| IDLE.min(Duration::from_secs(seconds).saturating_sub(BEFORE_THE_SERVER)))
+}
