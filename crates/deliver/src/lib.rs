@@ -7,7 +7,8 @@
 //! | where a partition starts again (pure) | `checkpoint.rs` |
 //! | what all partitions share | `memory_budget.rs`, `concurrency_limit.rs`, `circuit_breaker.rs`, `wakeup.rs`; `budgets.rs` holds them |
 //! | what follows from an outcome (pure) | `outcome.rs` |
-//! | which addresses may be dialled (pure) | `egress.rs` |
+//! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
+//! | the addresses of this machine | `own_addresses.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
 //! | a connection and the task that it lives in | `connection.rs` |
@@ -37,10 +38,12 @@ mod name_servers;
 mod network;
 mod no_response;
 mod outcome;
+mod own_addresses;
 mod partition;
 mod refused_ticks;
 mod request;
 mod signature;
+mod special_purpose;
 mod wakeup;
 mod webhook_health;
 mod webhooks;

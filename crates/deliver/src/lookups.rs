@@ -123,7 +123,7 @@ impl Lookups {
         Self::by(look_up, at_once.min(AT_ONCE))
     }
 
-    fn by(look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync + 'static, at_once: usize) -> Self {
+    pub(crate) fn by(look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync + 'static, at_once: usize) -> Self {
         let [threads, doubtful] = [at_once, at_once * DOUBTFUL.0 / DOUBTFUL.1].map(|permits| Arc::new(Semaphore::new(permits)));
         Self { look_up: Arc::new(look_up), threads, doubtful, names: Arc::default() }
     }

@@ -1,6 +1,9 @@
 //! The way to a server: resolve, ask the egress guard for each address, wait for a file descriptor, connect, and TLS where the URL wants it.
 //!
-//! All but the wait takes ten seconds at most.
+//! All but the wait takes ten seconds at most. Proxies that the environment names (`HTTPS_PROXY`, …) don't count.
+
+#[cfg(test)]
+mod egress_test;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,6 +29,7 @@ use crate::{
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
+    own_addresses::OwnAddresses,
 };
 
 /// The time that resolving, connecting and TLS may take together (docs/document.md, Outcome).
@@ -37,6 +41,7 @@ const DESCRIPTOR_WAIT: Duration = Duration::from_secs(10);
 /// How to reach servers: which addresses, whose certificates to trust, and how many connections.
 pub struct Network {
     egress: Egress,
+    own_addresses: OwnAddresses,
     lookups: Lookups,
     tls: TlsConnector,
     descriptors: Arc<DescriptorBudget>,
@@ -98,9 +103,10 @@ impl Network {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let connections = ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => "http/1.1", "reused" => reused));
+        let own_addresses = OwnAddresses::default();
         let lookups = Lookups::of_the_system(descriptors.lookups());
         let (tls, idle, local_failures) = (Arc::new(config).into(), Arc::default(), Arc::default());
-        Ok(Arc::new(Self { egress, lookups, tls, descriptors, idle, local_failures, connections }))
+        Ok(Arc::new(Self { egress, own_addresses, lookups, tls, descriptors, idle, local_failures, connections }))
     }
 
     /// The local failures of the process's attempts.
@@ -146,13 +152,21 @@ impl Network {
         }
     }
 
-    /// The addresses of a URL's host that the egress guard permits: one at least.
+    /// The addresses of a URL's host that the egress guard permits: one at least. They are dialled as they are, and the name isn't looked up again.
     async fn permitted(&self, url: &Url, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let addresses = self.resolve(url, deadline).await?;
-        let permitted: Vec<SocketAddr> = addresses.iter().filter(|address| self.egress.permits(address.ip())).copied().collect();
+        let (mut permitted, mut refused) = (Vec::new(), Vec::new());
+        let own = self.own_addresses.get();
+        for address in self.resolve(url, deadline).await? {
+            match self.egress.refusal(address.ip(), &own) {
+                None => permitted.push(address),
+                Some(why) => refused.push(format!("{}: {why}", address.ip())),
+            }
+        }
         if permitted.is_empty() {
-            let addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-            return Err(ConnectError::Blocked(format!("{} may not be dialled: add its range to [egress] allow", addresses.join(", "))));
+            let refused = refused.join(", ");
+            return Err(ConnectError::Blocked(format!(
+                "the egress guard refuses {refused}; to permit its range, add it to [egress] allow"
+            )));
         }
         Ok(permitted)
     }
