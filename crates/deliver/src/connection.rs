@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use pushline_model::{DescriptorPermit, NoResponse};
 use tokio::{io::AsyncWriteExt, task::JoinHandle, time::timeout};
 
-use crate::{dial::Stream, network::ConnectError};
+use crate::{network::ConnectError, stream::Stream};
 
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;

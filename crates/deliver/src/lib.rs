@@ -10,7 +10,8 @@
 //! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
 //! | the addresses of this machine | `own_addresses.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
-//! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
+//! | dialling: addresses in turn | `dial.rs` |
+//! | the bytes of a connection | `stream.rs` |
 //! | a connection and the task that it lives in | `connection.rs` |
 //! | idle connections, and how they give way | `idle_connections.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
@@ -44,6 +45,7 @@ mod refused_ticks;
 mod request;
 mod signature;
 mod special_purpose;
+mod stream;
 mod wakeup;
 mod webhook_health;
 mod webhooks;

@@ -23,13 +23,14 @@ use tokio_rustls::TlsConnector;
 use crate::{
     DeliverError, Egress,
     connection::{self, Sender},
-    dial::{self, Stream},
+    dial,
     idle_connections::AllIdle,
     local_failures::LocalFailures,
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
     own_addresses::OwnAddresses,
+    stream::Stream,
 };
 
 /// The time that resolving, connecting and TLS may take together (docs/document.md, Outcome).
