@@ -9,7 +9,11 @@ use hyper_util::rt::TokioIo;
 use pushline_model::{DescriptorPermit, NoResponse};
 use tokio::{io::AsyncWriteExt, task::JoinHandle, time::timeout};
 
-use crate::{network::ConnectError, stream::Stream};
+use crate::{
+    network::ConnectError,
+    route::Route,
+    stream::{Stream, TlsRefusal},
+};
 
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;
@@ -24,6 +28,10 @@ const UNREAD: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Sender {
     pub(crate) requests: SendRequest<Full<Bytes>>,
+    /// The way that the connection took.
+    pub(crate) route: Route,
+    /// Why the server refused the client after the handshake, if it did.
+    pub(crate) refusal: TlsRefusal,
     connection: Connection,
 }
 
@@ -50,7 +58,8 @@ impl Drop for Connection {
 }
 
 /// The connection lives in a task of its own, until its sender is dropped or the server closes it.
-pub(crate) async fn open(stream: Stream, permit: DescriptorPermit) -> Result<Sender, ConnectError> {
+pub(crate) async fn open(stream: Stream, route: Route, permit: DescriptorPermit) -> Result<Sender, ConnectError> {
+    let refusal = stream.refusal();
     let mut builder = http1::Builder::new();
     builder.preserve_header_case(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
     let lost = |error: hyper::Error| ConnectError::NoResponse(NoResponse::ConnectionLost(error.to_string().into()));
@@ -68,5 +77,5 @@ pub(crate) async fn open(stream: Stream, permit: DescriptorPermit) -> Result<Sen
         }
         parts.read_buf
     });
-    Ok(Sender { requests, connection: Connection(task) })
+    Ok(Sender { requests, route, refusal, connection: Connection(task) })
 }

@@ -22,7 +22,7 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// How often idle connections are closed that no attempt will use again.
+/// How often idle connections are closed that no attempt will use again, and files of certificates are looked at.
 const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
 
 /// How to deliver.
@@ -112,7 +112,15 @@ impl Deliver {
         let mut serving = Serving { context, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, webhooks, losses, refused_ticks, local_failures, health })
+        Ok(Self {
+            serving: Some(tokio::spawn(serving.serve(network, stopped))),
+            stop,
+            webhooks,
+            losses,
+            refused_ticks,
+            local_failures,
+            health,
+        })
     }
 
     /// Applies a registry that was read again (docs/delivery.md, Reload). What is in flight ends under the old definition; everything else of a webhook
@@ -181,13 +189,16 @@ impl Serving {
     }
 
     /// Until it is told to stop, or a task fails.
-    async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
+    async fn serve(mut self, network: Arc<Network>, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
         let mut looks = interval(LOOK_FOR_IDLE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                _ = looks.tick() => self.context.webhooks.borrow().close_idle(),
+                _ = looks.tick() => {
+                    self.context.webhooks.borrow().close_idle();
+                    network.refresh_identities();
+                }
                 // Once the queue has closed its end, they stay as they are.
                 Ok(()) = self.partitions.changed() => self.reconcile(),
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,

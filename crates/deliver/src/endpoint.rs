@@ -21,6 +21,7 @@ use crate::{
     network::ConnectError,
     no_response,
     request::{HeaderCaseCache, Template},
+    tls::Identity,
 };
 
 /// How much of a response's body is read so that its connection can be used again, in bytes.
@@ -35,14 +36,16 @@ pub(crate) struct Endpoint {
     webhook: Arc<Webhook>,
     network: Arc<Network>,
     template: Template,
+    identity: Arc<Identity>,
     idle: Arc<IdleConnections>,
 }
 
 impl Endpoint {
     pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
         let template = Template::new(&webhook, header_cases)?;
+        let identity = network.identity(&webhook)?;
         let idle = network.idle().join();
-        Ok(Self { webhook, network, template, idle })
+        Ok(Self { webhook, network, template, identity, idle })
     }
 
     /// One attempt (docs/document.md, Outcome).
@@ -58,23 +61,27 @@ impl Endpoint {
 
     async fn attempt_once(&self, id: MessageId, body: Bytes) -> Outcome {
         loop {
-            let reused = self.idle.take();
+            let reused = std::iter::from_fn(|| self.idle.take()).find(|sender| self.network.is_current(&sender.route));
             self.network.count_connection(reused.is_some());
             let (sender, is_reused) = match reused {
                 Some(sender) => (sender, true),
                 // On the heap: it is three times as large as all the rest of an attempt, and rare.
-                None => match Box::pin(self.network.connect(&self.webhook.url)).await {
+                None => match Box::pin(self.network.connect(&self.webhook.url, &self.identity)).await {
                     Ok(sender) => (sender, false),
                     Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
                     Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
                     Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
                 },
             };
+            let refusal = sender.refusal.clone();
             match self.send(sender, id, body.clone()).await {
                 Some(outcome) => return outcome,
                 // A connection that was kept alive was closed or stuck, and nothing of the request left: no attempt was made.
                 None if is_reused => {}
                 None => {
+                    if let Some(refusal) = refusal.get() {
+                        return Outcome::NoResponse(no_response::of_refusal(refusal));
+                    }
                     return Outcome::NoResponse(NoResponse::ConnectionLost(
                         "the server closed the connection before the request was sent".into(),
                     ));
@@ -98,7 +105,11 @@ impl Endpoint {
         match timeout_at(deadline, sender.requests.try_send_request(request)).await {
             Err(_) => Some(Outcome::NoResponse(NoResponse::Timeout)),
             Ok(Err(error)) if error.message().is_some() => None,
-            Ok(Err(error)) => Some(Outcome::NoResponse(no_response::of_request(error.error(), &sender.unread().await))),
+            Ok(Err(error)) => {
+                let refusal = sender.refusal.clone();
+                let why = no_response::of_request(error.error(), &sender.unread().await);
+                Some(Outcome::NoResponse(refusal.get().map_or(why, no_response::of_refusal)))
+            }
             // No request asked for another protocol (RFC 9110 §15.2.2).
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Some(Outcome::NoResponse(no_response::of_switching_protocols()))
@@ -122,7 +133,7 @@ impl Endpoint {
 
     /// Closes the connections that won't be used again.
     pub(crate) fn close_idle(&self) {
-        self.idle.close_idle();
+        self.idle.close_idle(|route| self.network.is_current(route));
     }
 }
 

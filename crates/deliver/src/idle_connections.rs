@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::connection::Sender;
+use crate::{connection::Sender, route::Route};
 
 /// A connection that wasn't used for this long is closed, sooner where its server says that it closes it sooner.
 pub(crate) const IDLE: Duration = Duration::from_secs(50);
@@ -65,10 +65,10 @@ impl IdleConnections {
         }
     }
 
-    /// Closes the connections that won't be used again.
-    pub(crate) fn close_idle(&self) {
+    /// Closes the connections that won't be used again. `is_current`: whether a connection's route would be taken again.
+    pub(crate) fn close_idle(&self, is_current: impl Fn(&Route) -> bool) {
         let now = Instant::now();
-        self.retain(|idle| idle.is_of_use(now));
+        self.retain(|idle| idle.is_of_use(now) && is_current(&idle.sender.route));
     }
 
     fn retain(&self, keep: impl FnMut(&Idle) -> bool) {

@@ -11,7 +11,9 @@
 //! | the addresses of this machine | `own_addresses.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | dialling: addresses in turn | `dial.rs` |
+//! | TLS: identities, their files, handshakes at once | `tls.rs`, `tls/` |
 //! | the bytes of a connection | `stream.rs` |
+//! | the way that a connection took | `route.rs` |
 //! | a connection and the task that it lives in | `connection.rs` |
 //! | idle connections, and how they give way | `idle_connections.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
@@ -43,9 +45,11 @@ mod own_addresses;
 mod partition;
 mod refused_ticks;
 mod request;
+mod route;
 mod signature;
 mod special_purpose;
 mod stream;
+mod tls;
 mod wakeup;
 mod webhook_health;
 mod webhooks;
@@ -59,6 +63,7 @@ pub use crate::{
     losses::Losses,
     network::Network,
     refused_ticks::RefusedTicks,
+    tls::{CertificateExpiry, InvalidTlsFile, TlsFiles},
 };
 
 /// Whether a text is a signing secret of Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes.
@@ -73,6 +78,14 @@ pub enum DeliverError {
     /// TLS can't be set up.
     #[error("can't set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// A file of a webhook's `tls` is of no use.
+    #[error("webhook {webhook:?}: {error}")]
+    TlsFile {
+        /// Its name.
+        webhook: String,
+        /// Which file, and what is wrong with it.
+        error: InvalidTlsFile,
+    },
     /// A webhook's secret isn't one of Standard Webhooks.
     #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
     SigningSecret,

@@ -1,24 +1,25 @@
 //! The way to a server: resolve, ask the egress guard for each address, wait for a file descriptor, connect, and TLS where the URL wants it.
 //!
-//! All but the wait takes ten seconds at most. Proxies that the environment names (`HTTPS_PROXY`, …) don't count.
+//! All but the waits takes ten seconds at most. Proxies that the environment names (`HTTPS_PROXY`, …) don't count.
 
 #[cfg(test)]
 mod egress_test;
+#[cfg(test)]
+mod tls_test;
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use metrics::{Counter, counter};
-use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Url};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
+use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Url, Webhook};
+use rustls::{RootCertStore, pki_types::CertificateDer};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout, timeout_at},
 };
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use crate::{
     DeliverError, Egress,
@@ -30,7 +31,9 @@ use crate::{
     metrics::CONNECTIONS,
     no_response,
     own_addresses::OwnAddresses,
+    route::Route,
     stream::Stream,
+    tls::{Identities, Identity},
 };
 
 /// The time that resolving, connecting and TLS may take together (docs/document.md, Outcome).
@@ -44,7 +47,7 @@ pub struct Network {
     egress: Egress,
     own_addresses: OwnAddresses,
     lookups: Lookups,
-    tls: TlsConnector,
+    identities: Arc<Identities>,
     descriptors: Arc<DescriptorBudget>,
     idle: Arc<AllIdle>,
     local_failures: Arc<LocalFailures>,
@@ -67,7 +70,7 @@ impl Network {
     /// Trusts Mozilla's root certificates, and opens as many connections as it needs.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when TLS can't be set up.
+    /// None at present; a caller need not know.
     pub fn new(egress: Egress) -> Result<Arc<Self>, DeliverError> {
         Self::within(egress, DescriptorBudget::unlimited())
     }
@@ -75,39 +78,36 @@ impl Network {
     /// Trusts Mozilla's root certificates, and opens connections within a budget.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when TLS can't be set up.
+    /// None at present; a caller need not know.
     pub fn within(egress: Egress, descriptors: Arc<DescriptorBudget>) -> Result<Arc<Self>, DeliverError> {
-        Self::build(egress, [], descriptors)
+        Self::build(egress, Vec::new(), descriptors)
     }
 
     /// Trusts these root certificates too.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when one of them is none, or TLS can't be set up.
+    /// [`DeliverError::Tls`] when one of them is none.
     pub fn believing(egress: Egress, more: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<Self>, DeliverError> {
+        let more: Vec<_> = more.into_iter().collect();
+        more.iter().try_for_each(|root| RootCertStore::empty().add(root.clone()))?;
         Self::build(egress, more, DescriptorBudget::unlimited())
     }
 
     fn build(
         egress: Egress,
-        more_roots: impl IntoIterator<Item = CertificateDer<'static>>,
+        more_roots: Vec<CertificateDer<'static>>,
         descriptors: Arc<DescriptorBudget>,
     ) -> Result<Arc<Self>, DeliverError> {
-        let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        for root in more_roots {
-            roots.add(root)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let connections = ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => "http/1.1", "reused" => reused));
-        let own_addresses = OwnAddresses::default();
-        let lookups = Lookups::of_the_system(descriptors.lookups());
-        let (tls, idle, local_failures) = (Arc::new(config).into(), Arc::default(), Arc::default());
-        Ok(Arc::new(Self { egress, own_addresses, lookups, tls, descriptors, idle, local_failures, connections }))
+        Ok(Arc::new(Self {
+            egress,
+            own_addresses: OwnAddresses::default(),
+            lookups: Lookups::of_the_system(descriptors.lookups()),
+            identities: Arc::new(Identities::new(more_roots)),
+            descriptors,
+            idle: Arc::default(),
+            local_failures: Arc::default(),
+            connections: ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => "http/1.1", "reused" => reused)),
+        }))
     }
 
     /// The local failures of the process's attempts.
@@ -130,9 +130,29 @@ impl Network {
         self.connections[usize::from(reused)].increment(1);
     }
 
+    /// What a webhook shows to its server, and how it recognises it. Webhooks with an equal `tls` share it.
+    ///
+    /// # Errors
+    /// [`DeliverError::TlsFile`] when a file of its `tls` is of no use.
+    pub(crate) fn identity(&self, webhook: &Webhook) -> Result<Arc<Identity>, DeliverError> {
+        self.identities.of(&webhook.tls).map_err(|error| DeliverError::TlsFile { webhook: webhook.name.clone(), error })
+    }
+
+    /// Reads the files of identities again where they have changed, beside everything else.
+    pub(crate) fn refresh_identities(&self) {
+        let identities = Arc::clone(&self.identities);
+        spawn_blocking(move || identities.refresh(SystemTime::now()));
+    }
+
+    /// Whether a connection's way would be taken again: its certificates haven't been replaced. If not, it takes no further request.
+    pub(crate) fn is_current(&self, route: &Route) -> bool {
+        route.identity.as_ref().is_none_or(|(identity, generation)| identity.is_current(*generation))
+    }
+
     /// A new connection to where a URL points.
-    pub(crate) async fn connect(&self, url: &Url) -> Result<Sender, ConnectError> {
+    pub(crate) async fn connect(&self, url: &Url, identity: &Arc<Identity>) -> Result<Sender, ConnectError> {
         let began = Instant::now();
+        let host = url.host();
         let addresses = self.permitted(url, began + CONNECT_TIMEOUT).await?;
         let waiting = Instant::now();
         let permit = self.descriptor().await?;
@@ -141,14 +161,20 @@ impl Network {
         if let Ok(peer) = stream.peer_addr() {
             self.local_failures.reached(peer.ip());
         }
+        let mut route = Route { identity: None };
         if !url.is_https() {
-            return connection::open(Stream::Plain(stream), permit).await;
+            return connection::open(Stream::Plain(stream), route, permit).await;
         }
-        let name = ServerName::try_from(url.host().to_owned())
-            .map_err(|_| ConnectError::NoResponse(NoResponse::Tls(format!("{} can't be the name of a certificate", url.host()).into())))?;
-        match timeout_at(deadline, self.tls.connect(name, stream)).await {
-            Ok(Ok(stream)) => connection::open(Stream::Tls(Box::new(stream)), permit).await,
-            Ok(Err(error)) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
+        let waiting = Instant::now();
+        let handshake = self.identities.handshakes.acquire(host, url.port()).await;
+        let deadline = deadline + waiting.elapsed();
+        match timeout_at(deadline, identity.handshake(host, stream)).await {
+            Ok((generation, Ok(stream))) => {
+                handshake.succeeded();
+                route.identity = Some((Arc::clone(identity), generation));
+                connection::open(Stream::tls(stream), route, permit).await
+            }
+            Ok((_, Err(error))) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
             Err(_) => Err(ConnectError::NoResponse(NoResponse::Tls("the handshake didn't end in time".into()))),
         }
     }
@@ -157,7 +183,7 @@ impl Network {
     async fn permitted(&self, url: &Url, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
         let (mut permitted, mut refused) = (Vec::new(), Vec::new());
         let own = self.own_addresses.get();
-        for address in self.resolve(url, deadline).await? {
+        for address in self.resolve(url.host(), url.port(), deadline).await? {
             match self.egress.refusal(address.ip(), &own) {
                 None => permitted.push(address),
                 Some(why) => refused.push(format!("{}: {why}", address.ip())),
@@ -173,12 +199,11 @@ impl Network {
     }
 
     /// A literal is its own address.
-    async fn resolve(&self, url: &Url, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let host = url.host();
+    async fn resolve(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
         if let Ok(literal) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(literal, url.port())]);
+            return Ok(vec![SocketAddr::new(literal, port)]);
         }
-        let found = timeout_at(deadline, self.lookups.addresses(host, url.port())).await.unwrap_or(Err(LookupFailure::TimedOut));
+        let found = timeout_at(deadline, self.lookups.addresses(host, port)).await.unwrap_or(Err(LookupFailure::TimedOut));
         match found {
             Ok(addresses) => Ok(addresses),
             Err(LookupFailure::Local(kind, detail)) => Err(ConnectError::Local(kind, detail)),
@@ -226,83 +251,5 @@ impl Network {
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use pushline_model::Outcome;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    /// A server of https for one request at a time, that shows this certificate and speaks this protocol by ALPN.
-    async fn server(certificate: &Certified, alpn: &[u8]) -> SocketAddr {
-        let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.cert.der().clone()], key).unwrap();
-        config.alpn_protocols = vec![alpn.to_vec()];
-        let (acceptor, listener) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                // A client that doesn't trust the certificate closes the connection.
-                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-                let mut request = Vec::new();
-                while !request.ends_with(b"ABC") {
-                    assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
-                }
-                stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
-                stream.shutdown().await.unwrap();
-            }
-        });
-        address
-    }
-
-    type Certified = rcgen::CertifiedKey<rcgen::KeyPair>;
-
-    /// A self-signed certificate of a name that is valid in these years.
-    fn certificate(name: &str, years: std::ops::Range<i32>) -> Certified {
-        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(years.start, 1, 1), rcgen::date_time_ymd(years.end, 1, 1));
-        let signing_key = rcgen::KeyPair::generate().unwrap();
-        let cert = params.self_signed(&signing_key).unwrap();
-        rcgen::CertifiedKey { cert, signing_key }
-    }
-
-    /// An attempt on `https://localhost` at this port, by a client that trusts these certificates.
-    async fn attempt(address: SocketAddr, trusted: Vec<CertificateDer<'static>>) -> Outcome {
-        let url = format!("https://localhost:{}/push", address.port()).parse().unwrap();
-        let webhook = Arc::new(pushline_model::Webhook::new("w", url));
-        let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let network = Network::believing(egress, trusted).unwrap();
-        let endpoint = crate::endpoint::Endpoint::new(webhook, network, &mut crate::request::HeaderCaseCache::default()).unwrap();
-        endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into()).await
-    }
-
-    #[tokio::test]
-    async fn https_is_spoken_to_a_server_that_proves_its_name_and_a_refusal_says_why() {
-        let (http, h2) = (b"http/1.1".as_slice(), b"h2".as_slice());
-        let expected = [
-            (certificate("localhost", 2020..2090), true, http, None),
-            (certificate("localhost", 2020..2090), false, http, Some("unknown issuer")),
-            (certificate("other.example", 2020..2090), true, http, Some("the certificate is for other.example, not for localhost")),
-            (certificate("localhost", 2020..2021), true, http, Some("the certificate expired at 2021-01-01")),
-            (certificate("localhost", 2080..2090), true, http, Some("the certificate isn't valid before 2080-01-01")),
-            (certificate("localhost", 2020..2090), true, h2, Some("doesn't speak HTTP/1.1")),
-        ];
-        for (shown, is_trusted, alpn, cause) in expected {
-            let trusted = if is_trusted { vec![shown.cert.der().clone()] } else { vec![] };
-            match (attempt(server(&shown, alpn).await, trusted).await, cause) {
-                (Outcome::Accepted { status: 204 }, None) => {}
-                (Outcome::NoResponse(NoResponse::Tls(told)), Some(cause)) if told.contains(cause) => {}
-                (outcome, cause) => panic!("{outcome:?} instead of {cause:?}"),
-            }
-        }
     }
 }

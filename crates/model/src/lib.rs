@@ -15,6 +15,7 @@ mod routing;
 mod secret;
 mod text;
 mod time;
+mod tls;
 mod topics;
 pub mod units;
 mod url;
@@ -31,6 +32,7 @@ pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};
 pub use secret::Secret;
 pub use time::Timestamp;
+pub use tls::Tls;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
 pub use webhook::{Auth, AuthHeaders, IccidForm, Identify, InvalidField, LONGEST_WINDOW, Order, PayloadForm, Webhook};
@@ -75,6 +77,12 @@ pub enum Invalid {
     /// A Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes. The secret isn't shown.
     #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
     SigningSecret,
+    /// The name of a server, as a certificate has it.
+    #[error("{0:?} is not the name of a server: a host name such as \"api.example.com\", or an address")]
+    ServerName(String),
+    /// The parts of a webhook's `tls` don't fit together.
+    #[error("{0}")]
+    Tls(&'static str),
     /// A user name of Basic authentication has no colon (RFC 7617 §2).
     #[error("a user name for basic authentication can't hold a colon or a control character")]
     BasicUser,

@@ -15,7 +15,8 @@ fn network(allow: &[&str], look_up: impl Fn(&str) -> Vec<IpAddr> + Send + Sync +
 }
 
 async fn connect(network: &Network, host: &str, port: u16) -> Result<Sender, ConnectError> {
-    network.connect(&format!("http://{host}:{port}/push").parse().unwrap()).await
+    let webhook = Webhook::new("w", format!("http://{host}:{port}/push").parse().unwrap());
+    network.connect(&webhook.url, &network.identity(&webhook).unwrap()).await
 }
 
 /// Two servers at one port. Each counts its connections.

@@ -23,6 +23,7 @@ use toml::{Spanned, de::DeValue};
 
 pub(crate) use self::{
     mistakes::Mistakes,
+    registry::Certificates,
     settings::{Kafka, Queue, Settings},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// Webhooks and groups: what can be read again while the process runs.
     pub(crate) registry: Registry,
+    /// What expires of the certificates that webhooks name.
+    pub(crate) certificates: Certificates,
     /// Variables that begin like Pushline's own and name no field.
     pub(crate) passed_over: Vec<String>,
 }
@@ -61,7 +64,7 @@ impl Config {
         let mut mistakes = Collector::default();
         let (source, root) = Source::parse(path, text, variables, &mut mistakes);
         let mut root = root.unwrap_or_default();
-        let registry = registry::read(&mut root, &source, &mut mistakes);
+        let (registry, certificates) = registry::read(&mut root, &source, &mut mistakes);
         let mut document = Table { path: String::new(), value: Spanned::new(0..0, DeValue::Table(root)), source: &source };
         let mut passed_over = Vec::new();
         let settings = document.read(&mut mistakes, |offset| {
@@ -75,7 +78,7 @@ impl Config {
         }
         settings.queue.dir = source.path(&settings.queue.dir);
         mistakes.finish()?;
-        Ok(Self { settings, registry, passed_over })
+        Ok(Self { settings, registry, certificates, passed_over })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
