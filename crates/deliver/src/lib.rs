@@ -10,7 +10,8 @@
 //! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
 //! | the addresses of this machine | `own_addresses.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
-//! | dialling: addresses in turn | `dial.rs` |
+//! | looking names up, and whether a name still has an address | `lookups.rs`, `recent_addresses.rs` (pure) |
+//! | dialling: Happy Eyeballs | `dial.rs` |
 //! | TLS: identities, their files, handshakes at once | `tls.rs`, `tls/` |
 //! | the bytes of a connection | `stream.rs` |
 //! | the way that a connection took | `route.rs` |
@@ -43,6 +44,7 @@ mod no_response;
 mod outcome;
 mod own_addresses;
 mod partition;
+mod recent_addresses;
 mod refused_ticks;
 mod request;
 mod route;

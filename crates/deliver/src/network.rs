@@ -144,24 +144,28 @@ impl Network {
         spawn_blocking(move || identities.refresh(SystemTime::now()));
     }
 
-    /// Whether a connection's way would be taken again: its certificates haven't been replaced. If not, it takes no further request.
+    /// Whether a connection's way would be taken again: its address hasn't left its name, and its certificates haven't been replaced. If not, it takes
+    /// no further request. A name is looked up when it is time for that; the answer counts for later calls.
     pub(crate) fn is_current(&self, route: &Route) -> bool {
-        route.identity.as_ref().is_none_or(|(identity, generation)| identity.is_current(*generation))
+        let has_address = route.name.as_ref().is_none_or(|name| self.lookups.still_has(&route.host, name, route.address));
+        has_address && route.identity.as_ref().is_none_or(|(identity, generation)| identity.is_current(*generation))
     }
 
     /// A new connection to where a URL points.
     pub(crate) async fn connect(&self, url: &Url, identity: &Arc<Identity>) -> Result<Sender, ConnectError> {
         let began = Instant::now();
         let host = url.host();
+        let is_literal = host.parse::<IpAddr>().is_ok();
+        let name = (!is_literal).then(|| self.lookups.recent(host));
         let addresses = self.permitted(url, began + CONNECT_TIMEOUT).await?;
         let waiting = Instant::now();
         let permit = self.descriptor().await?;
         let deadline = began + CONNECT_TIMEOUT + waiting.elapsed();
-        let stream = dial::first_of(&addresses, deadline).await?;
-        if let Ok(peer) = stream.peer_addr() {
-            self.local_failures.reached(peer.ip());
-        }
-        let mut route = Route { identity: None };
+        let spare = || self.descriptors.try_acquire(DescriptorUse::Push);
+        let stream = dial::first_of(&addresses, deadline, spare).await?;
+        let address = stream.peer_addr().map_or_else(|_| addresses[0].ip(), |peer| peer.ip());
+        self.local_failures.reached(address);
+        let mut route = Route { host: host.into(), address, name, identity: None };
         if !url.is_https() {
             return connection::open(Stream::Plain(stream), route, permit).await;
         }

@@ -3,7 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use pushline_model::{MessageId, Outcome, Tls};
@@ -280,4 +283,38 @@ async fn webhooks_with_an_equal_tls_share_an_identity_and_others_share_none() {
     let own = Tls { ca_file, ..Tls::default() };
     let [default, first, second] = [&Tls::default(), &own, &own].map(identity);
     assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &default));
+}
+
+/// A name that moves to another server: connections to the old one take no further request once a lookup shows it.
+#[tokio::test]
+async fn a_connection_is_drained_when_its_address_has_left_its_name() {
+    let shown = Certified::of("localhost", 2020..2090, None);
+    let (address, seen) = Server { keeps_connections: true, ..Server::of(&shown) }.start().await;
+    let moved = Arc::new(AtomicUsize::new(1));
+    let last = Arc::clone(&moved);
+    let mut network = Arc::into_inner(network(&[&shown])).unwrap();
+    network.lookups = Lookups::by(move |_| Ok(vec![([127, 0, 0, u8::try_from(last.load(Ordering::Relaxed)).unwrap()], 0).into()]), 8);
+    let endpoint = endpoint(&Arc::new(network), "localhost", address, Tls::default());
+    let pass = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    for _ in 0..4 {
+        assert_eq!(attempt(&endpoint).await, ACCEPTED);
+        pass(20).await;
+    }
+    assert_eq!(seen.lock().unwrap().len(), 1, "the name has the address still");
+    // Nothing listens there.
+    moved.store(2, Ordering::Relaxed);
+    pass(15).await;
+    let mut outcome = attempt(&endpoint).await;
+    for _ in 0..100 {
+        if outcome != ACCEPTED {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        outcome = attempt(&endpoint).await;
+    }
+    assert!(matches!(outcome, Outcome::NoResponse(NoResponse::Connect(_))), "{outcome:?}");
 }
