@@ -1,11 +1,15 @@
 //! Dialling: the addresses of a name in the order and at the pace of Happy Eyeballs (RFC 8305), until one takes the connection.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use pushline_model::{DescriptorPermit, LocalFailureKind, NoResponse};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -17,7 +21,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How many addresses of a name are tried at once.
 const AT_ONCE: usize = 4;
 
-/// Dials the addresses. The next one is tried when the last one has failed, or beside it after
+/// Dials the addresses, from one address of this machine if it is given. The next one is tried when the last one has failed, or beside it after
 /// [`ATTEMPT_DELAY`] if `spare` has a file descriptor for it. Each has a part of the time: one that swallows what it is sent leaves some for the next.
 ///
 /// If none takes the connection, an address that couldn't be tried for lack of resources decides first, then one that failed by itself. Only where this
@@ -25,6 +29,7 @@ const AT_ONCE: usize = 4;
 pub(crate) async fn first_of(
     addresses: &[SocketAddr],
     deadline: Instant,
+    source: Option<IpAddr>,
     spare: impl Fn() -> Option<DescriptorPermit>,
 ) -> Result<TcpStream, ConnectError> {
     let each = part_of(deadline, addresses.len());
@@ -37,7 +42,7 @@ pub(crate) async fn first_of(
             Some((address, connected)) = attempts.next() => match connected {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
-                    failures.note(&error, address);
+                    failures.note(&error, address, source);
                     next_at = Instant::now();
                 }
             },
@@ -46,7 +51,7 @@ pub(crate) async fn first_of(
                 // The first of those that run has the connection's own descriptor.
                 let permit = if attempts.is_empty() { None } else { spare() };
                 if (attempts.is_empty() || permit.is_some()) && let Some(address) = rest.next() {
-                    attempts.push(attempt(address, each, permit));
+                    attempts.push(attempt(address, source, each, permit));
                 }
             },
             else => return Err(failures.decide()),
@@ -61,9 +66,29 @@ pub(crate) fn part_of(deadline: Instant, addresses: usize) -> Duration {
 }
 
 /// Gives the spare descriptor back when it ends: all others are dropped with the first that takes the connection.
-async fn attempt(address: SocketAddr, within: Duration, _permit: Option<DescriptorPermit>) -> (SocketAddr, io::Result<TcpStream>) {
-    let connected = timeout(within, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    (address, connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)))
+async fn attempt(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    within: Duration,
+    _permit: Option<DescriptorPermit>,
+) -> (SocketAddr, io::Result<TcpStream>) {
+    let connected = timeout(within, connect(address, source)).await;
+    (address, connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+}
+
+async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = source {
+        if source.is_ipv4() != address.is_ipv4() {
+            return Err(rustix::io::Errno::AFNOSUPPORT.into());
+        }
+        // So that connections to different servers may have the same local port: there are only some thirty thousand.
+        socket.set_reuseaddr(true)?;
+        socket.bind((source, 0).into())?;
+    }
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// By turns one address of each family, in the order of each; the family of the first begins (RFC 8305 §4).
@@ -94,7 +119,12 @@ struct Failures {
 }
 
 impl Failures {
-    fn note(&mut self, error: &io::Error, address: SocketAddr) {
+    fn note(&mut self, error: &io::Error, address: SocketAddr, source: Option<IpAddr>) {
+        if let Some(source) = source.filter(|source| source.is_ipv4() != address.is_ipv4()) {
+            let detail = format!("[egress] source_address is {source}, and {address} is of the other family");
+            self.no_route = Some(ConnectError::Local(LocalFailureKind::Route, detail));
+            return;
+        }
         match Blame::of(error, address) {
             Blame::Endpoint => self.remote = Some(ConnectError::NoResponse(NoResponse::Connect(refused(error, address).into()))),
             Blame::ThisMachine(kind) => {
@@ -124,7 +154,7 @@ fn refused(error: &io::Error, address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use pushline_model::{DescriptorBudget, DescriptorUse};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -149,7 +179,7 @@ mod tests {
         let budget = DescriptorBudget::of(0, 1);
         let spare = || budget.try_acquire(DescriptorUse::Push);
         // Far less than the first address's part of the time.
-        let dialled = timeout(Duration::from_secs(20), first_of(&addresses, Instant::now() + Duration::from_secs(120), spare)).await;
+        let dialled = timeout(Duration::from_secs(20), first_of(&addresses, Instant::now() + Duration::from_secs(120), None, spare)).await;
         assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), addresses[1]);
         assert_eq!(budget.in_use(DescriptorUse::Push), 0);
     }
@@ -160,7 +190,7 @@ mod tests {
         let answers = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = [swallows, answers.local_addr().unwrap()];
         let within = Duration::from_secs(4);
-        let dialled = timeout(within, first_of(&addresses, Instant::now() + within, || None)).await;
+        let dialled = timeout(within, first_of(&addresses, Instant::now() + within, None, || None)).await;
         assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), addresses[1]);
     }
 
@@ -170,5 +200,16 @@ mod tests {
         let ordered = |hosts: &[&str]| interleaved(&addresses(hosts));
         assert_eq!(ordered(&["::1", "::2", "::3", "0.0.0.1", "0.0.0.2"]), addresses(&["::1", "0.0.0.1", "::2", "0.0.0.2", "::3"]));
         assert_eq!(ordered(&["0.0.0.1", "0.0.0.1", "::1"]), addresses(&["0.0.0.1", "::1"]));
+    }
+
+    #[tokio::test]
+    async fn a_connection_comes_from_the_address_that_is_given() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, deadline) = (server.local_addr().unwrap(), Instant::now() + Duration::from_secs(20));
+        let source = IpAddr::from([127, 0, 0, 3]);
+        let dialled = first_of(&[address], deadline, Some(source), || None).await.unwrap();
+        assert_eq!(dialled.local_addr().unwrap().ip(), source);
+        let other = first_of(&[address], deadline, Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])), || None).await;
+        assert!(matches!(&other, Err(ConnectError::Local(LocalFailureKind::Route, why)) if why.contains("source_address")), "{other:?}");
     }
 }

@@ -1,41 +1,70 @@
 //! The egress guard: which addresses may be dialled (docs/document.md, Egress guard). Customers name the hosts, and must not reach the operator's own
 //! network. The sender asks the guard for each address that a name has, and dials the address that the guard has seen, not the name. Pure.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::special_purpose::Purpose;
+use crate::{proxy::Proxy, special_purpose::Purpose};
 
-/// The addresses that may be dialled: all public ones but this machine's own, and the ranges that the operator lists.
+/// The addresses that may be dialled: all public ones but this machine's own, and the ranges that the operator lists. Beside that, by which way.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
     allow: Vec<IpNet>,
+    /// The address of this machine that connections come from.
+    pub(crate) source_address: Option<IpAddr>,
+    /// The proxy that connections go through.
+    pub(crate) proxy: Option<Proxy>,
+}
+
+/// Addresses that no public registry knows and a webhook may not reach.
+#[derive(Debug, Default)]
+pub(crate) struct OffLimits {
+    /// This machine's own. The operator may allow them.
+    pub(crate) own: Arc<HashSet<IpAddr>>,
+    /// The egress proxy's. Nothing allows them: a proxy trusts whoever reaches it.
+    pub(crate) proxy: Vec<IpAddr>,
 }
 
 impl Egress {
     /// With the ranges that the operator lists.
     #[must_use]
     pub fn new(allow: Vec<IpNet>) -> Self {
-        Self { allow }
+        Self { allow, ..Self::default() }
     }
 
-    /// Why an address may not be dialled, such as "loopback (RFC 1122)"; `None`: it may. `own`: the addresses of this machine.
+    /// The same with connections from an address of this machine.
+    #[must_use]
+    pub fn dialling_from(self, source_address: IpAddr) -> Self {
+        Self { source_address: Some(source_address), ..self }
+    }
+
+    /// The same with connections through a proxy.
+    #[must_use]
+    pub fn through(self, proxy: Proxy) -> Self {
+        Self { proxy: Some(proxy), ..self }
+    }
+
+    /// Why an address may not be dialled, such as "loopback (RFC 1122)"; `None`: it may.
     ///
     /// Of a form that embeds IPv4 addresses, each of those must be permitted.
-    pub(crate) fn refusal(&self, address: IpAddr, own: &HashSet<IpAddr>) -> Option<&'static str> {
+    pub(crate) fn refusal(&self, address: IpAddr, off_limits: &OffLimits) -> Option<&'static str> {
         let purpose = Purpose::of(address);
         let embedded = if let Purpose::Embeds(form) = purpose { form.addresses(address) } else { Vec::new() };
+        let is_proxy = |address: IpAddr| off_limits.proxy.contains(&address);
+        if is_proxy(address) || embedded.iter().any(|v4| is_proxy(IpAddr::V4(*v4))) {
+            return Some("the egress proxy");
+        }
         if self.allow.iter().any(|range| range.contains(&address)) {
             return None;
         }
-        if own.contains(&address) {
+        if off_limits.own.contains(&address) {
             return Some("this machine's own address");
         }
         if let Purpose::Special(what) = purpose {
             return Some(what);
         }
-        embedded.into_iter().find_map(|v4| self.refusal(v4.into(), own))
+        embedded.into_iter().find_map(|v4| self.refusal(v4.into(), off_limits))
     }
 }
 
@@ -45,7 +74,8 @@ mod tests {
 
     fn refusal(egress: &Egress, address: &str) -> Option<&'static str> {
         let own = ["1.2.3.4", "2606:4700::42"].map(|own| own.parse().unwrap());
-        egress.refusal(address.parse().unwrap(), &HashSet::from(own))
+        let off_limits = OffLimits { own: Arc::new(HashSet::from(own)), proxy: vec!["10.0.0.9".parse().unwrap()] };
+        egress.refusal(address.parse().unwrap(), &off_limits)
     }
 
     #[test]
@@ -128,6 +158,15 @@ mod tests {
             assert_eq!(refusal(&Egress::default(), own), Some("this machine's own address"), "{own}");
         }
         assert_eq!(refusal(&Egress::new(vec!["1.2.3.4/32".parse().unwrap()]), "1.2.3.4"), None);
+    }
+
+    #[test]
+    fn the_egress_proxy_may_not_be_dialled_though_its_range_is_allowed() {
+        let egress = Egress::new(vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()]);
+        for proxy in ["10.0.0.9", "::ffff:10.0.0.9", "64:ff9b::10.0.0.9"] {
+            assert_eq!(refusal(&egress, proxy), Some("the egress proxy"), "{proxy}");
+        }
+        assert_eq!(refusal(&egress, "10.0.0.8"), None);
     }
 
     #[test]

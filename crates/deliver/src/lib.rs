@@ -12,6 +12,7 @@
 //! | one attempt on one endpoint | `endpoint.rs` |
 //! | looking names up, and whether a name still has an address | `lookups.rs`, `recent_addresses.rs` (pure) |
 //! | dialling: Happy Eyeballs | `dial.rs` |
+//! | the egress proxy | `proxy.rs` |
 //! | TLS: identities, their files, handshakes at once | `tls.rs`, `tls/` |
 //! | the bytes of a connection | `stream.rs` |
 //! | the way that a connection took | `route.rs` |
@@ -44,6 +45,7 @@ mod no_response;
 mod outcome;
 mod own_addresses;
 mod partition;
+mod proxy;
 mod recent_addresses;
 mod refused_ticks;
 mod request;
@@ -64,6 +66,7 @@ pub use crate::{
     local_failures::LocalFailures,
     losses::Losses,
     network::Network,
+    proxy::Proxy,
     refused_ticks::RefusedTicks,
     tls::{CertificateExpiry, InvalidTlsFile, TlsFiles},
 };
@@ -87,6 +90,14 @@ pub enum DeliverError {
         webhook: String,
         /// Which file, and what is wrong with it.
         error: InvalidTlsFile,
+    },
+    /// This machine hasn't the address that connections shall come from.
+    #[error("[egress] source_address = \"{address}\" can't be used on this machine: {error}")]
+    SourceAddress {
+        /// The address.
+        address: std::net::IpAddr,
+        /// What the system says.
+        error: std::io::Error,
     },
     /// A webhook's secret isn't one of Standard Webhooks.
     #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]

@@ -1,14 +1,16 @@
 //! The way to a server: resolve, ask the egress guard for each address, wait for a file descriptor, connect, and TLS where the URL wants it.
 //!
-//! All but the waits takes ten seconds at most. Proxies that the environment names (`HTTPS_PROXY`, …) don't count.
+//! All but the waits takes ten seconds at most. Proxies that the environment names (`HTTPS_PROXY`, …) don't count; `[egress] proxy` does.
 
 #[cfg(test)]
 mod egress_test;
 #[cfg(test)]
+mod proxy_test;
+#[cfg(test)]
 mod tls_test;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,6 +19,7 @@ use metrics::{Counter, counter};
 use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Url, Webhook};
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use tokio::{
+    net::TcpStream,
     task::spawn_blocking,
     time::{Instant, timeout, timeout_at},
 };
@@ -25,12 +28,14 @@ use crate::{
     DeliverError, Egress,
     connection::{self, Sender},
     dial,
+    egress::OffLimits,
     idle_connections::AllIdle,
     local_failures::LocalFailures,
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
     own_addresses::OwnAddresses,
+    proxy::Proxy,
     route::Route,
     stream::Stream,
     tls::{Identities, Identity},
@@ -66,11 +71,19 @@ pub(crate) enum ConnectError {
     Local(LocalFailureKind, String),
 }
 
+/// What may be dialled for an attempt.
+struct Permitted {
+    /// The server's: one at least.
+    addresses: Vec<SocketAddr>,
+    /// The egress proxy's, if there is one.
+    proxy: Vec<SocketAddr>,
+}
+
 impl Network {
     /// Trusts Mozilla's root certificates, and opens as many connections as it needs.
     ///
     /// # Errors
-    /// None at present; a caller need not know.
+    /// [`DeliverError::SourceAddress`] when connections can't come from the address that they shall come from.
     pub fn new(egress: Egress) -> Result<Arc<Self>, DeliverError> {
         Self::within(egress, DescriptorBudget::unlimited())
     }
@@ -78,7 +91,7 @@ impl Network {
     /// Trusts Mozilla's root certificates, and opens connections within a budget.
     ///
     /// # Errors
-    /// None at present; a caller need not know.
+    /// [`DeliverError::SourceAddress`] when connections can't come from the address that they shall come from.
     pub fn within(egress: Egress, descriptors: Arc<DescriptorBudget>) -> Result<Arc<Self>, DeliverError> {
         Self::build(egress, Vec::new(), descriptors)
     }
@@ -86,7 +99,7 @@ impl Network {
     /// Trusts these root certificates too.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when one of them is none.
+    /// [`DeliverError::Tls`] when one of them is none, and as [`Self::new`].
     pub fn believing(egress: Egress, more: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<Self>, DeliverError> {
         let more: Vec<_> = more.into_iter().collect();
         more.iter().try_for_each(|root| RootCertStore::empty().add(root.clone()))?;
@@ -98,6 +111,9 @@ impl Network {
         more_roots: Vec<CertificateDer<'static>>,
         descriptors: Arc<DescriptorBudget>,
     ) -> Result<Arc<Self>, DeliverError> {
+        if let Some(address) = egress.source_address {
+            UdpSocket::bind((address, 0)).map_err(|error| DeliverError::SourceAddress { address, error })?;
+        }
         Ok(Arc::new(Self {
             egress,
             own_addresses: OwnAddresses::default(),
@@ -157,14 +173,14 @@ impl Network {
         let host = url.host();
         let is_literal = host.parse::<IpAddr>().is_ok();
         let name = (!is_literal).then(|| self.lookups.recent(host));
-        let addresses = self.permitted(url, began + CONNECT_TIMEOUT).await?;
+        let Permitted { addresses, proxy } = self.permitted(url, began + CONNECT_TIMEOUT).await?;
         let waiting = Instant::now();
         let permit = self.descriptor().await?;
         let deadline = began + CONNECT_TIMEOUT + waiting.elapsed();
-        let spare = || self.descriptors.try_acquire(DescriptorUse::Push);
-        let stream = dial::first_of(&addresses, deadline, spare).await?;
-        let address = stream.peer_addr().map_or_else(|_| addresses[0].ip(), |peer| peer.ip());
-        self.local_failures.reached(address);
+        let (stream, address) = match &self.egress.proxy {
+            None => self.dial(&addresses, deadline).await?,
+            Some(named) => self.dial_through(named, &proxy, &addresses, deadline).await?,
+        };
         let mut route = Route { host: host.into(), address, name, identity: None };
         if !url.is_https() {
             return connection::open(Stream::Plain(stream), route, permit).await;
@@ -183,23 +199,63 @@ impl Network {
         }
     }
 
+    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<(TcpStream, IpAddr), ConnectError> {
+        let spare = || self.descriptors.try_acquire(DescriptorUse::Push);
+        let stream = dial::first_of(addresses, deadline, self.egress.source_address, spare).await?;
+        let peer = stream.peer_addr().map_or_else(|_| addresses[0].ip(), |peer| peer.ip());
+        self.local_failures.reached(peer);
+        Ok((stream, peer))
+    }
+
+    /// Through the proxy, the addresses are tried one after the other: each needs a tunnel of its own.
+    async fn dial_through(
+        &self,
+        named: &Proxy,
+        proxy: &[SocketAddr],
+        addresses: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<(TcpStream, IpAddr), ConnectError> {
+        let mut last = None;
+        for (tried, address) in addresses.iter().enumerate() {
+            let until = Instant::now() + dial::part_of(deadline, addresses.len() - tried);
+            let (mut stream, _) = match self.dial(proxy, until).await {
+                Err(ConnectError::NoResponse(why)) => return Err(named.broken(why.cause())),
+                dialled => dialled?,
+            };
+            match named.open_tunnel(&mut stream, *address, until).await {
+                Ok(()) => return Ok((stream, address.ip())),
+                Err(ConnectError::NoResponse(why)) => last = Some(ConnectError::NoResponse(why)),
+                Err(local) => return Err(local),
+            }
+        }
+        Err(last.expect("there is an address, and each failed"))
+    }
+
     /// The addresses of a URL's host that the egress guard permits: one at least. They are dialled as they are, and the name isn't looked up again.
-    async fn permitted(&self, url: &Url, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let (mut permitted, mut refused) = (Vec::new(), Vec::new());
-        let own = self.own_addresses.get();
-        for address in self.resolve(url.host(), url.port(), deadline).await? {
-            match self.egress.refusal(address.ip(), &own) {
-                None => permitted.push(address),
+    async fn permitted(&self, url: &Url, deadline: Instant) -> Result<Permitted, ConnectError> {
+        let found = self.resolve(url.host(), url.port(), deadline).await?;
+        let proxy = match &self.egress.proxy {
+            None => Vec::new(),
+            Some(named) => self.resolve(named.host(), named.port(), deadline).await.map_err(|error| match error {
+                ConnectError::NoResponse(why) => named.broken(why.cause()),
+                local => local,
+            })?,
+        };
+        let off_limits = OffLimits { own: self.own_addresses.get(), proxy: proxy.iter().map(SocketAddr::ip).collect() };
+        let (mut addresses, mut refused) = (Vec::new(), Vec::new());
+        for address in found {
+            match self.egress.refusal(address.ip(), &off_limits) {
+                None => addresses.push(address),
                 Some(why) => refused.push(format!("{}: {why}", address.ip())),
             }
         }
-        if permitted.is_empty() {
+        if addresses.is_empty() {
             let refused = refused.join(", ");
             return Err(ConnectError::Blocked(format!(
                 "the egress guard refuses {refused}; to permit its range, add it to [egress] allow"
             )));
         }
-        Ok(permitted)
+        Ok(Permitted { addresses, proxy })
     }
 
     /// A literal is its own address.

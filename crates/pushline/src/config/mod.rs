@@ -17,7 +17,7 @@ mod values;
 use std::{path::Path, sync::Arc};
 
 use anyhow::bail;
-use pushline_deliver::Egress;
+use pushline_deliver::{Egress, Proxy};
 use pushline_model::{Registry, Webhook};
 use toml::{Spanned, de::DeValue};
 
@@ -76,6 +76,9 @@ impl Config {
         if let Some((field, problem)) = settings.queue.validate() {
             document.mistake_within(&mut mistakes, "queue", field, problem);
         }
+        if let Some((field, problem)) = settings.egress.validate() {
+            document.mistake_within(&mut mistakes, "egress", field, problem);
+        }
         settings.queue.dir = source.path(&settings.queue.dir);
         mistakes.finish()?;
         Ok(Self { settings, registry, certificates, passed_over })
@@ -93,7 +96,19 @@ impl Config {
     }
 
     pub(crate) fn egress(&self) -> Egress {
-        Egress::new(self.settings.egress.allow.iter().map(|range| range.0).collect())
+        let settings = &self.settings.egress;
+        let mut egress = Egress::new(settings.allow.iter().map(|range| range.0).collect());
+        if let Some(address) = settings.source_address {
+            egress = egress.dialling_from(address);
+        }
+        if let Some(named) = &settings.proxy {
+            let proxy = Proxy::new(named.url.host(), named.url.port());
+            egress = egress.through(match (&named.username, &named.password) {
+                (Some(username), Some(password)) => proxy.with_credentials(username, password),
+                _ => proxy,
+            });
+        }
+        egress
     }
 }
 

@@ -127,6 +127,16 @@ fn files_of_tls_are_sought_beside_the_configuration_and_a_mistake_in_one_has_its
 }
 
 #[test]
+fn the_way_out_is_read_and_its_password_hidden() {
+    let text = "[egress]\nsource_address = \"10.0.0.7\"\nproxy = { url = \"http://10.0.0.5:3128\", username = \"u\", password = \"hush\" }";
+    let config = parse(text).unwrap();
+    assert_eq!(config.settings.egress.source_address, Some([10, 0, 0, 7].into()));
+    let shown = config.to_string();
+    assert!(shown.contains("http://10.0.0.5:3128") && !shown.contains("hush"), "{shown}");
+    assert!(parse(&shown).is_ok(), "{shown}");
+}
+
+#[test]
 fn a_mistake_is_reported_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
@@ -141,6 +151,15 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
             "/etc/p.toml:4: mqtt.listener.topics: \"{org}\" is not a topic pattern: it needs {iccid}",
         ),
         ("[egress]\nallow = [\"10.0.0.0\", \"x\"]", "/etc/p.toml:2: egress.allow: \"x\" is no range"),
+        ("[egress]\nsource_address = \"10.0.0.0/8\"", "/etc/p.toml:2: egress.source_address: \"10.0.0.0/8\" is no address, such as"),
+        ("[egress]\nproxy = \"http://10.0.0.5:3128\"", "/etc/p.toml:2: egress.proxy: it is a text, expected a table"),
+        (
+            "[egress]\nproxy = { url = \"https://p:1\" }",
+            "/etc/p.toml:2: egress.proxy.url: \"https://p:1\" is no proxy: write it as http://host:port",
+        ),
+        ("[egress]\nproxy = { url = \"http://u:hush@p:1\" }", "/etc/p.toml:2: egress.proxy.url: user and password don't belong in it"),
+        ("[egress.proxy]\nurl = \"http://p:1\"\nusername = \"u\"", "/etc/p.toml:2: egress.proxy: username needs password"),
+        ("[egress]\nproxy = { }", "/etc/p.toml:2: egress.proxy.url: it is missing"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
         ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
         ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers: this version"),
