@@ -1,6 +1,6 @@
 //! A connection: HTTP/1.1, which one request has to itself, or a stream of HTTP/2.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,7 +14,7 @@ pub(crate) use self::{
     http2::{Http2, Http2Stream},
     meter::Meter,
 };
-use crate::{dial::Stream, network::ConnectError, pool::Slot};
+use crate::{network::ConnectError, pool::Slot, route::Route, stream::Stream};
 
 mod http1;
 mod http2;
@@ -147,14 +147,14 @@ impl From<SendError> for NoResponse {
 /// Opens a connection on a byte stream: by the deadline, a request can go out on it.
 pub(crate) async fn open(
     stream: Stream,
-    peer: Option<IpAddr>,
+    route: Route,
     protocol: Protocol,
     permit: DescriptorPermit,
     slot: Slot,
     deadline: Instant,
 ) -> Result<Connection, ConnectError> {
     Ok(match protocol {
-        Protocol::Http1 => Connection::Http1(Http1::open(stream, peer, permit, slot).await.map_err(ConnectError::NoResponse)?),
-        Protocol::Http2 => Connection::Http2(http2::open(stream, peer, permit, slot, deadline).await.map_err(ConnectError::NoResponse)?),
+        Protocol::Http1 => Connection::Http1(Http1::open(stream, route, permit, slot).await.map_err(ConnectError::NoResponse)?),
+        Protocol::Http2 => Connection::Http2(http2::open(stream, route, permit, slot, deadline).await.map_err(ConnectError::NoResponse)?),
     })
 }

@@ -22,7 +22,7 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// How often connections are closed that no attempt will use again.
+/// How often connections are closed that no attempt will use again, and files of certificates are looked at.
 const LOOK_AFTER_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// How to deliver.

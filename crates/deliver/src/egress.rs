@@ -1,90 +1,70 @@
-//! The egress guard: which addresses may be dialled. Customers name the hosts, and must not reach the operator's own network.
-//! The sender asks it for each address right before it dials that address.
+//! The egress guard: which addresses may be dialled (docs/document.md, Egress guard). Customers name the hosts, and must not reach the operator's own
+//! network. The sender asks the guard for each address that a name has, and dials the address that the guard has seen, not the name. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
-/// The addresses that may be dialled: all public ones, and the ranges that the operator lists.
+use crate::{proxy::Proxy, special_purpose::Purpose};
+
+/// The addresses that may be dialled: all public ones but this machine's own, and the ranges that the operator lists. Beside that, by which way.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
     allow: Vec<IpNet>,
+    /// The address of this machine that connections come from.
+    pub(crate) source_address: Option<IpAddr>,
+    /// The proxy that connections go through.
+    pub(crate) proxy: Option<Proxy>,
 }
 
-/// The ranges of IANA's IPv4 special-purpose registry that hold no public address.
-const BLOCKED_V4: [(Ipv4Addr, u8); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(192, 0, 2, 0), 24),
-    (Ipv4Addr::new(192, 88, 99, 0), 24),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(198, 18, 0, 0), 15),
-    (Ipv4Addr::new(198, 51, 100, 0), 24),
-    (Ipv4Addr::new(203, 0, 113, 0), 24),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
-];
-
-/// The ranges of IANA's IPv6 special-purpose registry that hold no public address. Of forms that embed an IPv4 address, that address is checked.
-const BLOCKED_V6: [(Ipv6Addr, u8); 10] = [
-    (Ipv6Addr::UNSPECIFIED, 128),
-    (Ipv6Addr::LOCALHOST, 128),
-    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
-    (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
-    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
-    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
-    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
-    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
-    (Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
-    (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
-];
+/// Addresses that no public registry knows and a webhook may not reach.
+#[derive(Debug, Default)]
+pub(crate) struct OffLimits {
+    /// This machine's own. The operator may allow them.
+    pub(crate) own: Arc<HashSet<IpAddr>>,
+    /// The egress proxy's. Nothing allows them: a proxy trusts whoever reaches it.
+    pub(crate) proxy: Vec<IpAddr>,
+}
 
 impl Egress {
     /// With the ranges that the operator lists.
     #[must_use]
     pub fn new(allow: Vec<IpNet>) -> Self {
-        Self { allow }
+        Self { allow, ..Self::default() }
     }
 
-    /// Whether an address may be dialled.
+    /// The same with connections from an address of this machine.
     #[must_use]
-    pub fn permits(&self, address: IpAddr) -> bool {
-        self.is_allowed(address)
-            || match address {
-                IpAddr::V4(v4) => !is_blocked_v4(v4),
-                IpAddr::V6(v6) => !is_blocked_v6(v6) && embedded_v4(v6).into_iter().flatten().all(|v4| self.permits(v4.into())),
-            }
+    pub fn dialling_from(self, source_address: IpAddr) -> Self {
+        Self { source_address: Some(source_address), ..self }
     }
 
-    fn is_allowed(&self, address: IpAddr) -> bool {
-        self.allow.iter().any(|range| range.contains(&address))
+    /// The same with connections through a proxy.
+    #[must_use]
+    pub fn through(self, proxy: Proxy) -> Self {
+        Self { proxy: Some(proxy), ..self }
     }
-}
 
-fn is_blocked_v4(address: Ipv4Addr) -> bool {
-    BLOCKED_V4.iter().any(|&(range, length)| Ipv4Net::new_assert(range, length).contains(&address))
-}
-
-fn is_blocked_v6(address: Ipv6Addr) -> bool {
-    BLOCKED_V6.iter().any(|&(range, length)| Ipv6Net::new_assert(range, length).contains(&address))
-}
-
-/// The IPv4 addresses that a packet to this IPv6 address may end up at.
-fn embedded_v4(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
-    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
-    match address.segments() {
-        // v4-compatible (RFC 4291 §2.5.5.1), v4-mapped (§2.5.5.2), v4-translated (RFC 2765), NAT64 (RFC 6052)
-        [0, 0, 0, 0, 0, 0 | 0xffff, a, b] | [0, 0, 0, 0, 0xffff, 0, a, b] | [0x64, 0xff9b, 0, 0, 0, 0, a, b] => [v4(a, b), None],
-        // 6to4 (RFC 3056)
-        [0x2002, a, b, ..] => [v4(a, b), None],
-        // Teredo (RFC 4380): the server, and the client's address with every bit turned
-        [0x2001, 0, a, b, .., c, d] => [v4(a, b), v4(!c, !d)],
-        _ => [None, None],
+    /// Why an address may not be dialled, such as "loopback (RFC 1122)"; `None`: it may.
+    ///
+    /// Of a form that embeds IPv4 addresses, each of those must be permitted.
+    pub(crate) fn refusal(&self, address: IpAddr, off_limits: &OffLimits) -> Option<&'static str> {
+        let purpose = Purpose::of(address);
+        let embedded = if let Purpose::Embeds(form) = purpose { form.addresses(address) } else { Vec::new() };
+        let is_proxy = |address: IpAddr| off_limits.proxy.contains(&address);
+        if is_proxy(address) || embedded.iter().any(|v4| is_proxy(IpAddr::V4(*v4))) {
+            return Some("the egress proxy");
+        }
+        if self.allow.iter().any(|range| range.contains(&address)) {
+            return None;
+        }
+        if off_limits.own.contains(&address) {
+            return Some("this machine's own address");
+        }
+        if let Purpose::Special(what) = purpose {
+            return Some(what);
+        }
+        embedded.into_iter().find_map(|v4| self.refusal(v4.into(), off_limits))
     }
 }
 
@@ -92,73 +72,111 @@ fn embedded_v4(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
 mod tests {
     use super::*;
 
-    fn permits(address: &str) -> bool {
-        Egress::default().permits(address.parse().unwrap())
+    fn refusal(egress: &Egress, address: &str) -> Option<&'static str> {
+        let own = ["1.2.3.4", "2606:4700::42"].map(|own| own.parse().unwrap());
+        let off_limits = OffLimits { own: Arc::new(HashSet::from(own)), proxy: vec!["10.0.0.9".parse().unwrap()] };
+        egress.refusal(address.parse().unwrap(), &off_limits)
     }
 
     #[test]
     fn what_is_public_may_be_dialled() {
-        for public in
-            ["1.1.1.1", "93.184.215.14", "172.15.0.1", "172.32.0.1", "100.63.0.1", "2606:4700::1111", "64:ff9b::101:101", "2002:101:101::1"]
-        {
-            assert!(permits(public), "{public}");
+        for public in [
+            "1.1.1.1",
+            "93.184.215.14",
+            "172.15.0.1",
+            "172.32.0.1",
+            "100.63.0.1",
+            "168.63.129.15",
+            "192.0.0.9",
+            "2606:4700::1111",
+            "2001:200::1",
+            "2001:1::1",
+            "2001:3::1",
+            "2001:20::1",
+            "64:ff9b::101:101",
+            "2002:101:101::1",
+            "2001:0:101:101::fefe:fefe",
+        ] {
+            assert_eq!(refusal(&Egress::default(), public), None, "{public}");
         }
     }
 
     #[test]
     fn what_is_not_public_may_not_in_any_form() {
-        for private in [
-            "0.0.0.0",
-            "0.1.2.3",
-            "10.1.2.3",
-            "100.64.0.1",
-            "127.0.0.1",
-            "169.254.169.254",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.0.0.1",
-            "192.0.2.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.19.255.255",
-            "198.51.100.1",
-            "203.0.113.1",
-            "224.0.0.1",
-            "240.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "::7f00:1",
-            "::ffff:0:127.0.0.1",
-            "2002:7f00:1::1",
-            "2002:a9fe:a9fe::",
-            "64:ff9b::7f00:1",
-            "64:ff9b:1::1",
-            "2001:0:7f00:1::1",
-            "2001:0:101:101::80ff:fffe",
-            "100::1",
-            "2001:db8::1",
-            "3fff::1",
-            "fc00::1",
-            "fdff::1",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
+        for (private, what) in [
+            ("0.0.0.0", "this network"),
+            ("0.1.2.3", "this network"),
+            ("10.1.2.3", "private use"),
+            ("100.64.0.1", "shared address space"),
+            ("127.0.0.1", "loopback"),
+            ("168.63.129.16", "Azure"),
+            ("169.254.169.254", "link local"),
+            ("172.31.255.255", "private use"),
+            ("192.0.0.1", "IETF protocol assignments"),
+            ("192.0.2.1", "documentation"),
+            ("192.168.1.1", "private use"),
+            ("198.19.255.255", "benchmarking"),
+            ("224.0.0.1", "multicast"),
+            ("240.0.0.1", "reserved"),
+            ("255.255.255.255", "broadcast"),
+            ("::", "unspecified"),
+            ("::1", "loopback"),
+            ("::7f00:1", "loopback"),
+            ("::ffff:127.0.0.1", "loopback"),
+            ("::ffff:10.0.0.1", "private use"),
+            ("::ffff:0:127.0.0.1", "loopback"),
+            ("2002:7f00:1::1", "loopback"),
+            ("2002:a9fe:a9fe::", "link local"),
+            ("64:ff9b::7f00:1", "loopback"),
+            ("64:ff9b:1::1", "local IPv4-IPv6 translation"),
+            ("2001:0:7f00:1::fefe:fefe", "loopback"),
+            ("2001:0:101:101::80ff:fffe", "loopback"),
+            ("2001:1::4", "IETF protocol assignments"),
+            ("2001:2::1", "benchmarking"),
+            ("100::1", "discard only"),
+            ("100:0:0:1::1", "dummy prefix"),
+            ("2001:db8::1", "documentation"),
+            ("3fff::1", "documentation"),
+            ("5f00::1", "segment routing"),
+            ("4000::1", "reserved"),
+            ("fc00::1", "unique local"),
+            ("fd00:ec2::254", "unique local"),
+            ("fe80::1", "link local"),
+            ("fec0::1", "site local"),
+            ("ff02::1", "multicast"),
         ] {
-            assert!(!permits(private), "{private}");
+            let refusal = refusal(&Egress::default(), private);
+            assert!(refusal.is_some_and(|refusal| refusal.contains(what)), "{private}: {refusal:?}");
         }
+    }
+
+    #[test]
+    fn this_machines_own_addresses_may_not_be_dialled_in_any_form() {
+        for own in
+            ["1.2.3.4", "2606:4700::42", "::ffff:1.2.3.4", "::1.2.3.4", "2002:102:304::1", "64:ff9b::1.2.3.4", "2001:0:102:304::fefe:fefe"]
+        {
+            assert_eq!(refusal(&Egress::default(), own), Some("this machine's own address"), "{own}");
+        }
+        assert_eq!(refusal(&Egress::new(vec!["1.2.3.4/32".parse().unwrap()]), "1.2.3.4"), None);
+    }
+
+    #[test]
+    fn the_egress_proxy_may_not_be_dialled_though_its_range_is_allowed() {
+        let egress = Egress::new(vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()]);
+        for proxy in ["10.0.0.9", "::ffff:10.0.0.9", "64:ff9b::10.0.0.9"] {
+            assert_eq!(refusal(&egress, proxy), Some("the egress proxy"), "{proxy}");
+        }
+        assert_eq!(refusal(&egress, "10.0.0.8"), None);
     }
 
     #[test]
     fn the_operator_may_allow_a_range() {
         let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
         for allowed in ["127.0.0.1", "::ffff:127.0.0.1", "fd00::1"] {
-            assert!(egress.permits(allowed.parse().unwrap()), "{allowed}");
+            assert_eq!(refusal(&egress, allowed), None, "{allowed}");
         }
         for other in ["10.0.0.1", "::1", "fe80::1", "::ffff:10.0.0.1"] {
-            assert!(!egress.permits(other.parse().unwrap()), "{other}");
+            assert!(refusal(&egress, other).is_some(), "{other}");
         }
     }
 }

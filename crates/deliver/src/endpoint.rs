@@ -55,7 +55,8 @@ impl Endpoint {
     pub(crate) fn new(webhook: Arc<Webhook>, network: Arc<Network>, header_cases: &mut HeaderCaseCache) -> Result<Self, DeliverError> {
         let tokens = AccessTokens::of(&webhook).map(Arc::new);
         let template = Template::new(&webhook, tokens.clone(), header_cases)?;
-        let host = network.pool().host(Origin::of(&webhook));
+        let identity = network.identity(&webhook.tls).map_err(|error| DeliverError::TlsFile { webhook: webhook.name.clone(), error })?;
+        let host = network.pool().host(Origin::of(&webhook), identity);
         let drain = Drain::new(Arc::clone(&host), Arc::clone(&network), webhook.concurrency);
         Ok(Self { webhook, network, template, tokens, host, drain })
     }

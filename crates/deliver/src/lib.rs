@@ -7,10 +7,16 @@
 //! | where a partition starts again (pure) | `checkpoint.rs` |
 //! | what all partitions share | `memory_budget.rs`, `concurrency_limit.rs`, `circuit_breaker.rs`, `wakeup.rs`; `budgets.rs` holds them |
 //! | what follows from an outcome (pure) | `outcome.rs` |
-//! | which addresses may be dialled (pure) | `egress.rs` |
 //! | what a replayed dead letter becomes | `replay.rs` |
+//! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
+//! | the addresses of this machine | `own_addresses.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
-//! | dialling: addresses in turn, and the byte stream that comes of it | `dial.rs` |
+//! | looking names up, and whether a name still has an address | `lookups.rs`, `recent_addresses.rs` (pure) |
+//! | dialling: Happy Eyeballs | `dial.rs` |
+//! | the egress proxy | `proxy.rs` |
+//! | TLS: identities, their files, handshakes at once | `tls.rs`, `tls/` |
+//! | the bytes of a connection | `stream.rs` |
+//! | the way that a connection took | `route.rs` |
 //! | a connection of HTTP/1.1, or a stream of HTTP/2 | `connection.rs`, and a file for each in `connection/`; `meter.rs` counts bytes and ends a connection |
 //! | the connections of the process, and who gets which | `pool.rs`, and those of a host in `pool/host.rs` |
 //! | what is read of a response after its status | `response.rs` |
@@ -40,16 +46,23 @@ mod name_servers;
 mod network;
 mod no_response;
 mod outcome;
+mod own_addresses;
 mod partition;
 mod pool;
+mod proxy;
 mod rate_limit;
+mod recent_addresses;
 mod refused_ticks;
 mod replay;
 mod request;
 mod response;
 mod retry_after;
+mod route;
 mod signature;
+mod special_purpose;
+mod stream;
 mod suspension;
+mod tls;
 mod token_request;
 mod wakeup;
 mod webhook_health;
@@ -63,8 +76,10 @@ pub use crate::{
     local_failures::LocalFailures,
     losses::Losses,
     network::{CONNECTIONS_PER_HOST, Network},
+    proxy::Proxy,
     refused_ticks::RefusedTicks,
     replay::{DeadLetterLog, count_replays_without_id, replay},
+    tls::{CertificateExpiry, InvalidTlsFile, TlsFiles},
 };
 
 /// Whether a text is a signing secret of Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes.
@@ -79,6 +94,22 @@ pub enum DeliverError {
     /// TLS can't be set up.
     #[error("can't set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// A file of a webhook's `tls` is of no use.
+    #[error("webhook {webhook:?}: {error}")]
+    TlsFile {
+        /// Its name.
+        webhook: String,
+        /// Which file, and what is wrong with it.
+        error: InvalidTlsFile,
+    },
+    /// This machine hasn't the address that connections shall come from.
+    #[error("[egress] source_address = \"{address}\" can't be used on this machine: {error}")]
+    SourceAddress {
+        /// The address.
+        address: std::net::IpAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// A webhook's secret isn't one of Standard Webhooks.
     #[error("a signing secret is whsec_ followed by base64 of 24 to 64 bytes")]
     SigningSecret,

@@ -9,7 +9,7 @@
 //! | ENETUNREACH, EHOSTUNREACH, EAFNOSUPPORT | local if this machine has no route to the address at this moment; else a router on the way said so, and it is the endpoint's |
 //! | ECONNREFUSED, ETIMEDOUT, anything else | the endpoint's |
 //!
-//! A lookup that fails though the name may exist is local if no name server of this machine answers (`name_servers.rs`).
+//! An egress proxy that doesn't work is local (`proxy.rs`); a server that it can't reach isn't. A lookup that fails though the name may exist is local if no name server of this machine answers (`name_servers.rs`).
 //!
 //! Connecting a UDP socket asks for the route and sends nothing.
 
@@ -112,7 +112,8 @@ impl LocalFailures {
 
     fn is_general(&self, kind: LocalFailureKind) -> bool {
         match kind {
-            LocalFailureKind::FileDescriptors | LocalFailureKind::Ports | LocalFailureKind::Memory | LocalFailureKind::NameServers => true,
+            LocalFailureKind::FileDescriptors | LocalFailureKind::Ports | LocalFailureKind::Memory => true,
+            LocalFailureKind::NameServers | LocalFailureKind::Proxy => true,
             LocalFailureKind::Route | LocalFailureKind::Forbidden => !self.gets_out(),
             LocalFailureKind::Panic => false,
         }

@@ -1,11 +1,12 @@
 //! Lookups of names: one at a time for each name, however many attempts wait for it.
 //!
-//! A name that no server answers for costs one thread, and all such names together leave threads to the others.
+//! A name that no server answers for costs one thread, and all such names together leave threads to the others. docs/network.md, Names, has what was
+//! measured before threads were chosen.
 
 use std::{
     fmt, io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -19,12 +20,13 @@ use pushline_model::{LocalFailureKind, NoResponse};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
     local_failures::{Blame, can_open_a_socket},
     name_servers,
+    recent_addresses::{RecentAddresses, Standing},
 };
 
 /// How many names are looked up at once at the most. Each takes a thread until the system gives up, even if no attempt waits for it any more; of the
@@ -73,6 +75,8 @@ pub(crate) struct Lookups {
 struct Names {
     active: HashMap<String, Active>,
     without_address: HashSet<String>,
+    /// Of names that connections lead to.
+    recent: HashMap<String, Weak<RecentAddresses>>,
     /// Whether the name servers answer, while that is being found out.
     probe: Option<Shared<BoxFuture<'static, bool>>>,
 }
@@ -123,7 +127,7 @@ impl Lookups {
         Self::by(look_up, at_once.min(AT_ONCE))
     }
 
-    fn by(look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync + 'static, at_once: usize) -> Self {
+    pub(crate) fn by(look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync + 'static, at_once: usize) -> Self {
         let [threads, doubtful] = [at_once, at_once * DOUBTFUL.0 / DOUBTFUL.1].map(|permits| Arc::new(Semaphore::new(permits)));
         Self { look_up: Arc::new(look_up), threads, doubtful, names: Arc::default() }
     }
@@ -133,6 +137,29 @@ impl Lookups {
         let mut addresses = self.join(host).await?;
         addresses.iter_mut().for_each(|address| address.set_port(port));
         if addresses.is_empty() { Err(LookupFailure::NoSuchName) } else { Ok(addresses) }
+    }
+
+    /// What lookups tell of a name's addresses from now on.
+    pub(crate) fn recent(&self, host: &str) -> Arc<RecentAddresses> {
+        let mut names = self.lock();
+        if let Some(recent) = names.recent.get(host).and_then(Weak::upgrade) {
+            return recent;
+        }
+        if names.recent.len() == names.recent.capacity() {
+            names.recent.retain(|_, recent| recent.strong_count() > 0);
+        }
+        let recent = Arc::new(RecentAddresses::new(Instant::now()));
+        names.recent.insert(host.to_owned(), Arc::downgrade(&recent));
+        recent
+    }
+
+    /// Whether a name still has an address that a lookup has given. It begins a lookup when it is time for one, and doesn't wait for it.
+    pub(crate) fn still_has(&self, host: &str, recent: &RecentAddresses, address: IpAddr) -> bool {
+        let standing = recent.standing(address, Instant::now());
+        if standing == Standing::Due {
+            drop(self.join(host));
+        }
+        standing != Standing::Left
     }
 
     /// Whether the name servers of this machine answer, found out once for all lookups that failed meanwhile.
@@ -169,7 +196,12 @@ impl Lookups {
         let mut names = self.lock();
         names.active.remove(&host);
         match &found {
-            Ok(_) => _ = names.without_address.remove(&host),
+            Ok(addresses) => {
+                names.without_address.remove(&host);
+                if let Some(recent) = names.recent.get(&host).and_then(Weak::upgrade) {
+                    recent.note(addresses.iter().map(SocketAddr::ip), Instant::now());
+                }
+            }
             Err(LookupFailure::Local(..)) => {}
             Err(_) if looked_up => _ = names.without_address.insert(host),
             Err(_) => {}

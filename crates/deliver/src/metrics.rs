@@ -49,6 +49,8 @@ pub const WEBHOOKS_FAILING: &str = "pushline_webhooks_failing";
 pub const WEBHOOK_ATTEMPTS: &str = "pushline_webhook_attempts_total";
 /// Whether a webhook's last attempt failed; only with the option.
 pub const WEBHOOK_FAILING: &str = "pushline_webhook_failing";
+/// The time until the first certificate of a webhook's `tls` expires.
+pub const CERTIFICATE_EXPIRY: &str = "pushline_deliver_certificate_expiry_seconds";
 /// Attempts that this machine couldn't make, by reason.
 pub const LOCAL_FAILURES: &str = "pushline_deliver_local_failures_total";
 
@@ -63,6 +65,11 @@ pub fn describe() {
     describe_gauge!(WEBHOOKS_FAILING, "Webhooks that began to fail and haven't recovered");
     describe_counter!(WEBHOOK_ATTEMPTS, "Attempts by webhook and outcome, with [metrics] per_webhook");
     describe_gauge!(WEBHOOK_FAILING, "1 if a webhook's last attempt failed, with [metrics] per_webhook");
+    describe_gauge!(
+        CERTIFICATE_EXPIRY,
+        Unit::Seconds,
+        "Time until the first certificate that a webhook's tls names expires; negative once it has"
+    );
     describe_counter!(LOCAL_FAILURES, "Attempts that this machine couldn't make, by reason; the message waits");
     LocalFailureKind::ALL.into_iter().for_each(|kind| counter!(LOCAL_FAILURES, "reason" => kind.name()).increment(0));
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");

@@ -1,34 +1,44 @@
 //! The way to a server: resolve, ask the egress guard for each address, wait for a file descriptor, connect, and TLS where the URL wants it.
 //!
-//! All but the wait takes ten seconds at most.
+//! All but the waits takes ten seconds at most. Proxies that the environment names (`HTTPS_PROXY`, …) don't count; `[egress] proxy` does.
+
+#[cfg(test)]
+mod egress_test;
+#[cfg(test)]
+mod proxy_test;
+#[cfg(test)]
+mod tls_test;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use metrics::{Counter, counter};
-use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Url};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
-};
+use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Tls, Url};
+use rustls::{RootCertStore, pki_types::CertificateDer};
 use tokio::{
     net::TcpStream,
+    task::spawn_blocking,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     DeliverError, Egress,
     connection::{self, Connection, Protocol},
-    dial::{self, Stream},
+    dial,
+    egress::OffLimits,
     local_failures::LocalFailures,
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
+    own_addresses::OwnAddresses,
     pool::{Pool, Slot},
+    proxy::Proxy,
+    route::Route,
+    stream::Stream,
+    tls::{Identities, Identity, InvalidTlsFile},
 };
 
 /// The time that resolving, connecting and TLS may take together (docs/document.md, Outcome).
@@ -43,8 +53,9 @@ pub const CONNECTIONS_PER_HOST: usize = 1000;
 /// How to reach servers: which addresses, whose certificates to trust, and how many connections.
 pub struct Network {
     egress: Egress,
+    own_addresses: OwnAddresses,
     lookups: Lookups,
-    tls: TlsConnector,
+    identities: Arc<Identities>,
     descriptors: Arc<DescriptorBudget>,
     pool: Pool,
     local_failures: Arc<LocalFailures>,
@@ -63,11 +74,19 @@ pub(crate) enum ConnectError {
     Local(LocalFailureKind, String),
 }
 
+/// What may be dialled for an attempt.
+struct Permitted {
+    /// The server's: one at least.
+    addresses: Vec<SocketAddr>,
+    /// The egress proxy's, if there is one.
+    proxy: Vec<SocketAddr>,
+}
+
 impl Network {
     /// Trusts Mozilla's root certificates, and opens as many connections as it needs.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when TLS can't be set up.
+    /// [`DeliverError::SourceAddress`] when connections can't come from the address that they shall come from.
     pub fn new(egress: Egress) -> Result<Arc<Self>, DeliverError> {
         Self::within(egress, DescriptorBudget::unlimited(), CONNECTIONS_PER_HOST)
     }
@@ -75,39 +94,41 @@ impl Network {
     /// Trusts Mozilla's root certificates, and opens connections within a budget, this many to a host at the most.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when TLS can't be set up.
+    /// [`DeliverError::SourceAddress`] when connections can't come from the address that they shall come from.
     pub fn within(egress: Egress, descriptors: Arc<DescriptorBudget>, per_host: usize) -> Result<Arc<Self>, DeliverError> {
-        Self::build(egress, [], descriptors, per_host)
+        Self::build(egress, Vec::new(), descriptors, per_host)
     }
 
     /// Trusts these root certificates too.
     ///
     /// # Errors
-    /// [`DeliverError::Tls`] when one of them is none, or TLS can't be set up.
+    /// [`DeliverError::Tls`] when one of them is none, and as [`Self::new`].
     pub fn believing(egress: Egress, more: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<Self>, DeliverError> {
+        let more: Vec<_> = more.into_iter().collect();
+        more.iter().try_for_each(|root| RootCertStore::empty().add(root.clone()))?;
         Self::build(egress, more, DescriptorBudget::unlimited(), CONNECTIONS_PER_HOST)
     }
 
     fn build(
         egress: Egress,
-        more_roots: impl IntoIterator<Item = CertificateDer<'static>>,
+        more_roots: Vec<CertificateDer<'static>>,
         descriptors: Arc<DescriptorBudget>,
         per_host: usize,
     ) -> Result<Arc<Self>, DeliverError> {
-        let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        for root in more_roots {
-            roots.add(root)?;
+        if let Some(address) = egress.source_address {
+            UdpSocket::bind((address, 0)).map_err(|error| DeliverError::SourceAddress { address, error })?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connections = ["http/1.1", "h2"]
-            .map(|protocol| ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => protocol, "reused" => reused)));
-        let lookups = Lookups::of_the_system(descriptors.lookups());
-        let (tls, local_failures) = (Arc::new(config).into(), Arc::default());
-        Ok(Arc::new(Self { egress, lookups, tls, descriptors, pool: Pool::new(per_host), local_failures, connections }))
+        Ok(Arc::new(Self {
+            egress,
+            own_addresses: OwnAddresses::default(),
+            lookups: Lookups::of_the_system(descriptors.lookups()),
+            identities: Arc::new(Identities::new(more_roots)),
+            descriptors,
+            pool: Pool::new(per_host),
+            local_failures: Arc::default(),
+            connections: ["http/1.1", "h2"]
+                .map(|protocol| ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => protocol, "reused" => reused))),
+        }))
     }
 
     /// The local failures of the process's attempts.
@@ -125,21 +146,6 @@ impl Network {
         self.descriptors.is_awaited(DescriptorUse::Push)
     }
 
-    /// Closes the connections that no attempt will use again, and looks up again where the names of the others lead.
-    pub(crate) fn look_after_connections(self: &Arc<Self>) {
-        self.pool.close_idle();
-        for host in self.pool.due_for_a_lookup() {
-            let network = Arc::clone(self);
-            tokio::spawn(async move {
-                let (name, port) = host.name_and_port();
-                // A name that can't be looked up now says nothing of its server.
-                if let Ok(addresses) = network.lookups.addresses(name, port).await {
-                    host.leads_to(addresses.into_iter().map(|address| address.ip().to_canonical()).collect());
-                }
-            });
-        }
-    }
-
     /// A connection was taken for an attempt.
     pub(crate) fn count_connection(&self, protocol: Protocol, reused: bool) {
         let place = match protocol {
@@ -149,63 +155,133 @@ impl Network {
         self.connections[place][usize::from(reused)].increment(1);
     }
 
+    /// Closes the connections that no attempt will use again, and reads the files of identities again where they have changed, beside everything else.
+    pub(crate) fn look_after_connections(&self) {
+        let identities = Arc::clone(&self.identities);
+        spawn_blocking(move || identities.refresh(SystemTime::now()));
+        self.pool.close_idle();
+        self.pool.retire(|route| self.is_current(route));
+    }
+
+    /// What a webhook shows to its server, and how it recognises it. Webhooks with an equal `tls` share it.
+    ///
+    /// # Errors
+    /// A file of its `tls` is of no use.
+    pub(crate) fn identity(&self, tls: &Tls) -> Result<Arc<Identity>, InvalidTlsFile> {
+        self.identities.of(tls)
+    }
+
+    /// Whether a connection's way would be taken again: its address hasn't left its name, and its certificates haven't been replaced. If not, it takes
+    /// no further request. A name is looked up when it is time for that; the answer counts for later calls.
+    pub(crate) fn is_current(&self, route: &Route) -> bool {
+        let has_address = route.name.as_ref().is_none_or(|name| self.lookups.still_has(&route.host, name, route.address));
+        has_address && route.identity.as_ref().is_none_or(|(identity, generation)| identity.is_current(*generation))
+    }
+
     /// A new connection to where a URL points, of one of these protocols: the first one that the server speaks. Without TLS it is the first.
-    pub(crate) async fn connect(&self, url: &Url, offers: &[Protocol], slot: Slot) -> Result<Connection, ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        url: &Url,
+        identity: &Arc<Identity>,
+        offers: &[Protocol],
+        slot: Slot,
+    ) -> Result<Connection, ConnectError> {
         let began = Instant::now();
-        let addresses = self.permitted(url, began + CONNECT_TIMEOUT).await?;
+        let host = url.host();
+        let is_literal = host.parse::<IpAddr>().is_ok();
+        let name = (!is_literal).then(|| self.lookups.recent(host));
+        let Permitted { addresses, proxy } = self.permitted(url, began + CONNECT_TIMEOUT).await?;
         let waiting = Instant::now();
         let permit = self.descriptor().await?;
         let deadline = began + CONNECT_TIMEOUT + waiting.elapsed();
-        let stream = dial::first_of(&addresses, deadline).await?;
-        let peer = stream.peer_addr().ok().map(|peer| peer.ip());
-        if let Some(peer) = peer {
-            self.local_failures.reached(peer);
-        }
-        let (stream, protocol) = if url.is_https() {
-            let stream = self.handshake(url, offers, stream, deadline).await?;
-            let protocol = connection::negotiated(stream.get_ref().1.alpn_protocol(), offers)?;
-            (Stream::Tls(Box::new(stream)), protocol)
-        } else {
-            (Stream::Plain(stream), offers[0])
+        let (stream, address) = match &self.egress.proxy {
+            None => self.dial(&addresses, deadline).await?,
+            Some(named) => self.dial_through(named, &proxy, &addresses, deadline).await?,
         };
-        connection::open(stream, peer, protocol, permit, slot, deadline).await
-    }
-
-    async fn handshake(
-        &self,
-        url: &Url,
-        offers: &[Protocol],
-        stream: TcpStream,
-        deadline: Instant,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let name = ServerName::try_from(url.host().to_owned())
-            .map_err(|_| ConnectError::NoResponse(NoResponse::Tls(format!("{} can't be the name of a certificate", url.host()).into())))?;
-        let offers = offers.iter().map(|protocol| protocol.alpn().to_vec()).collect();
-        match timeout_at(deadline, self.tls.with_alpn(offers).connect(name, stream)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
+        let mut route = Route { host: host.into(), address, name, identity: None };
+        if !url.is_https() {
+            return connection::open(Stream::Plain(stream), route, offers[0], permit, slot, deadline).await;
+        }
+        let waiting = Instant::now();
+        let handshake = self.identities.handshakes.acquire(host, url.port()).await;
+        let deadline = deadline + waiting.elapsed();
+        match timeout_at(deadline, identity.handshake(host, offers, stream)).await {
+            Ok((generation, Ok(stream))) => {
+                handshake.succeeded();
+                route.identity = Some((Arc::clone(identity), generation));
+                let protocol = connection::negotiated(stream.get_ref().1.alpn_protocol(), offers)?;
+                connection::open(Stream::tls(stream), route, protocol, permit, slot, deadline).await
+            }
+            Ok((_, Err(error))) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
             Err(_) => Err(ConnectError::NoResponse(NoResponse::Tls("the handshake didn't end in time".into()))),
         }
     }
 
-    /// The addresses of a URL's host that the egress guard permits: one at least.
-    async fn permitted(&self, url: &Url, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let addresses = self.resolve(url, deadline).await?;
-        let permitted: Vec<SocketAddr> = addresses.iter().filter(|address| self.egress.permits(address.ip())).copied().collect();
-        if permitted.is_empty() {
-            let addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-            return Err(ConnectError::Blocked(format!("{} may not be dialled: add its range to [egress] allow", addresses.join(", "))));
+    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<(TcpStream, IpAddr), ConnectError> {
+        let spare = || self.descriptors.try_acquire(DescriptorUse::Push);
+        let stream = dial::first_of(addresses, deadline, self.egress.source_address, spare).await?;
+        let peer = stream.peer_addr().map_or_else(|_| addresses[0].ip(), |peer| peer.ip());
+        self.local_failures.reached(peer);
+        Ok((stream, peer))
+    }
+
+    /// Through the proxy, the addresses are tried one after the other: each needs a tunnel of its own.
+    async fn dial_through(
+        &self,
+        named: &Proxy,
+        proxy: &[SocketAddr],
+        addresses: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<(TcpStream, IpAddr), ConnectError> {
+        let mut last = None;
+        for (tried, address) in addresses.iter().enumerate() {
+            let until = Instant::now() + dial::part_of(deadline, addresses.len() - tried);
+            let (mut stream, _) = match self.dial(proxy, until).await {
+                Err(ConnectError::NoResponse(why)) => return Err(named.broken(why.cause())),
+                dialled => dialled?,
+            };
+            match named.open_tunnel(&mut stream, *address, until).await {
+                Ok(()) => return Ok((stream, address.ip())),
+                Err(ConnectError::NoResponse(why)) => last = Some(ConnectError::NoResponse(why)),
+                Err(local) => return Err(local),
+            }
         }
-        Ok(permitted)
+        Err(last.expect("there is an address, and each failed"))
+    }
+
+    /// The addresses of a URL's host that the egress guard permits: one at least. They are dialled as they are, and the name isn't looked up again.
+    async fn permitted(&self, url: &Url, deadline: Instant) -> Result<Permitted, ConnectError> {
+        let found = self.resolve(url.host(), url.port(), deadline).await?;
+        let proxy = match &self.egress.proxy {
+            None => Vec::new(),
+            Some(named) => self.resolve(named.host(), named.port(), deadline).await.map_err(|error| match error {
+                ConnectError::NoResponse(why) => named.broken(why.cause()),
+                local => local,
+            })?,
+        };
+        let off_limits = OffLimits { own: self.own_addresses.get(), proxy: proxy.iter().map(SocketAddr::ip).collect() };
+        let (mut addresses, mut refused) = (Vec::new(), Vec::new());
+        for address in found {
+            match self.egress.refusal(address.ip(), &off_limits) {
+                None => addresses.push(address),
+                Some(why) => refused.push(format!("{}: {why}", address.ip())),
+            }
+        }
+        if addresses.is_empty() {
+            let refused = refused.join(", ");
+            return Err(ConnectError::Blocked(format!(
+                "the egress guard refuses {refused}; to permit its range, add it to [egress] allow"
+            )));
+        }
+        Ok(Permitted { addresses, proxy })
     }
 
     /// A literal is its own address.
-    async fn resolve(&self, url: &Url, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let host = url.host();
+    async fn resolve(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
         if let Ok(literal) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(literal, url.port())]);
+            return Ok(vec![SocketAddr::new(literal, port)]);
         }
-        let found = timeout_at(deadline, self.lookups.addresses(host, url.port())).await.unwrap_or(Err(LookupFailure::TimedOut));
+        let found = timeout_at(deadline, self.lookups.addresses(host, port)).await.unwrap_or(Err(LookupFailure::TimedOut));
         match found {
             Ok(addresses) => Ok(addresses),
             Err(LookupFailure::Local(kind, detail)) => Err(ConnectError::Local(kind, detail)),
@@ -253,83 +329,5 @@ impl Network {
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("egress", &self.egress).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use pushline_model::Outcome;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    /// A server of https for one request at a time, that shows this certificate and speaks this protocol by ALPN.
-    async fn server(certificate: &Certified, alpn: &[u8]) -> SocketAddr {
-        let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.cert.der().clone()], key).unwrap();
-        config.alpn_protocols = vec![alpn.to_vec()];
-        let (acceptor, listener) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                // A client that doesn't trust the certificate closes the connection.
-                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-                let mut request = Vec::new();
-                while !request.ends_with(b"ABC") {
-                    assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
-                }
-                stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
-                stream.shutdown().await.unwrap();
-            }
-        });
-        address
-    }
-
-    type Certified = rcgen::CertifiedKey<rcgen::KeyPair>;
-
-    /// A self-signed certificate of a name that is valid in these years.
-    fn certificate(name: &str, years: std::ops::Range<i32>) -> Certified {
-        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(years.start, 1, 1), rcgen::date_time_ymd(years.end, 1, 1));
-        let signing_key = rcgen::KeyPair::generate().unwrap();
-        let cert = params.self_signed(&signing_key).unwrap();
-        rcgen::CertifiedKey { cert, signing_key }
-    }
-
-    /// An attempt on `https://localhost` at this port, by a client that trusts these certificates.
-    async fn attempt(address: SocketAddr, trusted: Vec<CertificateDer<'static>>) -> Outcome {
-        let url = format!("https://localhost:{}/push", address.port()).parse().unwrap();
-        let webhook = Arc::new(pushline_model::Webhook::new("w", url));
-        let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let network = Network::believing(egress, trusted).unwrap();
-        let endpoint = crate::endpoint::Endpoint::new(webhook, network, &mut crate::request::HeaderCaseCache::default()).unwrap();
-        endpoint.attempt(pushline_model::MessageId([7; 16]), "ABC".into(), true).await
-    }
-
-    #[tokio::test]
-    async fn https_is_spoken_to_a_server_that_proves_its_name_and_a_refusal_says_why() {
-        let (http, other) = (b"http/1.1".as_slice(), b"spdy/3.1".as_slice());
-        let expected = [
-            (certificate("localhost", 2020..2090), true, http, None),
-            (certificate("localhost", 2020..2090), false, http, Some("unknown issuer")),
-            (certificate("other.example", 2020..2090), true, http, Some("the certificate is for other.example, not for localhost")),
-            (certificate("localhost", 2020..2021), true, http, Some("the certificate expired at 2021-01-01")),
-            (certificate("localhost", 2080..2090), true, http, Some("the certificate isn't valid before 2080-01-01")),
-            (certificate("localhost", 2020..2090), true, other, Some("speaks none of the protocols")),
-        ];
-        for (shown, is_trusted, alpn, cause) in expected {
-            let trusted = if is_trusted { vec![shown.cert.der().clone()] } else { vec![] };
-            match (attempt(server(&shown, alpn).await, trusted).await, cause) {
-                (Outcome::Accepted { status: 204 }, None) => {}
-                (Outcome::NoResponse(NoResponse::Tls(told)), Some(cause)) if told.contains(cause) => {}
-                (outcome, cause) => panic!("{outcome:?} instead of {cause:?}"),
-            }
-        }
     }
 }

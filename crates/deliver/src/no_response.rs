@@ -81,6 +81,11 @@ fn of_io(source: &io::Error) -> NoResponse {
     })
 }
 
+/// Of a server that refused the client with an alert once the handshake was over.
+pub(crate) fn of_refusal(error: &rustls::Error) -> NoResponse {
+    NoResponse::Tls(tls(error).into())
+}
+
 /// A response whose status is 101.
 pub(crate) fn of_switching_protocols() -> NoResponse {
     NoResponse::Malformed("the server answered 101 (Switching Protocols), which no request asked for".into())
@@ -105,7 +110,20 @@ fn tls(error: &rustls::Error) -> String {
             "the server speaks none of the protocols that it was offered (ALPN)".into()
         }
         E::AlertReceived(AlertDescription::UnrecognisedName) => "the server doesn't know the host name (alert unrecognized_name)".into(),
-        E::AlertReceived(AlertDescription::CertificateRequired) => "the server requires a client certificate".into(),
+        E::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the server requires a client certificate: set tls.cert_file and tls.key_file".into()
+        }
+        // Servers verify no other certificate than the client's. With TLS 1.2 some of them say so where there is none.
+        E::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied),
+        ) => format!("the server refuses the client certificate, or misses one (alert {alert:?})"),
         E::AlertReceived(alert) => format!("the server refused the handshake with the alert {alert:?}"),
         E::PeerIncompatible(why) => format!("no common TLS parameters: {why:?}"),
         E::InvalidMessage(_) => "what the server sent isn't TLS: the port may speak plain HTTP".into(),

@@ -12,10 +12,11 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use pushline_model::{HttpVersion, Url, Webhook};
+use pushline_model::{HttpVersion, Tls, Url, Webhook};
 use tokio::time::Instant;
 
 pub(crate) use self::host::{Host, Slot};
+use crate::{route::Route, tls::Identity};
 
 mod host;
 
@@ -24,9 +25,6 @@ pub(crate) const IDLE: Duration = Duration::from_secs(50);
 
 /// A connection isn't used again once it is this old: a load balancer spreads only new ones over its servers.
 const OLDEST: Duration = Duration::from_mins(10);
-
-/// How often a name is looked up again while there are connections to it.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
 
 /// When connections yield, the part of them that rested longest is closed: a fourth.
 const YIELDS: usize = 4;
@@ -38,6 +36,7 @@ pub(crate) struct Origin {
     host: String,
     port: u16,
     http_version: HttpVersion,
+    tls: Tls,
 }
 
 /// The connections of all hosts.
@@ -59,11 +58,17 @@ struct Resting {
 impl Origin {
     pub(crate) fn of(webhook: &Webhook) -> Self {
         let url = &webhook.url;
-        Self { http_version: webhook.http_version, ..Self::over_http1(url) }
+        Self { http_version: webhook.http_version, tls: webhook.tls.clone(), ..Self::over_http1(url) }
     }
 
     pub(crate) fn over_http1(url: &Url) -> Self {
-        Self { is_https: url.is_https(), host: url.host().to_owned(), port: url.port(), http_version: HttpVersion::Http1 }
+        Self {
+            is_https: url.is_https(),
+            host: url.host().to_owned(),
+            port: url.port(),
+            http_version: HttpVersion::Http1,
+            tls: Tls::default(),
+        }
     }
 }
 
@@ -73,7 +78,7 @@ impl Pool {
     }
 
     /// The connections of an origin. They are closed with the last webhook that has them.
-    pub(crate) fn host(&self, origin: Origin) -> Arc<Host> {
+    pub(crate) fn host(&self, origin: Origin, identity: Arc<Identity>) -> Arc<Host> {
         let mut hosts = self.lock();
         if let Some(host) = hosts.get(&origin).and_then(Weak::upgrade) {
             return host;
@@ -81,7 +86,7 @@ impl Pool {
         if hosts.len() == hosts.capacity() {
             hosts.retain(|_, host| host.strong_count() > 0);
         }
-        let host = Host::new(origin.clone(), self.per_host, Arc::clone(&self.resting));
+        let host = Host::new(origin.clone(), identity, self.per_host, Arc::clone(&self.resting));
         hosts.insert(origin, Arc::downgrade(&host));
         host
     }
@@ -107,9 +112,9 @@ impl Pool {
         self.all().iter().for_each(|host| host.close_idle());
     }
 
-    /// The hosts whose name must be looked up again: the server behind it may have moved.
-    pub(crate) fn due_for_a_lookup(&self) -> Vec<Arc<Host>> {
-        self.all().into_iter().filter(|host| host.is_due_for_a_lookup()).collect()
+    /// No request goes out any more on connections whose way wouldn't be taken again.
+    pub(crate) fn retire(&self, is_current: impl Fn(&Route) -> bool) {
+        self.all().iter().for_each(|host| host.retire(&is_current));
     }
 
     /// How many connections rest.

@@ -139,6 +139,7 @@ fn release(host: &Arc<Host>, network: &Network, remainder: Remainder) {
     drop(body);
     if let Connection::Http1(connection) = connection
         && !network.is_short_of_descriptors()
+        && network.is_current(&connection.route)
     {
         host.put(connection, rest_at_most);
     }

@@ -12,7 +12,7 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use http_body_util::{BodyExt, Full, Limited};
-use pushline_model::{ClientCredentials, NoResponse, Outcome, Secret, Url};
+use pushline_model::{ClientCredentials, NoResponse, Outcome, Secret, Tls, Url};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -71,7 +71,8 @@ impl TokenRequest {
     /// # Errors
     /// The outcome of an attempt that needs it.
     pub(crate) async fn send(&self, network: &Network) -> Result<Granted, Outcome> {
-        let host = network.pool().host(Origin::over_http1(&self.url));
+        let identity = network.identity(&Tls::default()).expect("without files, none can be of no use");
+        let host = network.pool().host(Origin::over_http1(&self.url), identity);
         let connection = match host.connection(network, &self.url, true).await {
             Ok(connection) => connection,
             Err(ConnectError::Blocked(what)) => return Err(Outcome::BlockedAddress { what: format!("token end point: {what}") }),

@@ -17,6 +17,7 @@ mod routing;
 mod secret;
 mod text;
 mod time;
+mod tls;
 mod topics;
 pub mod units;
 mod url;
@@ -35,6 +36,7 @@ pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};
 pub use secret::Secret;
 pub use time::Timestamp;
+pub use tls::Tls;
 pub use topics::{InvalidPattern, TopicPattern};
 pub use url::Url;
 pub use webhook::{
@@ -84,6 +86,12 @@ pub enum Invalid {
     /// A webhook is signed by one secret, or by several.
     #[error("secret is there too: give one of the two")]
     BothSecrets,
+    /// The name of a server, as a certificate has it.
+    #[error("{0:?} is not the name of a server: a host name such as \"api.example.com\", or an address")]
+    ServerName(String),
+    /// The parts of a webhook's `tls` don't fit together.
+    #[error("{0}")]
+    Tls(&'static str),
     /// A user name of Basic authentication has no colon (RFC 7617 §2).
     #[error("a user name for basic authentication can't hold a colon or a control character")]
     BasicUser,

@@ -88,6 +88,8 @@ pub enum LocalFailureKind {
     Route,
     /// No name server of this machine answers.
     NameServers,
+    /// The egress proxy can't be reached or doesn't work.
+    Proxy,
     /// The system forbids the connection: a local firewall or a security policy.
     Forbidden,
     /// The attempt panicked, which is a bug of Pushline.
@@ -202,8 +204,8 @@ impl fmt::Display for NoResponse {
 
 impl LocalFailureKind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::NameServers, Self::Forbidden, Self::Panic];
+    pub const ALL: [Self; 8] =
+        [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::NameServers, Self::Proxy, Self::Forbidden, Self::Panic];
 
     /// The label in metrics.
     #[must_use]
@@ -214,6 +216,7 @@ impl LocalFailureKind {
             Self::Memory => "memory",
             Self::Route => "route",
             Self::NameServers => "name_servers",
+            Self::Proxy => "proxy",
             Self::Forbidden => "forbidden",
             Self::Panic => "panic",
         }
@@ -229,6 +232,7 @@ impl fmt::Display for LocalFailureKind {
             Self::Memory => "no memory for a connection: give the machine more, or connect fewer devices",
             Self::Route => "no route: check this machine's network",
             Self::NameServers => "no name server answers: check /etc/resolv.conf and the network",
+            Self::Proxy => "the egress proxy doesn't work: check it, and [egress] proxy",
             Self::Forbidden => "this machine forbids the connection: check its firewall and security policy",
             Self::Panic => "an attempt panicked: please report this bug with its log lines",
         })

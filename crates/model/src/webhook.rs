@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{
-    ClientCredentials, CustomHeader, HeaderName, Invalid, Rate, Secret, Url,
+    ClientCredentials, CustomHeader, HeaderName, Invalid, Rate, Secret, Tls, Url,
     header::{self, HeaderTable},
     units::{CountIn, CountsIn, DurationIn, DurationsIn, HOUR, SizeIn},
 };
@@ -31,6 +31,9 @@ pub struct Webhook {
     /// The protocol to speak with the server.
     #[serde(default)]
     pub http_version: HttpVersion,
+    /// Whose certificates to trust, and which certificate to show.
+    #[serde(default, skip_serializing_if = "Tls::is_default")]
+    pub tls: Tls,
     /// The credentials of each push.
     #[serde(default)]
     pub auth: Auth,
@@ -344,6 +347,7 @@ impl Webhook {
             description: String::new(),
             url,
             http_version: HttpVersion::default(),
+            tls: Tls::default(),
             auth: Auth::default(),
             auth_headers: AuthHeaders::default(),
             headers: Vec::new(),
@@ -376,6 +380,9 @@ impl Webhook {
         }
         if self.secret.is_some() && !self.secrets.is_empty() {
             invalid.push(InvalidField { field: "secrets", problem: Invalid::BothSecrets });
+        }
+        if let Err(problem) = self.tls.validate(self.url.is_https()) {
+            invalid.push(InvalidField { field: "tls", problem });
         }
         let carriers = self.credential_headers();
         for (place, header) in self.headers.iter().enumerate() {
@@ -496,6 +503,7 @@ mod tests {
         webhook.retry_delays = vec![Duration::ZERO, Duration::from_hours(1)];
         webhook.retry_on_status = vec![429, 503];
         (webhook.rate, webhook.compression) = (Some("50/s".parse().unwrap()), Compression::Gzip);
+        webhook.tls = Tls { ca_file: Some("/etc/ca.pem".into()), server_name: Some("b.example".into()), ..Tls::default() };
         (webhook.max_packets, webhook.max_body_bytes, webhook.concurrency, webhook.always_array) = (1000, 64 << 20, 1, true);
         // Secrets are never written, so the one that is read is what stands in their place.
         let hidden = || Secret::new(Secret::HIDDEN);
@@ -557,6 +565,8 @@ mod tests {
             (r#""auth":{"kind":"oauth2","token":"t"}"#, "unknown field `token`"),
             (r#""compression":"br""#, "unknown variant `br`"),
             (r#""http_version":"3""#, "unknown variant `3`, expected one of `auto`, `1.1`, `2`"),
+            (r#""tls":{"cert":"x"}"#, "unknown field `cert`"),
+            (r#""tls":{"server_name":"a b"}"#, "is not the name of a server"),
             (r#""auth":{"kind":"digest"}"#, "unknown variant `digest`"),
             (r#""colour":1"#, "unknown field `colour`"),
         ] {
@@ -564,6 +574,23 @@ mod tests {
             let error = read(&format!(r#"{{{rest}"url":"http://a.example/",{field}}}"#)).unwrap_err();
             assert!(error.contains(says), "{field}: {error}");
         }
+    }
+
+    #[test]
+    fn parts_of_tls_that_do_not_fit_together_are_refused() {
+        let refused = |url: &str, tls: &str| {
+            let webhook = read(&format!(r#"{{"name":"w","url":"{url}","tls":{tls}}}"#)).unwrap();
+            webhook.validate().first().map(|invalid| (invalid.field, invalid.problem.to_string()))
+        };
+        let says = |url, tls, says: &str| refused(url, tls).is_some_and(|(field, problem)| field == "tls" && problem.contains(says));
+        assert!(says("https://a.example/", r#"{"cert_file":"c.pem"}"#, "key_file"));
+        assert!(says("https://a.example/", r#"{"key_file":"k.pem"}"#, "cert_file"));
+        assert!(says("http://a.example/", r#"{"ca_file":"ca.pem"}"#, "https://"));
+        assert_eq!(refused("http://a.example/", "{}"), None);
+        assert_eq!(
+            refused("https://a.example/", r#"{"ca_file":"ca.pem","cert_file":"c.pem","key_file":"k.pem","server_name":"B.example"}"#),
+            None
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A connection of HTTP/1.1: one request at a time.
 
-use std::{future::poll_fn, net::IpAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -21,7 +21,12 @@ use super::{
     Deadline, MAX_HEADER_BYTES, SendError,
     meter::{Meter, Metered},
 };
-use crate::{dial::Stream, no_response, pool::Slot};
+use crate::{
+    no_response,
+    pool::Slot,
+    route::Route,
+    stream::{Stream, TlsRefusal},
+};
 
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;
@@ -39,8 +44,10 @@ pub(crate) struct Http1 {
     task: Task,
     pub(super) meter: Arc<Meter>,
     pub(super) is_reused: bool,
-    /// The address that was dialled, where this machine dialled it.
-    pub(crate) peer: Option<IpAddr>,
+    /// The way that it took.
+    pub(crate) route: Route,
+    /// Why the server refused the client after the handshake, if it did.
+    refusal: TlsRefusal,
     _slot: Slot,
 }
 
@@ -51,7 +58,8 @@ struct Task(JoinHandle<Bytes>);
 
 impl Http1 {
     /// The connection lives in a task of its own, until it is dropped or the server closes it.
-    pub(super) async fn open(stream: Stream, peer: Option<IpAddr>, permit: DescriptorPermit, slot: Slot) -> Result<Self, NoResponse> {
+    pub(super) async fn open(stream: Stream, route: Route, permit: DescriptorPermit, slot: Slot) -> Result<Self, NoResponse> {
+        let refusal = stream.refusal();
         let (stream, meter) = Metered::new(stream, permit);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;
@@ -65,7 +73,7 @@ impl Http1 {
             }
             parts.read_buf
         });
-        Ok(Self { requests, task: Task(task), meter, is_reused: false, peer, _slot: slot })
+        Ok(Self { requests, task: Task(task), meter, is_reused: false, route, refusal, _slot: slot })
     }
 
     pub(super) async fn send(
@@ -74,17 +82,21 @@ impl Http1 {
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
         if !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {
-            return Err(SendError::NotSent);
+            return Err(self.refused().unwrap_or(SendError::NotSent));
         }
         let mark = self.meter.mark();
         match timeout_at(deadline.begin(), self.requests.try_send_request(request)).await {
             Err(_) => Err(SendError::NoResponse(NoResponse::Timeout)),
-            Ok(Err(error)) if error.message().is_some() => Err(SendError::NotSent),
+            Ok(Err(error)) if error.message().is_some() => Err(self.refused().unwrap_or(SendError::NotSent)),
             Ok(Err(error)) => {
+                let refusal = self.refusal.clone();
                 // What isn't HTTP on a connection that has carried a response is the rest of that response.
                 let is_rest = error.error().is_parse() || error.error().is_parse_status();
                 let is_stale = self.is_reused && (is_rest || self.meter.was_closed_before(mark));
                 let why = no_response::of_request(error.error(), &self.unread().await);
+                if let Some(refusal) = refusal.get() {
+                    return Err(SendError::NoResponse(no_response::of_refusal(refusal)));
+                }
                 Err(if is_stale { SendError::Stale(why) } else { SendError::NoResponse(why) })
             }
             // No request asked for another protocol (RFC 9110 §15.2.2).
@@ -106,6 +118,10 @@ impl Http1 {
 
     pub(crate) fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    fn refused(&self) -> Option<SendError> {
+        self.refusal.get().map(|refusal| SendError::NoResponse(no_response::of_refusal(refusal)))
     }
 
     /// What the server sent and hyper didn't take, once the connection has failed.

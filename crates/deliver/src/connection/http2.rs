@@ -2,7 +2,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -30,7 +29,12 @@ use super::{
     Deadline, MAX_HEADER_BYTES, SendError,
     meter::{Mark, Meter, Metered},
 };
-use crate::{dial::Stream, no_response, pool::Slot};
+use crate::{
+    no_response,
+    pool::Slot,
+    route::Route,
+    stream::{Stream, TlsRefusal},
+};
 
 /// How many streams a connection carries, whatever its server permits: more would wait for each other in one TCP connection.
 const MAX_STREAMS: usize = 100;
@@ -55,8 +59,10 @@ pub(crate) struct Http2 {
     limit: watch::Receiver<Option<usize>>,
     is_retired: AtomicBool,
     pub(super) meter: Arc<Meter>,
-    /// The address that was dialled, where this machine dialled it.
-    pub(crate) peer: Option<IpAddr>,
+    /// The way that it took.
+    pub(crate) route: Route,
+    /// Why the server refused the client after the handshake, if it did.
+    refusal: TlsRefusal,
     slot: Slot,
 }
 
@@ -71,11 +77,12 @@ pub(crate) struct Http2Stream {
 /// Opens a connection, with its first stream.
 pub(super) async fn open(
     stream: Stream,
-    peer: Option<IpAddr>,
+    route: Route,
     permit: DescriptorPermit,
     slot: Slot,
     deadline: Instant,
 ) -> Result<Http2Stream, NoResponse> {
+    let refusal = stream.refusal();
     let (stream, meter) = Metered::new(stream, permit);
     let handshake = builder().handshake(TokioIo::new(stream));
     let (requests, connection) = match timeout_at(deadline, handshake).await {
@@ -91,9 +98,11 @@ pub(super) async fn open(
         Ok(true) => {}
         Ok(false) => {
             drop(limit);
-            return Err(match task.await {
-                Ok(Err(error)) => no_response::of_request(&error, &[]),
-                Ok(Ok(())) | Err(_) => no_response::of_early_end(),
+            let ended = task.await;
+            return Err(match (refusal.get(), ended) {
+                (Some(refusal), _) => no_response::of_refusal(refusal),
+                (None, Ok(Err(error))) => no_response::of_request(&error, &[]),
+                (None, Ok(Ok(())) | Err(_)) => no_response::of_early_end(),
             });
         }
         Err(_) => {
@@ -101,7 +110,7 @@ pub(super) async fn open(
             return Err(no_stream());
         }
     }
-    let connection = Http2 { requests, limit, is_retired: AtomicBool::new(false), meter, peer, slot };
+    let connection = Http2 { requests, limit, is_retired: AtomicBool::new(false), meter, route, refusal, slot };
     Ok(Http2Stream { connection: Arc::new(connection), is_reused: false })
 }
 
@@ -207,6 +216,10 @@ impl Http2Stream {
     }
 
     fn failed(&self, error: &hyper::Error, mark: Mark) -> SendError {
+        if let Some(refusal) = self.connection.refusal.get() {
+            self.connection.retire();
+            return SendError::NoResponse(no_response::of_refusal(refusal));
+        }
         let why = no_response::of_request(error, &[]);
         let Some(cause) = no_response::h2_error(error) else {
             self.connection.retire();

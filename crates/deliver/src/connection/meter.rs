@@ -21,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::dial::Stream;
+use crate::stream::Stream;
 
 /// How much a server may send without a response making progress, in bytes: floods of SETTINGS, of PING, of 1xx responses.
 const WITHOUT_PROGRESS: u64 = 1 << 20;

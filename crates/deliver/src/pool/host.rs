@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicUsize},
     time::Duration,
 };
@@ -13,17 +12,20 @@ use std::{
 use pushline_model::HttpVersion;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{IDLE, LOOK_UP_AGAIN, OLDEST, Origin, Resting};
+use super::{IDLE, OLDEST, Origin, Resting};
 use crate::{
     Network,
     connection::{Connection, Http1, Http2, Http2Stream, Protocol},
     network::ConnectError,
+    route::Route,
+    tls::Identity,
 };
 
 /// The connections of an origin.
 #[derive(Debug)]
 pub(crate) struct Host {
     origin: Origin,
+    identity: Arc<Identity>,
     /// The most that it may have.
     limit: usize,
     resting: Arc<AtomicUsize>,
@@ -45,15 +47,6 @@ struct State {
     /// The server wants no HTTP/2, though it offers it.
     wants_http1: bool,
     waiting: VecDeque<Waiter>,
-    addresses: Addresses,
-}
-
-/// Where the name led when it was last looked up while there were connections.
-#[derive(Debug, Default)]
-struct Addresses {
-    at: Option<Instant>,
-    /// `None`: no answer has come since the first connection.
-    found: Option<Vec<IpAddr>>,
 }
 
 #[derive(Debug)]
@@ -112,10 +105,10 @@ struct Closed {
 }
 
 impl Host {
-    pub(super) fn new(origin: Origin, limit: usize, resting: Arc<AtomicUsize>) -> Arc<Self> {
+    pub(super) fn new(origin: Origin, identity: Arc<Identity>, limit: usize, resting: Arc<AtomicUsize>) -> Arc<Self> {
         let speaks_only_http1 = origin.http_version == HttpVersion::Http1 || !origin.is_https && origin.http_version == HttpVersion::Auto;
         let state = State { protocol: speaks_only_http1.then_some(Spoken::HTTP1), ..State::default() };
-        Arc::new(Self { origin, limit, resting, state: Mutex::new(state) })
+        Arc::new(Self { origin, identity, limit, resting, state: Mutex::new(state) })
     }
 
     /// A connection for one request: one that is open, or a new one. `is_fresh`: one that no request has used.
@@ -164,7 +157,7 @@ impl Host {
         slot: Slot,
         opening: Opening,
     ) -> Result<Connection, ConnectError> {
-        let opened = network.connect(url, self.offers(), slot).await;
+        let opened = network.connect(url, &self.identity, self.offers(), slot).await;
         match &opened {
             Ok(connection) => self.change(|state, _| state.opened(connection)),
             Err(error) => self.change(|state, closed| state.failed(error, closed)),
@@ -187,11 +180,7 @@ impl Host {
     pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
         self.change(|state, closed| {
             let is_of_use = connection.is_of_use(Duration::ZERO) && connection.meter().opened().elapsed() < OLDEST;
-            if is_of_use
-                && state.addresses.hold(connection.peer, connection.meter().opened())
-                && !at_most.is_zero()
-                && !state.awaits_an_end()
-            {
+            if is_of_use && !at_most.is_zero() && !state.awaits_an_end() {
                 state.idle.push(Idle { connection, resting: Resting::new(&self.resting), at_most });
                 self.serve(state, closed);
             } else {
@@ -224,33 +213,12 @@ impl Host {
         self.change(|state, closed| state.close(closed, |connection| !connection.is_of_use(now)));
     }
 
-    /// The name and the port of its server.
-    pub(crate) fn name_and_port(&self) -> (&str, u16) {
-        (&self.origin.host, self.origin.port)
-    }
-
-    /// Whether its name must be looked up again. If so, it isn't due again for a while.
-    pub(super) fn is_due_for_a_lookup(&self) -> bool {
-        if self.origin.host.parse::<IpAddr>().is_ok() {
-            return false;
-        }
-        self.change(|state, _| {
-            let is_due = state.slots > 0 && state.addresses.at.is_some_and(|at| at.elapsed() >= LOOK_UP_AGAIN);
-            if is_due {
-                state.addresses.at = Some(Instant::now());
-            }
-            is_due
-        })
-    }
-
-    /// The name leads to these addresses: connections to others aren't used again.
-    pub(crate) fn leads_to(&self, addresses: Vec<IpAddr>) {
+    /// No request goes out any more on connections whose way wouldn't be taken again.
+    pub(super) fn retire(&self, is_current: impl Fn(&Route) -> bool) {
         self.change(|state, closed| {
-            state.addresses.found = Some(addresses);
-            let State { idle, shared, addresses, .. } = state;
-            let idle = idle.extract_if(.., |idle| !addresses.hold(idle.connection.peer, idle.connection.meter().opened()));
+            let idle = state.idle.extract_if(.., |idle| !is_current(&idle.connection.route));
             closed.http1.extend(idle.map(|idle| idle.connection));
-            let shared = shared.extract_if(.., |shared| !addresses.hold(shared.connection.peer, shared.connection.meter().opened()));
+            let shared = state.shared.extract_if(.., |shared| !is_current(&shared.connection.route));
             closed.http2.extend(shared.map(|shared| shared.connection));
         });
     }
@@ -346,9 +314,6 @@ impl State {
     }
 
     fn opened(&mut self, connection: &Connection) {
-        if self.slots == 1 {
-            self.addresses = Addresses { at: Some(Instant::now()), found: None };
-        }
         self.protocol = Some(match connection {
             Connection::Http1(_) => Spoken::HTTP1,
             Connection::Http2(stream) => {
@@ -413,15 +378,6 @@ impl Rests for Shared {
 
     fn rests_since(&self) -> Option<Instant> {
         self.resting.as_ref().map(|resting| resting.since)
-    }
-}
-
-impl Addresses {
-    /// Whether a connection leads to where the name leads, as far as it is known.
-    fn hold(&self, peer: Option<IpAddr>, opened: Instant) -> bool {
-        let is_newer = self.at.is_none_or(|at| opened >= at);
-        let (Some(found), Some(peer)) = (&self.found, peer) else { return true };
-        is_newer || found.contains(&peer.to_canonical())
     }
 }
 

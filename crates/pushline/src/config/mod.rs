@@ -17,12 +17,13 @@ mod values;
 use std::{path::Path, sync::Arc};
 
 use anyhow::bail;
-use pushline_deliver::Egress;
+use pushline_deliver::{Egress, Proxy};
 use pushline_model::{Registry, Webhook};
 use toml::{Spanned, de::DeValue};
 
 pub(crate) use self::{
     mistakes::Mistakes,
+    registry::Certificates,
     settings::{Kafka, Queue, Settings},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// Webhooks and groups: what can be read again while the process runs.
     pub(crate) registry: Registry,
+    /// What expires of the certificates that webhooks name.
+    pub(crate) certificates: Certificates,
     /// Variables that begin like Pushline's own and name no field.
     pub(crate) passed_over: Vec<String>,
 }
@@ -61,7 +64,7 @@ impl Config {
         let mut mistakes = Collector::default();
         let (source, root) = Source::parse(path, text, variables, &mut mistakes);
         let mut root = root.unwrap_or_default();
-        let registry = registry::read(&mut root, &source, &mut mistakes);
+        let (registry, certificates) = registry::read(&mut root, &source, &mut mistakes);
         let mut document = Table { path: String::new(), value: Spanned::new(0..0, DeValue::Table(root)), source: &source };
         let mut passed_over = Vec::new();
         let settings = document.read(&mut mistakes, |offset| {
@@ -73,9 +76,12 @@ impl Config {
         if let Some((field, problem)) = settings.queue.validate() {
             document.mistake_within(&mut mistakes, "queue", field, problem);
         }
+        if let Some((field, problem)) = settings.egress.validate() {
+            document.mistake_within(&mut mistakes, "egress", field, problem);
+        }
         settings.queue.dir = source.path(&settings.queue.dir);
         mistakes.finish()?;
-        Ok(Self { settings, registry, passed_over })
+        Ok(Self { settings, registry, certificates, passed_over })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
@@ -90,7 +96,19 @@ impl Config {
     }
 
     pub(crate) fn egress(&self) -> Egress {
-        Egress::new(self.settings.egress.allow.iter().map(|range| range.0).collect())
+        let settings = &self.settings.egress;
+        let mut egress = Egress::new(settings.allow.iter().map(|range| range.0).collect());
+        if let Some(address) = settings.source_address {
+            egress = egress.dialling_from(address);
+        }
+        if let Some(named) = &settings.proxy {
+            let proxy = Proxy::new(named.url.host(), named.url.port());
+            egress = egress.through(match (&named.username, &named.password) {
+                (Some(username), Some(password)) => proxy.with_credentials(username, password),
+                _ => proxy,
+            });
+        }
+        egress
     }
 }
 

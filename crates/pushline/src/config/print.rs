@@ -1,11 +1,18 @@
 //! The effective configuration, as `check` prints it: every default filled in, secrets hidden. It can be read again.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use pushline_model::{Registry, Webhook};
 use serde::Serialize;
 
 use super::{Config, registry::GroupTable};
+
+/// A certificate that expires within this time is a warning.
+const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
 /// One table of `[[webhooks]]`.
 #[derive(Serialize)]
@@ -21,7 +28,7 @@ struct OneGroup {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, registry, passed_over } = self;
+        let Self { settings, registry, certificates, passed_over } = self;
         write(f, &settings.redacted())?;
         for webhook in registry.webhooks() {
             f.write_str("\n")?;
@@ -39,6 +46,11 @@ impl fmt::Display for Config {
         if !dropped.is_empty() {
             let names = dropped.into_iter().collect::<Vec<_>>().join(", ");
             writeln!(f, "# nginx drops headers whose name has a _ unless underscores_in_headers is on: {names}")?;
+        }
+        let now = SystemTime::now();
+        for (webhook, expiry) in certificates {
+            let warning = if expiry.at <= now + EXPIRES_SOON { "warning: " } else { "" };
+            writeln!(f, "# {warning}webhook {webhook:?}: {}", expiry.describe(now))?;
         }
         if !passed_over.is_empty() {
             writeln!(f, "# ignored, since they name no field: {}", passed_over.join(", "))?;

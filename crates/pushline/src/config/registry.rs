@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use pushline_model::{GroupId, Iccid, Invalid, Organisation, Registry, RegistryBuilder, Webhook};
+use pushline_deliver::{CertificateExpiry, InvalidTlsFile, TlsFiles};
+use pushline_model::{GroupId, Iccid, Invalid, Organisation, Registry, RegistryBuilder, Tls, Webhook};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use toml::{
     Spanned,
@@ -53,20 +54,28 @@ impl GroupTable {
     }
 }
 
-/// Takes both lists out of the document and reads them. Where there are mistakes, the registry is good for nothing.
-pub(super) fn read(root: &mut DeTable<'_>, source: &Source, mistakes: &mut Collector) -> Registry {
-    let mut reader = Reader { source, mistakes, builder: RegistryBuilder::default() };
+/// The certificates of webhooks: the name of each webhook that has any, and what of them expires first.
+pub(crate) type Certificates = Vec<(String, CertificateExpiry)>;
+
+/// Takes both lists out of the document and reads them, and the certificates that they name. Where there are mistakes, the registry is good for
+/// nothing.
+pub(super) fn read(root: &mut DeTable<'_>, source: &Source, mistakes: &mut Collector) -> (Registry, Certificates) {
+    let mut reader =
+        Reader { source, mistakes, builder: RegistryBuilder::default(), certificates: Certificates::new(), tls_files: HashMap::new() };
     let mut webhooks = reader.tables(root, "webhooks");
     let mut groups = reader.tables(root, "groups");
     let names = reader.webhooks(&mut webhooks);
     reader.groups(&mut groups, &names);
-    reader.builder.build()
+    (reader.builder.build(), reader.certificates)
 }
 
 struct Reader<'a> {
     source: &'a Source,
     mistakes: &'a mut Collector,
     builder: RegistryBuilder,
+    certificates: Certificates,
+    /// Many webhooks may name the same files.
+    tls_files: HashMap<Tls, Result<Option<CertificateExpiry>, InvalidTlsFile>>,
 }
 
 impl<'a> Reader<'a> {
@@ -103,7 +112,8 @@ impl<'a> Reader<'a> {
                     table.mistake(self.mistakes, "name", format!("duplicate webhook name {name:?} (first defined in line {line})"));
                 }
             }
-            let Some(webhook) = table.read::<Webhook>(self.mistakes, |_| false) else { continue };
+            let Some(mut webhook) = table.read::<Webhook>(self.mistakes, |_| false) else { continue };
+            webhook.tls = std::mem::take(&mut webhook.tls).with_paths(|path| self.source.path(path));
             for invalid in webhook.validate() {
                 table.mistake(self.mistakes, invalid.field, invalid.problem.to_string());
             }
@@ -111,6 +121,7 @@ impl<'a> Reader<'a> {
                 let field = if webhook.secret.is_some() { "secret" } else { "secrets" };
                 table.mistake(self.mistakes, field, Invalid::SigningSecret.to_string());
             }
+            self.tls_files(table, &webhook);
             if self.mistakes.len() == before
                 && let Err(invalid) = self.builder.webhook(webhook)
             {
@@ -118,6 +129,14 @@ impl<'a> Reader<'a> {
             }
         }
         names
+    }
+
+    fn tls_files(&mut self, table: &Table<'a, '_>, webhook: &Webhook) {
+        let read = || TlsFiles::read(&webhook.tls).map(|files| files.expiry);
+        match self.tls_files.entry(webhook.tls.clone()).or_insert_with(read) {
+            Ok(expiry) => self.certificates.extend(expiry.clone().map(|expiry| (webhook.name.clone(), expiry))),
+            Err(invalid) => table.mistake_within(self.mistakes, "tls", invalid.field, invalid.problem.clone()),
+        }
     }
 
     fn groups(&mut self, tables: &mut [Table<'a, '_>], webhooks: &HashMap<String, usize>) {

@@ -1,13 +1,13 @@
 //! Everything in the file but webhooks and groups: one type a section, each field with its default and its range.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use pushline_model::{
-    TopicPattern,
+    Secret, TopicPattern, Url,
     units::{CountIn, DAY, DurationIn, SECOND, SizeIn},
 };
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,23 @@ pub(crate) struct EgressSettings {
     /// How many connections a host may have, idle ones included.
     #[serde(with = "CountIn::<1, 100_000>")]
     pub(crate) connections_per_host: usize,
+    /// The address of this machine that connections to endpoints come from.
+    #[serde(deserialize_with = "values::ip_address")]
+    pub(crate) source_address: Option<IpAddr>,
+    pub(crate) proxy: Option<ProxySettings>,
+}
+
+/// `[egress] proxy`: connections to endpoints are tunnels through it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProxySettings {
+    #[serde(deserialize_with = "values::proxy_url")]
+    pub(crate) url: Url,
+    /// Without a colon (RFC 7617).
+    #[serde(default)]
+    pub(crate) username: Option<String>,
+    #[serde(default)]
+    pub(crate) password: Option<Secret>,
 }
 
 /// `[metrics]`.
@@ -171,7 +188,7 @@ impl Default for Settings {
 
 impl Default for EgressSettings {
     fn default() -> Self {
-        Self { allow: Vec::new(), connections_per_host: pushline_deliver::CONNECTIONS_PER_HOST }
+        Self { allow: Vec::new(), connections_per_host: pushline_deliver::CONNECTIONS_PER_HOST, source_address: None, proxy: None }
     }
 }
 
@@ -232,6 +249,21 @@ impl QueueSettings {
             }
             (QueueKind::Kafka, None) => Some(("kafka", "it is missing: [queue.kafka] with brokers = \"host:9092\"")),
             (QueueKind::Kafka, Some(_)) => None,
+        }
+    }
+}
+
+impl EgressSettings {
+    /// What no single field can be wrong with: the field, and the mistake.
+    pub(super) fn validate(&self) -> Option<(&'static str, &'static str)> {
+        let proxy = self.proxy.as_ref()?;
+        match (&proxy.username, &proxy.password) {
+            (Some(_), None) => Some(("proxy", "username needs password beside it, or password_file = \"path\"")),
+            (None, Some(_)) => Some(("proxy", "password needs username beside it")),
+            (Some(username), _) if username.contains(':') || username.chars().any(char::is_control) => {
+                Some(("proxy", "a user name can't hold a colon or a control character"))
+            }
+            _ => None,
         }
     }
 }

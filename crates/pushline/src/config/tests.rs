@@ -95,6 +95,48 @@ fn the_value_of_a_custom_header_is_not_shown() {
 }
 
 #[test]
+fn files_of_tls_are_sought_beside_the_configuration_and_a_mistake_in_one_has_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.toml");
+    let read = |tls: &str| {
+        let text = format!("[[webhooks]]\nname = \"w\"\nurl = \"https://a.example/\"\n{tls}");
+        Config::parse(&file, &text, []).map_err(|mistakes| mistakes.to_string())
+    };
+    for (tls, says) in [
+        ("tls = { ca_file = \"ca.pem\" }", "p.toml:4: webhooks[0].tls.ca_file: can't read"),
+        ("[webhooks.tls]\n\ncert_file = \"c.pem\"\nkey_file = \"k.pem\"", "p.toml:6: webhooks[0].tls.cert_file: can't read"),
+        ("tls = { cert_file = \"c.pem\" }", "p.toml:4: webhooks[0].tls: cert_file needs key_file"),
+        ("tls = { server_name = \"a b\" }", "p.toml:4: webhooks[0].tls.server_name: \"a b\" is not the name of a server"),
+        ("tls = { ca = \"ca.pem\" }", "p.toml:4: webhooks[0].tls.ca: there is no such field"),
+    ] {
+        let mistakes = read(tls).unwrap_err();
+        assert!(mistakes.contains(says), "{mistakes}\n  expected {says}");
+    }
+    for (years, warns) in [(2020..2090, false), (2020..2021, true)] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["client".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(years.start, 1, 1), rcgen::date_time_ymd(years.end, 1, 1));
+        std::fs::write(folder.path().join("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(folder.path().join("k.pem"), key.serialize_pem()).unwrap();
+        let config = read("tls = { cert_file = \"c.pem\", key_file = \"k.pem\" }").unwrap();
+        let shown = config.to_string();
+        let line = shown.lines().find(|line| line.contains("c.pem expire")).unwrap();
+        assert_eq!((line.starts_with("# warning: webhook \"w\""), line.contains("expired at 2021")), (warns, warns), "{line}");
+        assert!(Config::parse(&file, &shown, []).is_ok(), "{shown}");
+    }
+}
+
+#[test]
+fn the_way_out_is_read_and_its_password_hidden() {
+    let text = "[egress]\nsource_address = \"10.0.0.7\"\nproxy = { url = \"http://10.0.0.5:3128\", username = \"u\", password = \"hush\" }";
+    let config = parse(text).unwrap();
+    assert_eq!(config.settings.egress.source_address, Some([10, 0, 0, 7].into()));
+    let shown = config.to_string();
+    assert!(shown.contains("http://10.0.0.5:3128") && !shown.contains("hush"), "{shown}");
+    assert!(parse(&shown).is_ok(), "{shown}");
+}
+
+#[test]
 fn a_mistake_is_reported_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
@@ -109,6 +151,15 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
             "/etc/p.toml:4: mqtt.listener.topics: \"{org}\" is not a topic pattern: it needs {iccid}",
         ),
         ("[egress]\nallow = [\"10.0.0.0\", \"x\"]", "/etc/p.toml:2: egress.allow: \"x\" is no range"),
+        ("[egress]\nsource_address = \"10.0.0.0/8\"", "/etc/p.toml:2: egress.source_address: \"10.0.0.0/8\" is no address, such as"),
+        ("[egress]\nproxy = \"http://10.0.0.5:3128\"", "/etc/p.toml:2: egress.proxy: it is a text, expected a table"),
+        (
+            "[egress]\nproxy = { url = \"https://p:1\" }",
+            "/etc/p.toml:2: egress.proxy.url: \"https://p:1\" is no proxy: write it as http://host:port",
+        ),
+        ("[egress]\nproxy = { url = \"http://u:hush@p:1\" }", "/etc/p.toml:2: egress.proxy.url: user and password don't belong in it"),
+        ("[egress.proxy]\nurl = \"http://p:1\"\nusername = \"u\"", "/etc/p.toml:2: egress.proxy: username needs password"),
+        ("[egress]\nproxy = { }", "/etc/p.toml:2: egress.proxy.url: it is missing"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
         ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
         ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers: this version"),

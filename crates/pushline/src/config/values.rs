@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use pushline_model::TopicPattern;
+use pushline_model::{TopicPattern, Url};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, Error, MapAccess, Visitor},
@@ -47,6 +47,24 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sock
     let read =
         |text: &str| text.parse().map_err(|_| format!("{text:?} is no address with a port, such as \"127.0.0.1:1883\" or \"[::]:1883\""));
     deserializer.deserialize_str(Text("an address such as \"127.0.0.1:1883\"", read))
+}
+
+/// `egress.source_address`.
+pub(super) fn ip_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
+    let read =
+        |text: &str| text.parse().map(Some).map_err(|_| format!("{text:?} is no address, such as \"198.51.100.7\" or \"2001:db8::7\""));
+    deserializer.deserialize_str(Text("an address such as \"198.51.100.7\"", read))
+}
+
+/// `egress.proxy.url`.
+pub(super) fn proxy_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    let refusal = |text: &str| format!("{text:?} is no proxy: write it as http://host:port");
+    let read = |text: &str| match text.parse::<Url>() {
+        Ok(url) if !url.is_https() && url.path_and_query() == "/" => Ok(url),
+        _ if text.contains('@') => Err("user and password don't belong in it: proxy = { url = …, username = …, password = … }".to_owned()),
+        _ => Err(refusal(text)),
+    };
+    deserializer.deserialize_str(Text("a URL such as \"http://10.0.0.5:3128\"", read))
 }
 
 /// A path.

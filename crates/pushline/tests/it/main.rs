@@ -13,6 +13,7 @@ mod crashes;
 mod deploy;
 mod disk;
 mod document;
+mod egress;
 mod failure_causes;
 mod hostile;
 mod isolation;

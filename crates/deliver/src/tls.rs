@@ -1,0 +1,228 @@
+//! TLS to servers: an identity for each `tls` that webhooks have, and the rustls client that is made of it.
+//!
+//! The files are read again when they change (`refresh`). From then on connections of the identity before aren't current: they take no further request.
+
+mod files;
+mod handshakes;
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, SystemTime},
+};
+
+use hashbrown::HashMap;
+use metrics::gauge;
+use pushline_model::Tls;
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::Resumption,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, ServerName},
+    sign::SingleCertAndKey,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tracing::{error, info, warn};
+
+use crate::{connection::Protocol, metrics::CERTIFICATE_EXPIRY};
+
+pub use self::files::{CertificateExpiry, InvalidTlsFile, TlsFiles};
+pub(crate) use self::handshakes::Handshakes;
+
+/// How many sessions rustls keeps for each server, and counts for one when it is told how many to keep.
+const SESSIONS_OF_A_SERVER: usize = 8;
+
+/// The log warns of a certificate that expires within these times.
+const WARN_BEFORE: [Duration; 4] = [Duration::from_hours(30 * 24), Duration::from_hours(7 * 24), Duration::from_hours(24), Duration::ZERO];
+
+/// The identities of all webhooks. Each lives as long as an endpoint that has it.
+#[derive(Debug)]
+pub(crate) struct Identities {
+    by_tls: Mutex<HashMap<Tls, Weak<Identity>>>,
+    /// Root certificates that are trusted beside Mozilla's.
+    more_roots: Vec<CertificateDer<'static>>,
+    pub(crate) handshakes: Handshakes,
+}
+
+/// What a webhook shows and trusts. Connections belong to one.
+pub(crate) struct Identity {
+    tls: Tls,
+    state: Mutex<State>,
+}
+
+struct State {
+    config: Arc<ClientConfig>,
+    /// Which reading of the files this is.
+    generation: u64,
+    /// How many servers' sessions the cache holds.
+    servers: usize,
+    /// The stamps of the files when they were read, and at the last look.
+    read: Stamps,
+    seen: Stamps,
+    expiry: Option<CertificateExpiry>,
+    /// How many of [`WARN_BEFORE`] were logged.
+    warned: usize,
+}
+
+/// When each file was written, its length and its inode. `None`: it isn't there.
+type Stamps = Vec<Option<(SystemTime, u64, u64)>>;
+
+impl Identities {
+    pub(crate) fn new(more_roots: Vec<CertificateDer<'static>>) -> Self {
+        Self { by_tls: Mutex::default(), more_roots, handshakes: Handshakes::default() }
+    }
+
+    /// The identity of one more endpoint. It reads the files of one that is new.
+    ///
+    /// # Errors
+    /// A file that is of no use.
+    pub(crate) fn of(&self, tls: &Tls) -> Result<Arc<Identity>, InvalidTlsFile> {
+        let mut by_tls = self.lock();
+        if let Some(identity) = by_tls.get(tls).and_then(Weak::upgrade) {
+            identity.enlarge_cache(Arc::strong_count(&identity));
+            return Ok(identity);
+        }
+        let (read, files) = (stamps(tls), TlsFiles::read(tls)?);
+        let config = self.config(&files, 1);
+        let state = State { config, generation: 0, servers: 1, seen: read.clone(), read, expiry: files.expiry, warned: 0 };
+        let identity = Arc::new(Identity { tls: tls.clone(), state: Mutex::new(state) });
+        by_tls.retain(|_, identity| identity.strong_count() > 0);
+        by_tls.insert(tls.clone(), Arc::downgrade(&identity));
+        Ok(identity)
+    }
+
+    /// Reads files that have changed, and looks at what expires. It blocks.
+    ///
+    /// A file that changed since the last look is being written: it is read at the next look. What can't be read leaves the identity as it was.
+    pub(crate) fn refresh(&self, now: SystemTime) {
+        let identities: Vec<Arc<Identity>> = self.lock().values().filter_map(Weak::upgrade).collect();
+        for identity in &identities {
+            if identity.is_to_be_read(stamps(&identity.tls)) {
+                self.read_again(identity);
+            }
+            identity.warn_of_expiry(now);
+        }
+        let first = identities.iter().filter_map(|identity| identity.lock().expiry.as_ref().map(|expiry| expiry.at)).min();
+        if let Some(first) = first {
+            let seconds = first.duration_since(now).map_or_else(|past| -past.duration().as_secs_f64(), |left| left.as_secs_f64());
+            gauge!(CERTIFICATE_EXPIRY).set(seconds);
+        }
+    }
+
+    fn read_again(&self, identity: &Identity) {
+        let shown = identity.tls.cert_file.as_ref().or(identity.tls.ca_file.as_ref()).map(|file| tracing::field::display(file.display()));
+        match TlsFiles::read(&identity.tls) {
+            Ok(files) => {
+                let mut state = identity.lock();
+                state.config = self.config(&files, state.servers);
+                state.generation += 1;
+                (state.expiry, state.warned) = (files.expiry, 0);
+                info!(file = shown, "certificates read again: new connections use them, and open ones take no further request");
+            }
+            Err(error) => error!(file = shown, %error, "certificates not read again: the old ones stay in effect"),
+        }
+    }
+
+    fn config(&self, files: &TlsFiles, servers: usize) -> Arc<ClientConfig> {
+        let roots = files.roots.clone().unwrap_or_else(|| {
+            let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+            roots.add_parsable_certificates(self.more_roots.iter().cloned());
+            roots
+        });
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has cipher suites for TLS 1.2 and 1.3")
+            .with_root_certificates(roots);
+        let mut config = match &files.certificate {
+            Some(certificate) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certificate)))),
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_OF_A_SERVER * servers);
+        Arc::new(config)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Tls, Weak<Identity>>> {
+        self.by_tls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Identity {
+    /// A handshake with a server, which is offered these protocols (ALPN). Returns which generation of the identity the connection is of.
+    ///
+    /// # Errors
+    /// Why it failed; a name that can't stand in a certificate is invalid input.
+    pub(crate) async fn handshake(&self, host: &str, offers: &[Protocol], stream: TcpStream) -> (u64, io::Result<TlsStream<TcpStream>>) {
+        let (config, generation) = {
+            let state = self.lock();
+            (Arc::clone(&state.config), state.generation)
+        };
+        let name = self.tls.server_name.as_deref().unwrap_or(host);
+        let handshake = match ServerName::try_from(name.to_owned()) {
+            Ok(name) => {
+                let offers = offers.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+                TlsConnector::from(config).with_alpn(offers).connect(name, stream).await
+            }
+            Err(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} can't be the name of a certificate"))),
+        };
+        (generation, handshake)
+    }
+
+    /// Whether a connection of this generation may take another request.
+    pub(crate) fn is_current(&self, generation: u64) -> bool {
+        self.lock().generation == generation
+    }
+
+    /// Lets the session cache hold sessions of this many servers. It grows to twice the size each time, since growing loses what it holds.
+    fn enlarge_cache(&self, servers: usize) {
+        let mut state = self.lock();
+        if servers > state.servers {
+            state.servers = servers.next_power_of_two();
+            let mut config = ClientConfig::clone(&state.config);
+            config.resumption = Resumption::in_memory_sessions(SESSIONS_OF_A_SERVER * state.servers);
+            state.config = Arc::new(config);
+        }
+    }
+
+    fn is_to_be_read(&self, now: Stamps) -> bool {
+        let mut state = self.lock();
+        let rests = state.seen == now;
+        state.seen.clone_from(&now);
+        let is_new = rests && now != state.read;
+        if is_new {
+            state.read = now;
+        }
+        is_new
+    }
+
+    fn warn_of_expiry(&self, now: SystemTime) {
+        let mut state = self.lock();
+        let Some(expiry) = &state.expiry else { return };
+        let left = expiry.at.duration_since(now).unwrap_or_default();
+        let due = WARN_BEFORE.iter().filter(|before| left <= **before).count();
+        if due > state.warned {
+            warn!("{}: replace the file, and Pushline reads it", expiry.describe(now));
+            state.warned = due;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("tls", &self.tls).field("generation", &self.lock().generation).finish_non_exhaustive()
+    }
+}
+
+fn stamps(tls: &Tls) -> Stamps {
+    let stamp = |file: &Path| {
+        let metadata = fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    };
+    [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().map(|file| stamp(file)).collect()
+}
