@@ -158,7 +158,7 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
             "/etc/p.toml:2: egress.proxy.url: \"https://p:1\" is no proxy: write it as http://host:port",
         ),
         ("[egress]\nproxy = { url = \"http://u:hush@p:1\" }", "/etc/p.toml:2: egress.proxy.url: user and password don't belong in it"),
-        ("[egress.proxy]\nurl = \"http://p:1\"\nusername = \"u\"", "/etc/p.toml:2: egress.proxy: username needs password"),
+        ("[egress.proxy]\nurl = \"http://p:1\"\nusername = \"u\"", "/etc/p.toml:1: egress.proxy: username needs password"),
         ("[egress]\nproxy = { }", "/etc/p.toml:2: egress.proxy.url: it is missing"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
         ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
@@ -555,6 +555,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(parse(&example).unwrap().settings, default);
     let mut all = parse(&uncommented(&example)).unwrap().settings;
     let kafka = all.queue.kafka.take().expect("the example shows [queue.kafka]");
+    assert!(all.egress.source_address.take().is_some() && all.egress.proxy.take().is_some());
     assert_eq!(all, default);
     let bare = parse("[queue.kafka]\nbrokers = \"a:1\"").unwrap().settings.queue.kafka.unwrap();
     assert_eq!((kafka.topic_prefix, kafka.partitions), (bare.topic_prefix, bare.partitions));
@@ -563,7 +564,7 @@ fn the_example_shows_the_defaults() {
     let webhook = uncommented(&format!("[[webhooks]]{webhook}"));
     let webhook = webhook
         .lines()
-        .filter(|line| !["rate = ", "secret = ", "secrets = ", "devices_file = "].iter().any(|option| line.starts_with(option)))
+        .filter(|line| !["rate = ", "secret = ", "secrets = ", "devices_file = ", "tls = "].iter().any(|example| line.starts_with(example)))
         .map(|line| format!("{line}\n"))
         .collect::<String>();
     let shown = Webhook::clone(&parse(&webhook).unwrap().registry.webhooks()[0]);
