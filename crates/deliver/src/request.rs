@@ -9,7 +9,7 @@ use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Uri,
     header::{self, HeaderName},
 };
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
 use hyper::{Response, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pushline_model::{Auth, MessageId, Webhook};
@@ -18,7 +18,11 @@ use tokio::{
     task::unconstrained,
 };
 
-use crate::{DeliverError, connection::Protocol, signature::SigningKey};
+use crate::{
+    DeliverError,
+    connection::{Protocol, RequestBody},
+    signature::SigningKey,
+};
 
 const USER_AGENT: &str = concat!("Pushline/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -73,10 +77,10 @@ impl Template {
     }
 
     /// One attempt's request. `at`: the wall clock in seconds since 1970.
-    pub(crate) fn request(&self, protocol: Protocol, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
+    pub(crate) fn request(&self, protocol: Protocol, id: MessageId, at: u64, body: Bytes) -> Request<RequestBody> {
         let (id, at) = (id.to_string(), at.to_string());
         let signature = self.key.as_ref().map(|key| key.sign(&id, &at, &body));
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(RequestBody::new(body));
         *request.method_mut() = Method::POST;
         *request.headers_mut() = self.headers.clone();
         match protocol {
@@ -158,7 +162,7 @@ mod tests {
         webhook
     }
 
-    fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
+    fn request(webhook: &Webhook) -> Request<RequestBody> {
         Template::new(webhook, &mut HeaderCaseCache::default()).unwrap().request(
             Protocol::Http1,
             MessageId([1; 16]),
@@ -167,7 +171,7 @@ mod tests {
         )
     }
 
-    fn header<'a>(request: &'a Request<Full<Bytes>>, name: &str) -> Option<&'a str> {
+    fn header<'a>(request: &'a Request<RequestBody>, name: &str) -> Option<&'a str> {
         request.headers().get(name).map(|value| value.to_str().unwrap())
     }
 
