@@ -12,6 +12,7 @@ use metrics::{Counter, counter};
 use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, LocalFailureKind, NoResponse, Url};
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
@@ -29,6 +30,7 @@ use crate::{
     metrics::CONNECTIONS,
     no_response,
     pool::{Pool, Slot},
+    tls_sessions::TlsSessions,
 };
 
 /// The time that resolving, connecting and TLS may take together (docs/document.md, Outcome).
@@ -99,10 +101,11 @@ impl Network {
             roots.add(root)?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.resumption = Resumption::store(Arc::new(TlsSessions::default()));
         let connections = ["http/1.1", "h2"]
             .map(|protocol| ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => protocol, "reused" => reused)));
         let lookups = Lookups::of_the_system(descriptors.lookups());

@@ -36,7 +36,7 @@ pub(crate) fn of_request(error: &hyper::Error, unread: &[u8]) -> NoResponse {
         return of_http2(error);
     }
     if error.is_timeout() {
-        return NoResponse::ConnectionLost("the server stopped answering: it answers no HTTP/2 ping".into());
+        return NoResponse::ConnectionLost("the server answered no HTTP/2 ping within 20 s".into());
     }
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
         Some(source) => of_io(source),
