@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use pushline_model::{DescriptorPermit, NoResponse};
 use tokio::time::Instant;
 
 pub(crate) use self::{
+    body::RequestBody,
     http1::Http1,
     http2::{Http2, Http2Stream},
     meter::Meter,
 };
 use crate::{network::ConnectError, pool::Slot, route::Route, stream::Stream};
 
+mod body;
 mod http1;
 mod http2;
 mod meter;
@@ -63,7 +63,7 @@ impl Connection {
     /// Sends a request. Returns its response as soon as the status has arrived, and the connection that its body comes on.
     pub(crate) async fn send(
         self,
-        request: Request<Full<Bytes>>,
+        request: Request<RequestBody>,
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
         match self {

@@ -22,6 +22,7 @@
 //! | what is read of a response after its status | `response.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
+//! | TLS sessions to resume, of each server name | `tls_sessions.rs` |
 //! | whether the name servers of this machine answer | `name_servers.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 

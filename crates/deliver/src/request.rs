@@ -13,7 +13,7 @@ use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Uri,
     header::{self, HeaderName},
 };
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
 use hyper::{Response, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pushline_model::{Auth, Compression, MessageId, Webhook};
@@ -22,7 +22,12 @@ use tokio::{
     task::unconstrained,
 };
 
-use crate::{DeliverError, access_tokens::AccessTokens, connection::Protocol, signature::SigningKeys};
+use crate::{
+    DeliverError,
+    access_tokens::AccessTokens,
+    connection::{Protocol, RequestBody},
+    signature::SigningKeys,
+};
 
 const USER_AGENT: &str = concat!("Pushline/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -83,10 +88,10 @@ impl Template {
     }
 
     /// One attempt's request. `at`: the wall clock in seconds since 1970.
-    pub(crate) fn request(&self, protocol: Protocol, id: MessageId, at: u64, body: Bytes) -> Request<Full<Bytes>> {
+    pub(crate) fn request(&self, protocol: Protocol, id: MessageId, at: u64, body: Bytes) -> Request<RequestBody> {
         let (id, at) = (id.to_string(), at.to_string());
         let signature = self.keys.sign(&id, &at, &body);
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(RequestBody::new(body));
         *request.method_mut() = Method::POST;
         *request.headers_mut() = self.headers.clone();
         match protocol {
@@ -174,7 +179,7 @@ mod tests {
         webhook
     }
 
-    fn request(webhook: &Webhook) -> Request<Full<Bytes>> {
+    fn request(webhook: &Webhook) -> Request<RequestBody> {
         Template::new(webhook, None, &mut HeaderCaseCache::default()).unwrap().request(
             Protocol::Http1,
             MessageId([1; 16]),
@@ -183,7 +188,7 @@ mod tests {
         )
     }
 
-    fn header<'a>(request: &'a Request<Full<Bytes>>, name: &str) -> Option<&'a str> {
+    fn header<'a>(request: &'a Request<RequestBody>, name: &str) -> Option<&'a str> {
         request.headers().get(name).map(|value| value.to_str().unwrap())
     }
 

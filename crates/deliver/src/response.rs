@@ -153,12 +153,13 @@ impl Drop for Active {
 
 /// How long a connection of HTTP/1.1 may rest after a response with this head.
 ///
-/// Zero where its end isn't certain: a 204 or 304 that announces a body (some servers send one), and two ways to tell the length (RFC 9112 §6.3).
+/// Zero where the server closes it, and where its end isn't certain: a 204 or 304 that announces a body (some servers send one), and two ways to tell the length (RFC 9112 §6.3).
 fn rest_at_most(status: StatusCode, headers: &HeaderMap) -> Duration {
     let (length, is_coded) = (headers.get(header::CONTENT_LENGTH), headers.contains_key(header::TRANSFER_ENCODING));
     let announces_a_body = is_coded || length.is_some_and(|length| length.as_bytes().trim_ascii() != b"0");
     let has_none = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if has_none && announces_a_body || is_coded && length.is_some() { Duration::ZERO } else { keep_alive(headers) }
+    let is_closed = headers.get_all(header::CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+    if is_closed || has_none && announces_a_body || is_coded && length.is_some() { Duration::ZERO } else { keep_alive(headers) }
 }
 
 /// How long a connection may rest, by `Keep-Alive: timeout=5, max=100` (seconds; RFC 2068 §19.7.1.1, and what servers send today).

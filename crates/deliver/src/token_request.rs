@@ -11,14 +11,14 @@ use http::{
     HeaderValue, Method, Request, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use pushline_model::{ClientCredentials, NoResponse, Outcome, Secret, Tls, Url};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
     Network,
-    connection::{Connection, Deadline},
+    connection::{Connection, Deadline, RequestBody},
     network::ConnectError,
     pool::Origin,
 };
@@ -87,8 +87,8 @@ impl TokenRequest {
         self.read(answer.0, &answer.1).map_err(|why| self.failed(&why))
     }
 
-    fn request(&self) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
+    fn request(&self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::new(self.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.path_and_query().parse().expect("a URL's path is one");
         let headers = request.headers_mut();
@@ -136,7 +136,7 @@ impl std::fmt::Debug for TokenRequest {
 }
 
 /// Sends the request and reads the answer. The connection ends with it.
-async fn exchange(connection: Connection, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+async fn exchange(connection: Connection, request: Request<RequestBody>) -> Result<(StatusCode, Bytes), String> {
     let mut deadline = Deadline::new(ANSWER_TIMEOUT);
     let (response, _connection) = connection.send(request, &mut deadline).await.map_err(|error| NoResponse::from(error).to_string())?;
     let status = response.status();

@@ -4,7 +4,6 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
@@ -18,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Deadline, MAX_HEADER_BYTES, SendError,
+    Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
     meter::{Meter, Metered},
 };
 use crate::{
@@ -40,7 +39,7 @@ const UNREAD: Duration = Duration::from_millis(500);
 /// A connection that ends with its owner.
 #[derive(Debug)]
 pub(crate) struct Http1 {
-    requests: SendRequest<Full<Bytes>>,
+    requests: SendRequest<RequestBody>,
     task: Task,
     pub(super) meter: Arc<Meter>,
     pub(super) is_reused: bool,
@@ -78,7 +77,7 @@ impl Http1 {
 
     pub(super) async fn send(
         mut self,
-        request: Request<Full<Bytes>>,
+        request: Request<RequestBody>,
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
         if !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {

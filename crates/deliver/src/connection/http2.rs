@@ -11,9 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
@@ -26,7 +24,8 @@ use tokio::{
 };
 
 use super::{
-    Deadline, MAX_HEADER_BYTES, SendError,
+    Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    body::Released,
     meter::{Mark, Meter, Metered},
 };
 use crate::{
@@ -54,7 +53,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// A connection. It ends when it is dropped: by its pool and by its last stream.
 #[derive(Debug)]
 pub(crate) struct Http2 {
-    requests: SendRequest<Full<Bytes>>,
+    requests: SendRequest<RequestBody>,
     /// How many streams it may carry at a time; `None` once it has ended.
     limit: watch::Receiver<Option<usize>>,
     is_retired: AtomicBool,
@@ -72,6 +71,8 @@ pub(crate) struct Http2Stream {
     pub(crate) connection: Arc<Http2>,
     /// Whether another stream came first.
     pub(super) is_reused: bool,
+    /// Whether the request's body has gone, once there is a request.
+    body: Option<Released>,
 }
 
 /// Opens a connection, with its first stream.
@@ -111,7 +112,7 @@ pub(super) async fn open(
         }
     }
     let connection = Http2 { requests, limit, is_retired: AtomicBool::new(false), meter, route, refusal, slot };
-    Ok(Http2Stream { connection: Arc::new(connection), is_reused: false })
+    Ok(Http2Stream { connection: Arc::new(connection), is_reused: false, body: None })
 }
 
 fn no_stream() -> NoResponse {
@@ -120,7 +121,7 @@ fn no_stream() -> NoResponse {
 
 /// Drives a connection and publishes how many streams its server permits, until its sender is dropped or it has failed. Then ends it.
 async fn serve(
-    mut connection: http2::Connection<TokioIo<Metered>, Full<Bytes>, TokioExecutor>,
+    mut connection: http2::Connection<TokioIo<Metered>, RequestBody, TokioExecutor>,
     meter: Arc<Meter>,
     publish: watch::Sender<Option<usize>>,
     more_streams: impl Fn(),
@@ -184,16 +185,17 @@ impl Http2 {
 impl Http2Stream {
     /// A further stream of a connection, that the pool has counted.
     pub(crate) fn new(connection: &Arc<Http2>) -> Self {
-        Self { connection: Arc::clone(connection), is_reused: true }
+        Self { connection: Arc::clone(connection), is_reused: true, body: None }
     }
 
     pub(super) async fn send(
-        self,
-        request: Request<Full<Bytes>>,
+        mut self,
+        mut request: Request<RequestBody>,
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
         let mark = self.connection.meter.mark();
         let mut requests = self.connection.requests.clone();
+        self.body = Some(request.body_mut().watch());
         match timeout_at(deadline.begin(), requests.try_send_request(request)).await {
             // The stream is reset. Nobody knows whether the connection still leads to a server.
             Err(_) => {
@@ -250,6 +252,10 @@ impl Http2Stream {
 
 impl Drop for Http2Stream {
     fn drop(&mut self) {
+        // For the library the stream is still open, and counts: the body waits for a window, and only the end of the connection ends that.
+        if self.body.as_ref().is_some_and(|body| !body.get()) {
+            self.connection.retire();
+        }
         self.connection.slot.stream_ended(&self.connection);
     }
 }

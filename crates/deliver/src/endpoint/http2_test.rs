@@ -17,7 +17,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::scripted_server::{Server, attempt, network};
+use tokio_rustls::TlsAcceptor;
+
+use super::scripted_server::{Server, attempt, network, read_request};
+use crate::{Egress, Network};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -42,13 +45,18 @@ struct Frame {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// Begins a connection, with a limit of streams.
-    async fn accept(mut stream: S, limit: u32) -> Self {
+    async fn accept(stream: S, limit: u32) -> Self {
+        Self::accept_with(stream, limit, 65535).await
+    }
+
+    /// Begins a connection, with a limit of streams and a window for each of them in bytes.
+    async fn accept_with(mut stream: S, limit: u32, window: u32) -> Self {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).await.unwrap();
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let mut frames = Self(stream);
-        let setting = [&[0, 3], &limit.to_be_bytes()[..]].concat();
-        frames.send(SETTINGS, 0, 0, &setting).await;
+        let settings = [&[0, 3], &limit.to_be_bytes()[..], &[0, 4], &window.to_be_bytes()].concat();
+        frames.send(SETTINGS, 0, 0, &settings).await;
         frames
     }
 
@@ -203,6 +211,85 @@ async fn a_server_that_requires_http_1_1_is_not_asked_for_it_by_prior_knowledge(
     let outcome = attempt(&server.endpoint(http2), true).await;
     assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(why)) if why.contains("HTTP/1.1")), "{outcome:?}");
     assert_eq!(requests.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_connection_whose_server_answers_without_taking_the_whole_body_takes_no_new_stream() {
+    // How many bytes of a body the server takes of three.
+    for (window, connections) in [(0, 3), (1, 3), (3, 1)] {
+        let server = Server::start(move |_, stream| async move {
+            let mut frames = Frames::accept_with(stream, 1, window).await;
+            while let Some(frame) = frames.next().await {
+                if frame.kind == HEADERS && window < 3 || frame.kind == DATA && window == 3 {
+                    frames.accepted(frame.stream).await;
+                }
+            }
+        })
+        .await;
+        let endpoint = server.endpoint(http2);
+        for _ in 0..3 {
+            assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        }
+        assert_eq!(server.connections(), connections, "{window}");
+    }
+}
+
+/// A server of https that offers both protocols and resets each stream of HTTP/2 with HTTP_1_1_REQUIRED, and an endpoint that trusts it.
+async fn requires_http1(change: impl FnOnce(&mut Webhook)) -> (Server, Arc<AtomicUsize>, super::Endpoint) {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let (acceptor, resets) = (TlsAcceptor::from(Arc::new(config)), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&resets);
+    let server = Server::start(move |_, stream| {
+        let (acceptor, resets) = (acceptor.clone(), Arc::clone(&counted));
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let mut frames = Frames::accept(stream, 100).await;
+                while let Some(stream) = frames.request().await {
+                    resets.fetch_add(1, Ordering::Relaxed);
+                    frames.reset(stream, HTTP_1_1_REQUIRED).await;
+                }
+            } else {
+                while read_request(&mut stream).await {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                }
+            }
+        }
+    })
+    .await;
+    let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    let network = Network::believing(egress, [cert.der().clone()]).unwrap();
+    let url = format!("https://localhost:{}/push", server.port).parse().unwrap();
+    let endpoint = server.endpoint_on(&network, |webhook| {
+        webhook.url = url;
+        change(webhook);
+    });
+    (server, resets, endpoint)
+}
+
+#[tokio::test]
+async fn a_server_that_offers_http2_and_requires_http_1_1_gets_that_from_then_on() {
+    let (server, resets, endpoint) = requires_http1(|_| {}).await;
+    for _ in 0..3 {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    }
+    assert_eq!((server.connections(), resets.load(Ordering::Relaxed)), (2, 1));
+}
+
+#[tokio::test]
+async fn a_webhook_may_ask_for_one_protocol_of_those_that_its_server_offers() {
+    let (server, resets, endpoint) = requires_http1(|webhook| webhook.http_version = HttpVersion::Http1).await;
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!((server.connections(), resets.load(Ordering::Relaxed)), (1, 0));
+    let (_server, resets, endpoint) = requires_http1(http2).await;
+    let outcome = attempt(&endpoint, true).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(why)) if why.contains("HTTP/1.1")), "{outcome:?}");
+    assert_eq!(resets.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 
 use pushline_model::{DescriptorBudget, MessageId, Outcome, Webhook};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt},
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
     time::timeout,
@@ -77,7 +77,7 @@ pub(super) async fn attempt(endpoint: &Endpoint, is_first: bool) -> Outcome {
 }
 
 /// Reads a request of HTTP/1.1. Returns false at the end of the connection.
-pub(super) async fn read_request(stream: &mut TcpStream) -> bool {
+pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> bool {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\nABC") {
         if !stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {

@@ -31,14 +31,14 @@ async fn the_log_and_the_dead_letters_say_why_an_endpoint_gave_no_response() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let http = answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
     let ssh = answering(b"SSH-2.0-OpenSSH_9.6\r\n").await;
-    let header = answering(b"HTTP/1.1 200 OK\r\nX Odd: 1\r\nContent-Length: 0\r\n\r\n").await;
+    let lengths = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx").await;
     let length = answering(b"HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n").await;
     let closes = answering(b"").await;
     let expected: [(&str, String, &str, &str); 6] = [
         ("closed", format!("http://{closed}/"), "connect", "connection refused"),
         ("plain", format!("https://{http}/"), "tls", "isn't TLS"),
         ("ssh", format!("http://{ssh}/"), "malformed", "SSH-2.0-OpenSSH_9.6"),
-        ("header", format!("http://{header}/"), "malformed", "X Odd"),
+        ("lengths", format!("http://{lengths}/"), "malformed", "content-length"),
         ("length", format!("http://{length}/"), "malformed", "content-length"),
         ("closes", format!("http://{closes}/"), "connection_lost", "before a status arrived"),
     ];

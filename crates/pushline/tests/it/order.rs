@@ -44,6 +44,8 @@ struct Book {
     /// First attempts, in order.
     first: HashMap<String, Vec<usize>>,
     wrong: Vec<String>,
+    /// Connections that a request has come on.
+    connections: HashSet<usize>,
 }
 
 /// How an attempt is answered, and whether that settles the message.
@@ -66,23 +68,27 @@ async fn a_strict_groups_messages_are_active_one_at_a_time_retries_included() {
     let dir = folder();
     let book = Arc::new(Mutex::new(Book::default()));
     let told = Arc::clone(&book);
-    let receiver = ScriptedReceiver::start(move |Arrival { id, payloads, .. }| {
+    let receiver = ScriptedReceiver::start(move |Arrival { id, payloads, connection, .. }| {
         let (org, number) = read(&payloads[0]);
         let book = Arc::clone(&told);
         let attempt = {
             let mut book = book.lock().unwrap();
+            let is_kept = !book.connections.insert(connection);
+            let next = book.attempts.get(&id).map_or(1, |attempts| attempts + 1);
+            // A kept connection that is closed costs no attempt: the message comes again on a new one.
+            let costs_an_attempt = !is_kept || script(number, next).0.is_some();
             let other = book.unsettled.insert(org.clone(), id.clone()).filter(|other| *other != id);
             book.wrong.extend(other.map(|other| format!("{id} ({org} {number}) beside {other}")));
             if !book.in_flight.insert(id.clone()) {
                 book.wrong.push(format!("{id} is in flight twice"));
             }
-            let attempts = book.attempts.entry(id.clone()).or_default();
-            *attempts += 1;
-            let attempt = *attempts;
-            if attempt == 1 {
+            if costs_an_attempt {
+                book.attempts.insert(id.clone(), next);
+            }
+            if costs_an_attempt && next == 1 {
                 book.first.entry(org.clone()).or_default().push(number);
             }
-            attempt
+            next
         };
         async move {
             // Whoever else is on its way is given the time to come.

@@ -1,12 +1,12 @@
 //! One box: kill -9 beside a sync and at random moments, on a disk that stalls and fills up.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 
-use pushline_testkit::{Pushline, SyncShim, folder};
+use pushline_testkit::{DeadLetterLine, Pushline, SyncShim, folder};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     devices::{Devices, Filler, Traffic},
     seed,
     servers::{Manner, Mode},
+    timeline::ReplayedWithoutId,
 };
 use crate::{BINARY, amount, command};
 
@@ -68,12 +69,13 @@ async fn moment(kill: usize, rng: &mut fastrand::Rng, shim: &SyncShim) -> (Strin
     (format!("kill {kill}, {:.1?} into a sync of {file} that stalls for {:?}", sync.at.elapsed(), sync.stall), true)
 }
 
-/// The packets of a group's dead letters: all, and those that no message holds.
+/// The packets of a group's dead letters: those of messages, and those that no message holds.
 async fn dead_letters_of(pushline: &Pushline, organisation: &str) -> (Vec<String>, Vec<String>) {
     let lines = pushline.dead_letters_where("dead-letters", &format!("&group={organisation}%2Fg")).await;
     let payload = |payload: &str| String::from_utf8(base64_simd::STANDARD.decode_to_vec(payload).unwrap()).unwrap();
-    let without_id = lines.iter().filter(|line| line.message_id.is_none()).map(|line| payload(&line.payload)).collect();
-    (lines.iter().map(|line| payload(&line.payload)).collect(), without_id)
+    let (with_id, without): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.message_id.is_some());
+    let payloads = |lines: Vec<&DeadLetterLine>| lines.iter().map(|line| payload(&line.payload)).collect();
+    (payloads(with_id), payloads(without))
 }
 
 /// How many packets of the customer that is down are `expired`.
@@ -146,19 +148,21 @@ async fn on_one_box_each_stored_packet_comes_under_one_id_through_kills_stalls_r
     devices.stop().await;
     pushline.until_quiet().await;
 
-    let (mut without_id, mut organisations, mut dead_letters, mut twice) = (BTreeSet::new(), Vec::new(), 0, 0);
+    let (mut without_id, mut organisations, mut dead_letters, mut twice) = (BTreeMap::new(), Vec::new(), 0, 0);
     for organisation in CUSTOMERS.into_iter().flat_map(Customer::organisations) {
-        let (dead, missing_id) = dead_letters_of(&pushline, &organisation).await;
-        dead_letters += dead.len();
-        world.ledger.dead(dead);
-        if !missing_id.is_empty() {
+        let (with, without) = dead_letters_of(&pushline, &organisation).await;
+        dead_letters += with.len() + without.len();
+        if !without.is_empty() {
             organisations.push(organisation);
         }
-        missing_id.into_iter().for_each(|packet| twice += usize::from(!without_id.insert(packet)));
+        for packet in &without {
+            twice += usize::from(without_id.insert(packet.clone(), with.contains(packet)).is_some());
+        }
+        world.ledger.dead([with, without].concat());
     }
     world.ledger.check();
     let evicted = expired(&pushline).await - expired_before;
-    let replay = (Instant::now(), without_id);
+    let replay = ReplayedWithoutId { began: Instant::now(), packets: without_id };
     replay_expired(&pushline, &organisations).await;
     pushline.until_quiet().await;
 
@@ -169,7 +173,7 @@ async fn on_one_box_each_stored_packet_comes_under_one_id_through_kills_stalls_r
          dead letters, {} of them without an id and replayed at the end ({twice} of them twice); {:.0?} in all",
         world.ledger.count(),
         world.reloads,
-        replay.1.len(),
+        replay.packets.len(),
         began.elapsed()
     );
     world.check(Some(replay), &what);

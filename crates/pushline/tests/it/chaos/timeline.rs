@@ -15,9 +15,15 @@ const UNSAVED: Duration = Duration::from_secs(6);
 /// Excuses that a test may cause.
 pub(super) const CHANGED_FORM: &str = "3, a changed form and a crash at once";
 pub(super) const NO_ID: &str = "4, a dead letter without an id was replayed after a crash";
+pub(super) const BOTH_KINDS: &str = "4, a packet had a dead letter with an id from before a crash and one without from after it";
 
-/// When the replay of dead letters without an id began, and their packets.
-pub(super) type ReplayedWithoutId = (Instant, BTreeSet<String>);
+/// The replay of dead letters without an id.
+#[derive(Debug)]
+pub(super) struct ReplayedWithoutId {
+    pub(super) began: Instant,
+    /// Their packets, and whether each has a dead letter with an id too.
+    pub(super) packets: BTreeMap<String, bool>,
+}
 
 /// What was done.
 #[derive(Debug)]
@@ -70,11 +76,13 @@ impl Timeline {
     fn excuse(&self, packet: &str, before: &Sighting, after: &Sighting, replayed: Option<&ReplayedWithoutId>) -> Option<&'static str> {
         let crashed_soon_after =
             |limit: Instant| self.crashes.iter().any(|(at, _)| *at >= before.first && *at <= after.first && *at <= limit);
-        if let Some((began, packets)) = replayed
-            && before.first < *began
+        if let Some(ReplayedWithoutId { began, packets }) = replayed
             && after.first >= *began
-            && packets.contains(packet)
+            && let Some(&has_one_with_id) = packets.get(packet)
         {
+            if before.first >= *began {
+                return (has_one_with_id && !self.crashes.is_empty()).then_some(BOTH_KINDS);
+            }
             return crashed_soon_after(before.first + UNSAVED).then_some(NO_ID);
         }
         let customer = packet.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
