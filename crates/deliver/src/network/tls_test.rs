@@ -165,14 +165,14 @@ const ACCEPTED: Outcome = Outcome::Accepted { status: 204 };
 #[tokio::test]
 async fn https_is_spoken_to_a_server_that_proves_its_name_and_a_refusal_says_why() {
     let of = |name, years| Certified::of(name, years, None);
-    let (http, h2) = (b"http/1.1".as_slice(), b"h3".as_slice());
+    let (http, other) = (b"http/1.1".as_slice(), b"h3".as_slice());
     let expected = [
         (of("localhost", 2020..2090), true, http, None),
         (of("localhost", 2020..2090), false, http, Some("unknown issuer")),
         (of("other.example", 2020..2090), true, http, Some("the certificate is for other.example, not for localhost")),
         (of("localhost", 2020..2021), true, http, Some("the certificate expired at 2021-01-01")),
         (of("localhost", 2080..2090), true, http, Some("the certificate isn't valid before 2080-01-01")),
-        (of("localhost", 2020..2090), true, h2, Some("doesn't speak HTTP/1.1")),
+        (of("localhost", 2020..2090), true, other, Some("speaks none of the protocols")),
     ];
     for (shown, is_trusted, alpn, cause) in expected {
         let (address, _) = Server { alpn, ..Server::of(&shown) }.start().await;
