@@ -47,7 +47,8 @@ async fn one_token_serves_all_messages_and_another_one_is_fetched_when_the_serve
         seen_now.lock().unwrap().entry(request.header("webhook-id").unwrap().to_owned()).or_default().push(status);
         response(status, "")
     });
-    let configuration = webhook("w", &receiver.await.url(), &oauth2(&tokens.url())) + &group("mti", "g", "w");
+    let receiver = receiver.await;
+    let configuration = webhook("w", &receiver.url(), &oauth2(&tokens.url())) + &group("mti", "g", "w");
     let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&configuration)).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", (0..30).map(|number| number.to_string()))).await.unwrap();
