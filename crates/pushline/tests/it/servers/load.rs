@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use pushline_testkit::{Gateway, PATIENCE, Pushline, folder, payloads_of};
 use rustix::process::Signal;
 use tokio::{
@@ -37,19 +38,28 @@ struct Server {
     process: ServerProcess,
 }
 
+/// Over each of these, all at once.
+pub(super) async fn every_packet_comes_once(program: Program, transports: &[Transport]) {
+    join_all(transports.iter().map(|transport| Box::pin(bursts(program, *transport)))).await;
+}
+
+/// The same while the server reads its configuration again and again.
+pub(super) async fn every_packet_comes_once_through_reloads(program: Program, reload: Signal, transports: &[Transport]) {
+    join_all(transports.iter().map(|transport| Box::pin(reloads(program, reload, *transport)))).await;
+}
+
 /// Bursts with pauses about as long as the server keeps idle connections: some requests meet a connection that is just being closed.
-pub(super) async fn every_packet_comes_once(program: Program, transport: Transport) {
-    let mut server = Server::start(program, transport).await;
+async fn bursts(program: Program, transport: Transport) {
+    let server = Server::start(program, transport).await;
     let mut customer = Customer::start(&server).await;
     for _ in 0..amount(8, 200) {
         customer.publish(1..30).await;
         sleep(Duration::from_millis(fastrand::u64(KEEP_ALIVE_MILLIS - 100..KEEP_ALIVE_MILLIS + 100))).await;
     }
-    customer.finish(&mut server).await;
+    customer.finish(&server).await;
 }
 
-/// The server reads its configuration again and again while messages are sent.
-pub(super) async fn every_packet_comes_once_through_reloads(program: Program, reload: Signal, transport: Transport) {
+async fn reloads(program: Program, signal: Signal, transport: Transport) {
     let mut server = Server::start(program, transport).await;
     let mut customer = Customer::start(&server).await;
     let reloads = amount(8, 100);
@@ -58,9 +68,9 @@ pub(super) async fn every_packet_comes_once_through_reloads(program: Program, re
             customer.publish(1..10).await;
             sleep(Duration::from_millis(fastrand::u64(5..30))).await;
         }
-        server.reload(reload);
+        server.reload(signal);
     }
-    let arrivals = customer.finish(&mut server).await;
+    let arrivals = customer.finish(&server).await;
     let generations: BTreeSet<&str> = arrivals.iter().map(|arrival| arrival.generation.as_str()).collect();
     assert!(generations.len() > reloads / 2, "the server has read {reloads} configurations, and requests came by these: {generations:?}");
 }
@@ -136,9 +146,9 @@ impl Customer {
     }
 
     /// Waits until all has settled, and holds what arrived against what was published.
-    async fn finish(self, server: &mut Server) -> Vec<Arrival> {
+    async fn finish(self, server: &Server) -> Vec<Arrival> {
         let quiet = timeout(PATIENCE, self.pushline.until_quiet()).await;
-        let log = || format!("Pushline:\n{}\nthe server:\n{}", self.pushline.log(), server.process.log());
+        let log = || format!("{:?}\nPushline:\n{}\nthe server:\n{}", server.site.transport, self.pushline.log(), server.process.log());
         quiet.unwrap_or_else(|_| panic!("packets don't settle.\n{}", log()));
         let arrivals = server.site.arrivals();
         let mut times: BTreeMap<String, usize> = self.published.iter().map(|payload| (payload.clone(), 0)).collect();

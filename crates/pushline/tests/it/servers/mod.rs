@@ -19,46 +19,73 @@ mod proxies;
 mod site;
 mod transport;
 
+use load::{every_packet_comes_once, every_packet_comes_once_through_reloads};
 use origins::{apache, go, hypercorn, node, python, python_without_keep_alive, uvicorn};
 use proxies::{haproxy, nghttpx, nginx};
 use rustix::process::Signal;
-use transport::Transport::Http1;
+use transport::Transport::{Http1, Http2};
 
-/// A test for each server and transport.
-macro_rules! every_packet_comes_once {
-    ($($test:ident: $server:ident, $transport:ident;)*) => {$(
-        #[tokio::test]
-        async fn $test() {
-            load::every_packet_comes_once($server, $transport).await;
-        }
-    )*};
+#[tokio::test]
+async fn nginx_gets_every_packet_once() {
+    every_packet_comes_once(nginx, &[Http1, Http2]).await;
 }
 
-/// The same through reloads by a signal.
-macro_rules! every_packet_comes_once_through_reloads {
-    ($($test:ident: $server:ident, $signal:ident, $transport:ident;)*) => {$(
-        #[tokio::test]
-        async fn $test() {
-            load::every_packet_comes_once_through_reloads($server, Signal::$signal, $transport).await;
-        }
-    )*};
+#[tokio::test]
+async fn haproxy_gets_every_packet_once() {
+    every_packet_comes_once(haproxy, &[Http1, Http2]).await;
 }
 
-every_packet_comes_once! {
-    nginx_gets_every_packet_once_over_http_1: nginx, Http1;
-    haproxy_gets_every_packet_once_over_http_1: haproxy, Http1;
-    nghttpx_gets_every_packet_once_over_http_1: nghttpx, Http1;
-    apache_with_php_gets_every_packet_once_over_http_1: apache, Http1;
-    go_gets_every_packet_once_over_http_1: go, Http1;
-    node_gets_every_packet_once_over_http_1: node, Http1;
-    uvicorn_gets_every_packet_once_over_http_1: uvicorn, Http1;
-    hypercorn_gets_every_packet_once_over_http_1: hypercorn, Http1;
-    python_gets_every_packet_once_over_http_1: python, Http1;
-    python_without_keep_alive_gets_every_packet_once: python_without_keep_alive, Http1;
+#[tokio::test]
+async fn nghttpx_gets_every_packet_once() {
+    every_packet_comes_once(nghttpx, &[Http1, Http2]).await;
 }
 
-every_packet_comes_once_through_reloads! {
-    nginx_gets_every_packet_once_through_reloads_over_http_1: nginx, HUP, Http1;
-    haproxy_gets_every_packet_once_through_reloads_over_http_1: haproxy, USR2, Http1;
-    nghttpx_gets_every_packet_once_through_reloads_over_http_1: nghttpx, HUP, Http1;
+#[tokio::test]
+async fn apache_with_php_gets_every_packet_once() {
+    every_packet_comes_once(apache, &[Http1]).await;
+}
+
+#[tokio::test]
+async fn go_gets_every_packet_once() {
+    every_packet_comes_once(go, &[Http1]).await;
+}
+
+#[tokio::test]
+async fn node_gets_every_packet_once() {
+    every_packet_comes_once(node, &[Http1, Http2]).await;
+}
+
+#[tokio::test]
+async fn uvicorn_gets_every_packet_once() {
+    every_packet_comes_once(uvicorn, &[Http1]).await;
+}
+
+#[tokio::test]
+async fn hypercorn_gets_every_packet_once() {
+    every_packet_comes_once(hypercorn, &[Http1, Http2]).await;
+}
+
+#[tokio::test]
+async fn python_gets_every_packet_once() {
+    every_packet_comes_once(python, &[Http1]).await;
+}
+
+#[tokio::test]
+async fn python_without_keep_alive_gets_every_packet_once() {
+    every_packet_comes_once(python_without_keep_alive, &[Http1]).await;
+}
+
+#[tokio::test]
+async fn nginx_gets_every_packet_once_through_reloads() {
+    every_packet_comes_once_through_reloads(nginx, Signal::HUP, &[Http1, Http2]).await;
+}
+
+#[tokio::test]
+async fn haproxy_gets_every_packet_once_through_reloads() {
+    every_packet_comes_once_through_reloads(haproxy, Signal::USR2, &[Http1, Http2]).await;
+}
+
+#[tokio::test]
+async fn nghttpx_gets_every_packet_once_through_reloads() {
+    every_packet_comes_once_through_reloads(nghttpx, Signal::HUP, &[Http1, Http2]).await;
 }

@@ -54,7 +54,7 @@ impl Transport {
         let (ca, client, key) = (site.file("ca.pem"), site.file("client.pem"), site.file("client.key"));
         match self {
             Self::Http1 => String::new(),
-            Self::Http2 => "http2_prior_knowledge = true".into(),
+            Self::Http2 => "http_version = \"2\"".into(),
             Self::Http1Tls | Self::Http2Tls => format!("tls = {{ ca_file = \"{ca}\" }}"),
             Self::Http1Certificate | Self::Http2Certificate => {
                 format!("tls = {{ ca_file = \"{ca}\", cert_file = \"{client}\", key_file = \"{key}\" }}")
