@@ -28,7 +28,7 @@ const GROUPS: usize = 1000;
 const BATCH: usize = 1000;
 
 /// Requests at once, and the messages of a round.
-const LOADS: [(usize, u64); 3] = [(1, 10_000), (16, 100_000), (256, 100_000)];
+const LOADS: [(usize, u64); 3] = [(1, 10_000), (16, 60_000), (256, 60_000)];
 
 /// One of the two sides in a round.
 #[derive(Debug, Clone, Copy)]

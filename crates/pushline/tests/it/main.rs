@@ -29,6 +29,7 @@ mod readme;
 mod receive;
 mod reload;
 mod replay;
+mod scale;
 mod servers;
 mod shutdown;
 mod space;
