@@ -50,11 +50,12 @@ pub(super) fn uvicorn(site: &Site) -> Command {
     command
 }
 
-/// hypercorn.
+/// hypercorn. It may not end a connection of HTTP/2 after so many requests: it forgets the responses of the streams that it has processed by then, and
+/// Pushline has to send their messages again.
 pub(super) fn hypercorn(site: &Site) -> Command {
     let alpn = site.transport.alpn();
     let mut configuration = format!(
-        "bind = [\"127.0.0.1:{}\"]\nkeep_alive_timeout = 0.3\nkeep_alive_max_requests = 50\nh2_max_concurrent_streams = 5\nalpn_protocols = {alpn:?}\n",
+        "bind = [\"127.0.0.1:{}\"]\nkeep_alive_timeout = 0.3\nkeep_alive_max_requests = 1000000\nh2_max_concurrent_streams = 5\nalpn_protocols = {alpn:?}\n",
         site.port
     );
     if site.transport.is_tls() {
