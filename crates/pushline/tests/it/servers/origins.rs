@@ -62,7 +62,8 @@ pub(super) fn hypercorn(site: &Site) -> Command {
         configuration += &format!("certfile = \"{}\"\nkeyfile = \"{}\"\n", site.file("server.pem"), site.file("server.key"));
     }
     if site.transport.wants_client_certificate() {
-        configuration += &format!("ca_certs = \"{}\"\nverify_mode = \"CERT_REQUIRED\"\n", site.file("ca.pem"));
+        // Python's `ssl.CERT_REQUIRED`.
+        configuration += &format!("ca_certs = \"{}\"\nverify_mode = 2\n", site.file("ca.pem"));
     }
     let path = site.write("hypercorn.toml", &configuration);
     let mut command = asgi(site, "hypercorn");
