@@ -1,4 +1,4 @@
-//! What the same gateways and the same receiver do without Pushline.
+//! What the same gateways do with Mosquitto and a bare subscriber in place of Pushline.
 
 use std::{
     net::SocketAddr,
@@ -7,19 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, client::conn::http1};
-use hyper_util::rt::TokioIo;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::{
     net::{TcpListener, TcpStream},
     process::Command,
-    task::JoinSet,
     time::sleep,
 };
 
-use crate::{GROUPS, PACKETS, counter::Counter, process};
+use crate::{GROUPS, PACKETS, process};
 
 /// Packets a second through Mosquitto to one bare rumqttc subscriber at QoS 1. Its in-flight and queue limits are raised: by default it drops.
 pub(crate) async fn through_mosquitto() -> Result<f64> {
@@ -52,40 +47,6 @@ pub(crate) async fn through_mosquitto() -> Result<f64> {
     let took = began.elapsed();
     process::finished(gateways).await?;
     Ok(PACKETS as f64 / took.as_secs_f64())
-}
-
-/// Messages a second of sixteen bare hyper connections that post bodies as large as Pushline's messages of so many packets.
-pub(crate) async fn post(packets: u64, max_packets: u64) -> Result<f64> {
-    const CONNECTIONS: u64 = 16;
-    let receiver = Counter::start().await?;
-    let packet =
-        format!("{{\"ICCID\":897612653856700000,\"Timestamp\":\"2023-10-16T09:17:32.1233516Z\",\"Payload\":\"{}\"}}", "p".repeat(200));
-    let packets_of_one = vec![packet; usize::try_from(max_packets)?].join(",");
-    let body = Bytes::from(if max_packets == 1 { packets_of_one } else { format!("[{packets_of_one}]") });
-    let messages = packets / max_packets;
-    let began = Instant::now();
-    let mut connections = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        connections.spawn(post_on_one(receiver.address, body.clone(), messages / CONNECTIONS));
-    }
-    while let Some(ended) = connections.join_next().await {
-        ended??;
-    }
-    Ok(messages as f64 / began.elapsed().as_secs_f64())
-}
-
-async fn post_on_one(server: SocketAddr, body: Bytes, messages: u64) -> Result<()> {
-    let stream = TcpStream::connect(server).await?;
-    stream.set_nodelay(true)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    for _ in 0..messages {
-        let request = Request::post("/push").header("host", server.to_string()).header("content-type", "application/json; charset=utf-8");
-        sender.ready().await?;
-        let response = sender.send_request(request.body(Full::new(body.clone()))?).await?;
-        response.into_body().collect().await?;
-    }
-    Ok(())
 }
 
 async fn free_port() -> Result<SocketAddr> {

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Instant};
 use anyhow::Result;
 use pushline_testkit::Pushline;
 
-use crate::{GROUPS, PACKETS, bare, binary, counter::Counter, median, process, process::Usage};
+use crate::{CONCURRENCY, GROUPS, PACKETS, bare, bare_post, binary, counter::Counter, median, process, process::Usage};
 
 /// Rounds of each side, in turns; the median counts.
 const ROUNDS: usize = 3;
@@ -25,7 +25,7 @@ pub(crate) async fn compare() -> Result<()> {
         );
         let bare = bare::through_mosquitto().await?;
         println!("round {round}: Mosquitto to rumqttc {bare:9.0} packets/s");
-        let post = bare::post(PACKETS, 10).await? * 10.0;
+        let post = bare_post::post(&Counter::start().await?, PACKETS / 10, 10, CONCURRENCY).await? * 10.0;
         println!("round {round}: bare hyper loop      {post:9.0} packets/s in messages of ten");
         ours.push(rate);
         theirs.push(bare);

@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,15 +14,30 @@ use std::{
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    Method, Request, Response,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader},
     net::TcpListener,
     process::Child,
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::{gateways::now_micros, number, process, until};
+use crate::{
+    gateways::now_micros,
+    number, process,
+    protocol::{Protocol, Version},
+    tls, until,
+};
+
+/// How many streams a connection of HTTP/2 may have.
+const STREAMS: u32 = 256;
 
 /// What was received.
 #[derive(Debug, Default)]
@@ -35,36 +51,58 @@ struct Received {
 
 /// A running counter.
 pub(crate) struct Counter {
+    /// Where it takes packets.
     pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
+    /// Where it answers questions, always by plain HTTP/1.1.
+    questions: SocketAddr,
+    folder: TempDir,
     _child: Child,
 }
 
 impl Counter {
     pub(crate) async fn start() -> Result<Self> {
-        let mut child = process::this(&["counter"])?;
+        Self::speaking(Protocol::PLAIN_HTTP1).await
+    }
+
+    pub(crate) async fn speaking(protocol: Protocol) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().display().to_string();
+        let mut arguments = vec!["counter", protocol.version.name()];
+        if protocol.is_tls {
+            tls::write_certificate(folder.path())?;
+            arguments.push(&path);
+        }
+        let mut child = process::this(&arguments)?;
         let output = child.stdout.take().context("its output is piped")?;
-        let line = BufReader::new(output).lines().next_line().await?.context("it tells its address")?;
-        Ok(Self { address: line.parse()?, _child: child })
+        let line = BufReader::new(output).lines().next_line().await?.context("it tells its addresses")?;
+        let (address, questions) = line.split_once(' ').context("it tells two addresses")?;
+        Ok(Self { address: address.parse()?, protocol, questions: questions.parse()?, folder, _child: child })
+    }
+
+    /// Where its certificate is, if it speaks TLS.
+    pub(crate) fn tls_folder(&self) -> Option<&Path> {
+        self.protocol.is_tls.then_some(self.folder.path())
     }
 
     /// How many packets were counted.
     pub(crate) async fn count(&self) -> Result<u64> {
-        number(self.address, "/").await
+        number(self.questions, "/").await
     }
 
     /// So many of 100 packets that carry their time were at most so many microseconds old.
     pub(crate) async fn percentile(&self, of_100: usize) -> Result<u64> {
-        number(self.address, &format!("/percentile/{of_100}")).await
+        number(self.questions, &format!("/percentile/{of_100}")).await
     }
 
     /// The same of the first packet of each message.
     pub(crate) async fn percentile_of_first(&self, of_100: usize) -> Result<u64> {
-        number(self.address, &format!("/percentile-of-first/{of_100}")).await
+        number(self.questions, &format!("/percentile-of-first/{of_100}")).await
     }
 
     /// Forgets the ages so far.
     pub(crate) async fn forget_ages(&self) -> Result<()> {
-        number(self.address, "/forget").await.map(drop)
+        number(self.questions, "/forget").await.map(drop)
     }
 
     /// Waits until so many packets were counted.
@@ -73,17 +111,43 @@ impl Counter {
     }
 }
 
-/// Prints its address and serves.
-pub(crate) async fn serve() -> Result<()> {
-    let socket = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", socket.local_addr()?);
+/// Prints its addresses and serves. With TLS, its certificate is in a folder.
+pub(crate) async fn serve(version: Version, tls_folder: Option<PathBuf>) -> Result<()> {
+    let (packets, questions) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
+    println!("{} {}", packets.local_addr()?, questions.local_addr()?);
+    let acceptor = tls_folder.map(|folder| tls::acceptor(&folder, version)).transpose()?;
     let received = Arc::new(Received::default());
+    tokio::try_join!(listen(packets, version, acceptor, Arc::clone(&received)), listen(questions, Version::Http1, None, received))?;
+    Ok(())
+}
+
+async fn listen(socket: TcpListener, version: Version, acceptor: Option<TlsAcceptor>, received: Arc<Received>) -> Result<()> {
     loop {
         let (stream, _) = socket.accept().await?;
         stream.set_nodelay(true)?;
-        let received = Arc::clone(&received);
-        let service = service_fn(move |request| answer(request, Arc::clone(&received)));
-        tokio::spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await) });
+        let (received, acceptor) = (Arc::clone(&received), acceptor.clone());
+        tokio::spawn(async move {
+            match acceptor {
+                None => serve_connection(stream, version, received).await,
+                Some(acceptor) => {
+                    // A client whose handshake fails notices it itself.
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    serve_connection(stream, version, received).await;
+                }
+            }
+        });
+    }
+}
+
+async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, version: Version, received: Arc<Received>) {
+    let service = service_fn(move |request| answer(request, Arc::clone(&received)));
+    let stream = TokioIo::new(stream);
+    match version {
+        Version::Http1 => drop(http1::Builder::new().serve_connection(stream, service).await),
+        Version::Http2 => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            drop(builder.max_concurrent_streams(STREAMS).serve_connection(stream, service).await);
+        }
     }
 }
 

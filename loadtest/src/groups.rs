@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{bare, compare::through_pushline, median};
+use crate::{CONCURRENCY, bare_post, compare::through_pushline, counter::Counter, median};
 
 /// Rounds of each; the median counts.
 const ROUNDS: usize = 3;
@@ -17,7 +17,7 @@ pub(crate) async fn groups() -> Result<()> {
     for round in 1..=ROUNDS {
         let (ten, full) = through_pushline(PACKETS, GROUPS, 10).await?;
         let (one, single) = through_pushline(PACKETS, GROUPS, 1).await?;
-        let post = bare::post(PACKETS, 1).await?;
+        let post = bare_post::post(&Counter::start().await?, PACKETS, 1, CONCURRENCY).await?;
         println!(
             "round {round}: {ten:9.0} packets/s in messages of ten, {} MiB resident; {one:9.0} messages of one packet/s, {:.2} CPU s a million, {} MiB; bare hyper loop {post:9.0} messages/s",
             full.memory >> 20,

@@ -2,6 +2,7 @@
 //! but `sender` drive the real binary; gateways and receivers run as processes of their own.
 
 mod bare;
+mod bare_post;
 mod cluster;
 mod compare;
 mod counter;
@@ -10,7 +11,9 @@ mod groups;
 mod isolation;
 mod latency;
 mod process;
+mod protocol;
 mod sender;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +21,16 @@ use anyhow::{Context, Result, bail};
 use pushline_testkit::get;
 use tokio::time::sleep;
 
+use crate::protocol::Version;
+
 /// Packets of a round of the comparison.
 const PACKETS: u64 = 1_000_000;
 
 /// Groups that they belong to.
 const GROUPS: usize = 10;
+
+/// Requests at once of the bare HTTP client, as many as a webhook has by default.
+const CONCURRENCY: usize = 16;
 
 /// Nothing takes longer.
 const AT_MOST: Duration = Duration::from_secs(240);
@@ -39,7 +47,8 @@ fn main() -> Result<()> {
         [] => runtime.block_on(compare::compare()),
         ["cluster"] => runtime.block_on(cluster::cluster()),
         ["groups"] => runtime.block_on(groups::groups()),
-        ["sender"] => runtime.block_on(sender::sender()),
+        ["sender"] => runtime.block_on(sender::sender(10)),
+        ["sender", max_packets] => runtime.block_on(sender::sender(max_packets.parse()?)),
         ["latency"] => runtime.block_on(latency::latency()),
         ["latency", "quiet"] => runtime.block_on(latency::quiet()),
         ["isolation"] => runtime.block_on(isolation::isolation()),
@@ -47,8 +56,11 @@ fn main() -> Result<()> {
         ["paced", server, rate, seconds, groups] => {
             runtime.block_on(gateways::publish_paced(server.parse()?, rate.parse()?, seconds.parse()?, groups.parse()?))
         }
-        ["counter"] => runtime.block_on(counter::serve()),
-        _ => bail!("usage: cargo run --profile dist -p pushline-loadtest [-- sender | groups | latency [quiet] | isolation | cluster]"),
+        ["counter", version] => runtime.block_on(counter::serve(Version::of_name(version)?, None)),
+        ["counter", version, tls] => runtime.block_on(counter::serve(Version::of_name(version)?, Some(tls.into()))),
+        _ => bail!(
+            "usage: cargo run --profile dist -p pushline-loadtest [-- sender [packets a message] | groups | latency [quiet] | isolation | cluster]"
+        ),
     }
 }
 

@@ -33,7 +33,7 @@ impl Usage {
         Self { cpu: self.cpu - before.cpu, memory: self.memory }
     }
 
-    /// Seconds a million packets.
+    /// Seconds a million packets, or microseconds a packet.
     pub(crate) fn cpu_of(&self, packets: u64) -> f64 {
         self.cpu * 1e6 / packets as f64
     }

@@ -1,6 +1,13 @@
 //! Foreign programs that a command needs.
 
-use std::{io, process::Command};
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    process::Command,
+};
 
 use crate::step;
 
@@ -14,16 +21,30 @@ pub struct Program {
 /// Apache Kafka runs on java; mvn downloads it once.
 pub const FOR_KAFKA: [Program; 2] = [Program { name: "java", package: "default-jre-headless" }, Program { name: "mvn", package: "maven" }];
 
-/// The tests also publish with Mosquitto's client, read topics with a consumer that knows nothing of Pushline, and verify signatures in two other
-/// languages.
-pub const FOR_TESTS: [Program; 6] = {
+/// The tests also publish with Mosquitto's client, read topics with a consumer that knows nothing of Pushline, verify signatures in two other
+/// languages, and push to real servers.
+pub const FOR_TESTS: [Program; 13] = {
     let [java, maven] = FOR_KAFKA;
-    let mosquitto = Program { name: "mosquitto_pub", package: "mosquitto-clients" };
-    let kcat = Program { name: "kcat", package: "kcat" };
-    let python = Program { name: "python3", package: "python3" };
-    let node = Program { name: "node", package: "nodejs" };
-    [mosquitto, kcat, python, node, java, maven]
+    [
+        Program { name: "mosquitto_pub", package: "mosquitto-clients" },
+        Program { name: "kcat", package: "kcat" },
+        java,
+        maven,
+        Program { name: "nginx", package: "nginx" },
+        Program { name: "haproxy", package: "haproxy" },
+        Program { name: "nghttpx", package: "nghttp2-proxy" },
+        Program { name: "apache2", package: "apache2-bin" },
+        // Apache's module comes with the program.
+        Program { name: "php", package: "libapache2-mod-php" },
+        Program { name: "go", package: "golang-go" },
+        Program { name: "node", package: "nodejs" },
+        Program { name: "python3", package: "python3" },
+        Program { name: "pip3", package: "python3-pip" },
+    ]
 };
+
+/// Debian asks this script whether an installed service may start (invoke-rc.d(8)). The tests start servers themselves.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs the missing programs where this runs as root on Debian.
 ///
@@ -38,7 +59,7 @@ pub fn ensure(programs: &[Program]) -> Result<(), String> {
         step::run_line("the list of packages", &["apt-get", "update", "--quiet"])?;
         let packages: Vec<&str> = missing().map(|program| program.package).collect();
         let install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"];
-        step::run_line("missing packages", &[&install, &packages[..]].concat())?;
+        without_services(|| step::run_line("missing packages", &[&install, &packages[..]].concat()))?;
     }
     let names: Vec<&str> = missing().map(|program| program.name).collect();
     let packages: Vec<&str> = missing().map(|program| program.package).collect();
@@ -48,10 +69,27 @@ pub fn ensure(programs: &[Program]) -> Result<(), String> {
     Err(format!("{} missing: apt-get install {}, or your system's packages", names.join(", "), packages.join(" ")))
 }
 
-/// Whether the system can start a program. Exit codes don't count: `kcat --version` always fails.
+/// Whether the system finds a program. It isn't started: no option has every program print its version and do nothing else.
 #[must_use]
 pub fn is_installed(program: &str) -> bool {
-    !matches!(Command::new(program).arg("--version").output(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| is_executable(&folder.join(program)))
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// Installs something whose services shall not start. A policy that the system has stays as it is.
+fn without_services(install: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
+    let Ok(mut file) = file else { return install() };
+    // 101: the action is forbidden.
+    let written = file.write_all(b"#!/bin/sh\nexit 101\n");
+    drop(file);
+    let installed = written.map_err(|error| format!("can't write {POLICY}: {error}")).and_then(|()| install());
+    fs::remove_file(POLICY).map_err(|error| format!("can't remove {POLICY}: {error}"))?;
+    installed
 }
 
 fn is_root() -> bool {

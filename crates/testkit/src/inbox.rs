@@ -77,7 +77,7 @@ pub fn payloads(push: &Push) -> Vec<String> {
 }
 
 /// The same of a body.
-pub(crate) fn payloads_of(body: &[u8]) -> Vec<String> {
+pub fn payloads_of(body: &[u8]) -> Vec<String> {
     let body: Value = serde_json::from_slice(body).expect("a body is JSON");
     let payload = |packet: &Value| packet["Payload"].as_str().expect("a payload is a text").to_owned();
     body.as_array().map_or_else(|| vec![payload(&body)], |packets| packets.iter().map(payload).collect())

@@ -22,7 +22,7 @@ pub use crate::{
     hostile::{Hostile, HostileReceiver},
     http::get,
     id_ledger::{IdLedger, PushRecord, RepeatedPacket, Sighting},
-    inbox::{Inbox, payloads},
+    inbox::{Inbox, payloads, payloads_of},
     kafka::{CommitProxy, HeldCommit, KAFKA_VARIABLE, KAFKA_VERSION, Kafka, KafkaCluster, KafkaMetadata, KafkaPartition, KafkaSecurity},
     kcat::kcat,
     ledger::Ledger,

@@ -33,6 +33,8 @@ mod receive;
 mod reload;
 mod replay;
 mod retry_after;
+mod scale;
+mod servers;
 mod shutdown;
 mod signature;
 mod space;
