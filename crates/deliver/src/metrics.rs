@@ -65,11 +65,7 @@ pub fn describe() {
     describe_gauge!(WEBHOOKS_FAILING, "Webhooks that began to fail and haven't recovered");
     describe_counter!(WEBHOOK_ATTEMPTS, "Attempts by webhook and outcome, with [metrics] per_webhook");
     describe_gauge!(WEBHOOK_FAILING, "1 if a webhook's last attempt failed, with [metrics] per_webhook");
-    describe_gauge!(
-        CERTIFICATE_EXPIRY,
-        Unit::Seconds,
-        "Time until the first certificate that a webhook's tls names expires; negative once it has"
-    );
+    describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "Time until the first certificate of a webhook's tls expires");
     describe_counter!(LOCAL_FAILURES, "Attempts that this machine couldn't make, by reason; the message waits");
     LocalFailureKind::ALL.into_iter().for_each(|kind| counter!(LOCAL_FAILURES, "reason" => kind.name()).increment(0));
     describe_histogram!(RESPONSE_SECONDS, Unit::Seconds, "How long attempts took, by outcome");

@@ -28,9 +28,11 @@ pub(crate) fn of_request(error: &hyper::Error, unread: &[u8]) -> NoResponse {
         return NoResponse::Malformed("the answer's header section is too large: more than 128 KiB or 256 headers".into());
     }
     if error.is_parse() || error.is_parse_status() {
-        return NoResponse::Malformed(
-            malformed_status_line(unread).unwrap_or_else(|| format!("the answer isn't HTTP/1.1: {error}")).into(),
-        );
+        let told = error.to_string();
+        // Then the head was taken, and what lies unread is the body.
+        let is_of_the_body = told.contains("content-length") || told.contains("transfer-encoding");
+        let quoted = (!is_of_the_body).then(|| malformed_status_line(unread)).flatten();
+        return NoResponse::Malformed(quoted.unwrap_or_else(|| format!("the answer isn't HTTP/1.1: {told}")).into());
     }
     if let Some(error) = h2_error(error) {
         return of_http2(error);

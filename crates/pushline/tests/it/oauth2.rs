@@ -53,7 +53,8 @@ async fn one_token_serves_all_messages_and_another_one_is_fetched_when_the_serve
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", (0..30).map(|number| number.to_string()))).await.unwrap();
     pushline.until_quiet().await;
-    assert_eq!((seen.lock().unwrap().len(), *granted.lock().unwrap()), (30, 1));
+    let dead = get(pushline.admin, "/dead-letters").await.unwrap().1;
+    assert_eq!((seen.lock().unwrap().len(), *granted.lock().unwrap()), (30, 1), "{dead}");
     assert!(seen.lock().unwrap().values().all(|statuses| *statuses == [200]));
 
     *valid.lock().unwrap() = "Bearer token-2";

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -58,6 +58,8 @@ struct Shared {
     checkpoints: String,
     state: Mutex<State>,
     commits: AtomicUsize,
+    /// Nothing is late any more.
+    is_prompt: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +108,11 @@ impl CommitProxy {
         let mut state = self.shared.state();
         state.saved.clear();
         state.wanted = Some(wanted);
+    }
+
+    /// From now on nothing is late. A slow network passes a megabyte a second, and a backlog would take an hour to settle.
+    pub fn be_prompt(&self) {
+        self.shared.is_prompt.store(true, Ordering::Relaxed);
     }
 
     /// How many commits it has seen.
@@ -166,7 +173,7 @@ async fn relay(client: TcpStream, broker: SocketAddr, shared: &Shared) -> io::Re
             if count == 0 {
                 return Ok(());
             }
-            if fastrand::u32(0..LATE_ONE_IN) == 0 {
+            if !shared.is_prompt.load(Ordering::Relaxed) && fastrand::u32(0..LATE_ONE_IN) == 0 {
                 sleep(LATEST.mul_f32(fastrand::f32())).await;
             }
             to_client.write_all(&answers[..count]).await?;

@@ -250,6 +250,7 @@ async fn over_kafka_each_stored_packet_comes_under_one_id_through_kills_hand_ove
         kafka.start_again(broker).await;
     }
     world.heal();
+    proxy.be_prompt();
     devices.stop().await;
     until_settled(&world, &deliverers).await;
     world.ledger.check();
