@@ -15,7 +15,7 @@ WAIT, FLIGHT, BACKOFF, DEAD_LETTERING, EVICTED = "wait", "flight", "backoff", "d
 ACTIVE = (FLIGHT, BACKOFF, DEAD_LETTERING)  # keeps its body
 MUTANTS = """watermark_ignores_batched_until watermark_ignores_messages restart_ignores_watermark no_fall_back window_not_cleared
 refused_is_passed lease_kept settled_before_durable checkpoint_forgets_flight slice_skips_record wake_missed evicts_flight
-believes_any_checkpoint suspended_has_memory suspended_starts suspended_keeps_bodies
+believes_any_checkpoint suspended_has_memory suspended_keeps_bodies
 closes_below_batched_until window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letters_window dead_letters_cut dead_lettered_replay_closes_nothing trims_unsaved
 reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules""".split()
 ONLY = {"kafka": """closes_after_frame closes_not_at_end closes_not_in_slices closes_one_sided last_believed
@@ -507,7 +507,7 @@ class Task:
         for lane in self.lanes.values():
             name = self.w.route[lane.group]
             h = self.webhook(lane)
-            if h and (h.suspended <= self.w.now or "suspended_starts" in self.x) and len(self.all(FLIGHT, name)) < (1 if h.unresponsive else CONCURRENCY):
+            if h and h.suspended <= self.w.now and len(self.all(FLIGHT, name)) < (1 if h.unresponsive else CONCURRENCY):
                 m = next((m for m in lane.msgs if m.state == WAIT), None)
                 if m and not (h.unresponsive and self.all(BACKOFF, name)):
                     out.append(m)
