@@ -53,6 +53,13 @@ pub const PARTS: &[Part] = &[
         tests: &["servers::"],
     },
     Part {
+        name: "hostile",
+        about: "every row of the hostile receiver's table with the real timeout of 90 s; 5 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["each_cell_of_the_hostile_receivers_table_has_its_outcome_cause_and_number_of_attempts"],
+    },
+    Part {
         name: "model",
         about: "the delivery core's model test with 200,000 schedules in each mode",
         package: "pushline-deliver",

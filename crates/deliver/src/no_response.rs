@@ -41,6 +41,8 @@ pub(crate) fn of_request(error: &hyper::Error, unread: &[u8]) -> NoResponse {
         return NoResponse::ConnectionLost("the server answered no HTTP/2 ping within 20 s".into());
     }
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        // HTTP/2 only: the library says so of a connection that ended.
+        Some(source) if source.kind() == ErrorKind::BrokenPipe && source.get_ref().is_some() => of_early_end(),
         Some(source) => of_io(source),
         None if error.is_incomplete_message() => of_early_end(),
         None => NoResponse::ConnectionLost(error.to_string().into()),

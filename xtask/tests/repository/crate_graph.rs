@@ -19,8 +19,8 @@ const GRAPH: [(&str, &[&str]); 8] = [
 /// Libraries that only these crates may use.
 const SINGLE_USERS: [(&str, &[&str]); 6] = [
     ("rmqtt-codec", &["pushline-ingest"]),
-    // Of the product, only the sender speaks TLS; the load test plays its server.
-    ("tokio-rustls", &["pushline-deliver", "pushline-loadtest"]),
+    // Of the product, only the sender speaks TLS; tests and the load test play its server.
+    ("tokio-rustls", &["pushline-deliver", "pushline-loadtest", "pushline-testkit"]),
     ("clap", &["pushline"]),
     ("simd-json", &["pushline-batch"]),
     ("crc32c", &["pushline-queue"]),

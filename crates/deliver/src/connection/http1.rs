@@ -88,6 +88,9 @@ impl Http1 {
             Err(_) => Err(SendError::NoResponse(NoResponse::Timeout)),
             Ok(Err(error)) if error.message().is_some() => Err(self.refused().unwrap_or(SendError::NotSent)),
             Ok(Err(error)) => {
+                if let Some(flood) = self.meter.flood() {
+                    return Err(SendError::NoResponse(flood));
+                }
                 let refusal = self.refusal.clone();
                 // What isn't HTTP on a connection that has carried a response is the rest of that response.
                 let is_rest = error.error().is_parse() || error.error().is_parse_status();

@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
     body::Released,
-    meter::{Mark, Meter, Metered},
+    meter::{Meter, Metered},
 };
 use crate::{
     no_response,
@@ -193,7 +193,6 @@ impl Http2Stream {
         mut request: Request<RequestBody>,
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
-        let mark = self.connection.meter.mark();
         let mut requests = self.connection.requests.clone();
         self.body = Some(request.body_mut().watch());
         match timeout_at(deadline.begin(), requests.try_send_request(request)).await {
@@ -206,7 +205,7 @@ impl Http2Stream {
                 self.connection.retire();
                 Err(SendError::NotSent)
             }
-            Ok(Err(error)) => Err(self.failed(error.error(), mark)),
+            Ok(Err(error)) => Err(self.failed(error.error())),
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(SendError::NoResponse(no_response::of_switching_protocols()))
             }
@@ -217,15 +216,19 @@ impl Http2Stream {
         }
     }
 
-    fn failed(&self, error: &hyper::Error, mark: Mark) -> SendError {
+    fn failed(&self, error: &hyper::Error) -> SendError {
         if let Some(refusal) = self.connection.refusal.get() {
             self.connection.retire();
             return SendError::NoResponse(no_response::of_refusal(refusal));
         }
+        if let Some(flood) = self.connection.meter.flood() {
+            self.connection.retire();
+            return SendError::NoResponse(flood);
+        }
         let why = no_response::of_request(error, &[]);
         let Some(cause) = no_response::h2_error(error) else {
             self.connection.retire();
-            return self.lost(why, mark);
+            return self.broken(why);
         };
         let is_of_the_server = cause.is_remote();
         if !cause.is_reset() {
@@ -236,17 +239,15 @@ impl Http2Stream {
             Some(h2::Reason::REFUSED_STREAM) if is_of_the_server => SendError::NotProcessed(why),
             // The library ends only streams with it that are beyond the last one that the server names.
             Some(_) if is_of_the_server && cause.is_go_away() => SendError::NotProcessed(why),
-            _ => self.lost(why, mark),
+            _ if cause.get_io().is_some() => self.broken(why),
+            _ => SendError::NoResponse(why),
         }
     }
 
-    fn lost(&self, why: NoResponse, mark: Mark) -> SendError {
-        let is_lost = matches!(why, NoResponse::ConnectionLost(_));
-        if self.is_reused && is_lost && self.connection.meter.was_closed_before(mark) {
-            SendError::Stale(why)
-        } else {
-            SendError::NoResponse(why)
-        }
+    /// Of a connection that broke. What was read meanwhile says nothing of the request: it may be of other streams, or of the connection itself.
+    fn broken(&self, why: NoResponse) -> SendError {
+        let is_stale = self.is_reused && self.connection.meter.has_just_written() && matches!(why, NoResponse::ConnectionLost(_));
+        if is_stale { SendError::Stale(why) } else { SendError::NoResponse(why) }
     }
 }
 

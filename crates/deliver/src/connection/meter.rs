@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use pushline_model::DescriptorPermit;
+use pushline_model::{DescriptorPermit, NoResponse};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -50,6 +50,8 @@ pub(crate) struct Meter {
     /// When the last byte was written, in microseconds since the connection was opened.
     written_at: AtomicU64,
     is_cut: AtomicBool,
+    /// The server sent too much without a response making progress.
+    is_flooded: AtomicBool,
     has_ended: AtomicBool,
     /// Who waits for the socket, to be woken by the switch.
     reader: AtomicWaker,
@@ -62,11 +64,6 @@ pub(crate) struct Meter {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark(u64);
 
-/// Why the switch was thrown by the meter itself.
-#[derive(Debug, thiserror::Error)]
-#[error("the server sent 1 MiB without a response making progress")]
-struct Flood;
-
 impl Metered {
     pub(super) fn new(stream: Stream, permit: DescriptorPermit) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter {
@@ -75,6 +72,7 @@ impl Metered {
             read_at_progress: AtomicU64::new(0),
             written_at: AtomicU64::new(0),
             is_cut: AtomicBool::new(false),
+            is_flooded: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
@@ -111,8 +109,18 @@ impl Meter {
 
     /// Whether the connection has ended, just now, as one does that its server closed before it read the request.
     pub(super) fn was_closed_before(&self, request: Mark) -> bool {
-        let since_written = micros(self.opened.elapsed()).saturating_sub(self.written_at.load(Relaxed));
-        self.read.load(Relaxed) == request.0 && since_written < micros(CLOSED_BEFORE)
+        self.read.load(Relaxed) == request.0 && self.has_just_written()
+    }
+
+    /// Whether the last byte was written so lately that its reader may have closed the connection before.
+    pub(super) fn has_just_written(&self) -> bool {
+        micros(self.opened.elapsed()).saturating_sub(self.written_at.load(Relaxed)) < micros(CLOSED_BEFORE)
+    }
+
+    /// Why the connection was ended because of what the server sent, if it was.
+    pub(super) fn flood(&self) -> Option<NoResponse> {
+        let is_flooded = self.is_flooded.load(Relaxed);
+        is_flooded.then(|| NoResponse::Malformed("the server sent 1 MiB without a response making progress".into()))
     }
 
     /// Ends the connection: its socket is closed as soon as the task that holds it is polled.
@@ -142,8 +150,9 @@ impl Meter {
     fn count(&self, bytes: u64) -> io::Result<()> {
         let read = self.read.fetch_add(bytes, Relaxed) + bytes;
         if read - self.read_at_progress.load(Relaxed) > WITHOUT_PROGRESS {
+            self.is_flooded.store(true, Relaxed);
             self.cut();
-            return Err(io::Error::other(Flood));
+            return Err(cut());
         }
         Ok(())
     }
