@@ -14,8 +14,10 @@ use pushline_queue::Frame;
 
 use super::{
     super::{
-        AttemptEnded, Core, DeadLetterBatch, DeadLetterKey, Effects, Event, Leave, OldestRead, ReadBlock, Save, SaveEnded, Start,
-        StartAttempt, TickRefused, lane::Lane, message::Message,
+        AttemptEnded, Core, DeadLetterBatch, DeadLetterKey, Effects, Event, Leave, MessageKey, OldestRead, ReadBlock, Save, SaveEnded,
+        Start, StartAttempt, TickRefused,
+        lane::Lane,
+        message::{Message, State},
     },
     log::{Log, Saved},
     schedule::How,
@@ -287,10 +289,13 @@ impl Process {
                 How::Accepted => Outcome::Accepted { status: 200 },
                 How::Error => error_response(500, None),
                 How::Busy(seconds) => {
-                    let until = common.clock.instant() + Duration::from_secs(seconds.into());
-                    let suspended = self.suspended.entry(handle.webhook.name.clone()).or_insert(until);
-                    *suspended = until.max(*suspended);
-                    common.count("suspensions");
+                    // The outcome of a message that was dead-lettered meanwhile is discarded.
+                    if task.is_in_flight(key) {
+                        let until = common.clock.instant() + Duration::from_secs(seconds.into());
+                        let suspended = self.suspended.entry(handle.webhook.name.clone()).or_insert(until);
+                        *suspended = until.max(*suspended);
+                        common.count("suspensions");
+                    }
                     error_response(BUSY, Some(seconds.to_string().into()))
                 }
                 How::Timeout => Outcome::NoResponse(NoResponse::Timeout),
@@ -422,6 +427,11 @@ impl Task {
         let before = if self.idle.0 == Some(now) { self.idle.1 } else { 0 };
         self.idle = (Some(now), if is_idle { before + 1 } else { 0 });
         assert!(self.idle.1 < 50, "a busy loop: it wants to be woken at once, again and again");
+    }
+
+    fn is_in_flight(&self, key: MessageKey) -> bool {
+        let messages = self.core.lanes.get(key.lane).into_iter().flat_map(|lane| &lane.messages);
+        messages.filter(|message| message.span.first == key.first).any(|message| matches!(message.state, State::InFlight { .. }))
     }
 
     fn begin_save(&mut self, save: Save, common: &mut Common) {
