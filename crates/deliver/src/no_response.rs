@@ -87,6 +87,11 @@ fn of_io(source: &io::Error) -> NoResponse {
     })
 }
 
+/// Of a server that spoke before a request was sent.
+pub(crate) fn of_greeting(unread: &[u8]) -> Option<NoResponse> {
+    malformed_status_line(unread).map(|told| NoResponse::Malformed(told.into()))
+}
+
 /// Of a server that refused the client with an alert once the handshake was over.
 pub(crate) fn of_refusal(error: &rustls::Error) -> NoResponse {
     NoResponse::Tls(tls(error).into())

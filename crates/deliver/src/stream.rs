@@ -22,19 +22,19 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>, TlsRefusal),
 }
 
-/// Why a server refused the client once the handshake was over, which with TLS 1.3 is when it looks at the client's certificate. Whoever holds a
+/// Why TLS failed once the handshake was over: with TLS 1.3 a server looks at the client's certificate only then. Whoever holds a
 /// clone learns it, though the error that reaches them may be that of a write.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsRefusal(Arc<OnceLock<rustls::Error>>);
 
 impl TlsRefusal {
-    /// The alert, if one has arrived.
+    /// What failed, if anything did: mostly an alert has arrived.
     pub(crate) fn get(&self) -> Option<&rustls::Error> {
         self.0.get()
     }
 
     fn note(&self, error: &io::Error) {
-        if let Some(error @ rustls::Error::AlertReceived(_)) = error.get_ref().and_then(|error| error.downcast_ref()) {
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
             _ = self.0.set(error.clone());
         }
     }

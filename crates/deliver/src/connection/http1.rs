@@ -81,12 +81,12 @@ impl Http1 {
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
         if !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {
-            return Err(self.refused().unwrap_or(SendError::NotSent));
+            return Err(self.not_sent().await);
         }
         let mark = self.meter.mark();
         match timeout_at(deadline.begin(), self.requests.try_send_request(request)).await {
             Err(_) => Err(SendError::NoResponse(NoResponse::Timeout)),
-            Ok(Err(error)) if error.message().is_some() => Err(self.refused().unwrap_or(SendError::NotSent)),
+            Ok(Err(error)) if error.message().is_some() => Err(self.not_sent().await),
             Ok(Err(error)) => {
                 if let Some(flood) = self.meter.flood() {
                     return Err(SendError::NoResponse(flood));
@@ -122,8 +122,14 @@ impl Http1 {
         &self.meter
     }
 
-    fn refused(&self) -> Option<SendError> {
-        self.refusal.get().map(|refusal| SendError::NoResponse(no_response::of_refusal(refusal)))
+    /// Why the request never left: some servers refuse the client after the handshake, or speak first.
+    async fn not_sent(self) -> SendError {
+        if let Some(refusal) = self.refusal.get() {
+            return SendError::NoResponse(no_response::of_refusal(refusal));
+        }
+        let is_reused = self.is_reused;
+        let unread = if is_reused { Bytes::new() } else { self.unread().await };
+        no_response::of_greeting(&unread).map_or(SendError::NotSent, SendError::NoResponse)
     }
 
     /// What the server sent and hyper didn't take, once the connection has failed.
