@@ -10,6 +10,7 @@ mod kcat;
 mod ledger;
 mod mosquitto;
 mod process;
+mod request;
 mod scripted;
 mod signals;
 mod sync_shim;
@@ -17,7 +18,7 @@ mod sync_shim;
 pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 
 pub use crate::{
-    hostile::{Hostile, HostileReceiver},
+    hostile::{CertificateAuthority, HostileProtocol, HostileServer},
     http::get,
     id_ledger::{IdLedger, PushRecord, RepeatedPacket, Sighting},
     inbox::{Inbox, payloads},

@@ -35,6 +35,8 @@ pub struct Pushline {
 /// One packet of a dead letter, as the admin address tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterLine {
+    /// The webhook's name, where there was one.
+    pub webhook: Option<String>,
     /// Such as `error_response`.
     pub cause: String,
     /// The message's id.
@@ -43,6 +45,8 @@ pub struct DeadLetterLine {
     pub status: Option<u64>,
     /// How many attempts were made.
     pub attempts: usize,
+    /// Class and cause of each attempt that got no response.
+    pub no_responses: Vec<(String, String)>,
     /// The response's first 2 KiB.
     pub response: String,
     /// Base64.
@@ -325,11 +329,16 @@ impl Pushline {
 impl DeadLetterLine {
     fn read(line: &Value) -> Self {
         let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let attempts = line["attempts"].as_array().map_or(&[][..], Vec::as_slice);
+        let no_response =
+            |attempt: &Value| Some((attempt["no_response"].as_str()?.to_owned(), attempt["cause"].as_str().unwrap_or_default().to_owned()));
         Self {
+            webhook: line["webhook"].as_str().map(str::to_owned),
             cause: text("cause"),
             message_id: line["message_id"].as_str().map(str::to_owned),
             status: line["status"].as_u64(),
-            attempts: line["attempts"].as_array().map_or(0, Vec::len),
+            attempts: attempts.len(),
+            no_responses: attempts.iter().filter_map(no_response).collect(),
             response: text("response"),
             payload: text("payload"),
         }

@@ -15,7 +15,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{hostile::read_request, inbox::payloads_of};
+use crate::{inbox::payloads_of, request::read_request};
 
 /// A request that arrived.
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ const GRAPH: [(&str, &[&str]); 8] = [
 /// Libraries that only these crates may use.
 const SINGLE_USERS: [(&str, &[&str]); 6] = [
     ("rmqtt-codec", &["pushline-ingest"]),
-    ("tokio-rustls", &["pushline-deliver"]),
+    ("tokio-rustls", &["pushline-deliver", "pushline-testkit"]),
     ("clap", &["pushline"]),
     ("simd-json", &["pushline-batch"]),
     ("crc32c", &["pushline-queue"]),
