@@ -1,6 +1,7 @@
-//! What tests and load tests share: the real process, receivers that keep what they get, a hostile one, and the ledger that says whether every
+//! What tests and load tests share: the real process, receivers that keep what they get, a hostile one, a proxy that harms connections, and the ledger that says whether every
 //! acknowledged packet arrived or is a dead letter. Never a dependency of the product.
 
+mod chaos_proxy;
 mod hostile;
 mod http;
 mod id_ledger;
@@ -18,6 +19,7 @@ mod sync_shim;
 pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 
 pub use crate::{
+    chaos_proxy::{ChaosProxy, Direction, Fault},
     hostile::{CertificateAuthority, HostileProtocol, HostileServer},
     http::get,
     id_ledger::{IdLedger, PushRecord, RepeatedPacket, Sighting},
