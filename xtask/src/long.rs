@@ -46,6 +46,13 @@ pub const PARTS: &[Part] = &[
         tests: &["over_kafka_each_stored_packet_comes_under_one_id_through_kills_hand_overs_stopped_processes_reloads_and_expiry"],
     },
     Part {
+        name: "hostile",
+        about: "every row of the hostile receiver's table with the real timeout of 90 s; 5 minutes",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["each_cell_of_the_hostile_receivers_table_has_its_outcome_cause_and_number_of_attempts"],
+    },
+    Part {
         name: "model",
         about: "the delivery core's model test with 200,000 schedules in each mode",
         package: "pushline-deliver",

@@ -15,7 +15,7 @@ const LARGE: usize = 6 << 20;
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The columns that are played.
-const PLAYED: &[HostileProtocol] = &[HostileProtocol::Http1];
+const PLAYED: &[HostileProtocol] = &[HostileProtocol::Http1, HostileProtocol::Http2];
 
 /// A cell with its server; one of the rows has none.
 struct Played {
@@ -45,7 +45,7 @@ async fn each_cell_of_the_hostile_receivers_table_has_its_outcome_cause_and_numb
             options += "concurrency = 1\n";
         }
         if cell.protocol == HostileProtocol::Http2 {
-            options += "http2_prior_knowledge = true\n";
+            options += "http_version = \"2\"\n";
         }
         if cell.protocol.is_tls() && cell.row != "unknown-authority" {
             writeln!(options, "tls = {{ ca_file = {ca_file:?} }}").unwrap();
