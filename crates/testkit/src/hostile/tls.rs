@@ -2,7 +2,7 @@
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy, sink},
     net::TcpStream,
@@ -64,6 +64,8 @@ impl CertificateAuthority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new([]).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Certificates refer to their authority by name.
+        params.distinguished_name.push(DnType::CommonName, format!("authority {}", fastrand::u64(..)));
         set_years(&mut params, VALID);
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.self_signed(&key).expect("a key signs its own certificate");
