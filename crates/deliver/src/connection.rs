@@ -5,7 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pushline_model::{DescriptorPermit, NoResponse};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 pub(crate) use self::{
     body::RequestBody,
@@ -17,11 +20,16 @@ use crate::{dial::Stream, network::ConnectError, pool::Slot};
 
 mod body;
 mod http1;
-mod http2;
+pub(crate) mod http2;
 mod meter;
 
 /// The largest header section of a response, in bytes; a larger one is a malformed answer.
 const MAX_HEADER_BYTES: usize = 128 << 10;
+
+/// What a connection's bytes come from: a socket, TLS, or a pipe in memory.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for S {}
 
 /// What a request goes out on.
 #[derive(Debug)]

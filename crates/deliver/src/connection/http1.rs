@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use super::{
-    Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
     meter::{Meter, Metered},
 };
-use crate::{dial::Stream, no_response, pool::Slot};
+use crate::{no_response, pool::Slot};
 
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;
@@ -50,7 +50,12 @@ struct Task(JoinHandle<Bytes>);
 
 impl Http1 {
     /// The connection lives in a task of its own, until it is dropped or the server closes it.
-    pub(super) async fn open(stream: Stream, peer: Option<IpAddr>, permit: DescriptorPermit, slot: Slot) -> Result<Self, NoResponse> {
+    pub(crate) async fn open(
+        stream: impl ByteStream,
+        peer: Option<IpAddr>,
+        permit: DescriptorPermit,
+        slot: Slot,
+    ) -> Result<Self, NoResponse> {
         let (stream, meter) = Metered::new(stream, permit);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;

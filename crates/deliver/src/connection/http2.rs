@@ -25,11 +25,11 @@ use tokio::{
 };
 
 use super::{
-    Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
     body::Released,
     meter::{Mark, Meter, Metered},
 };
-use crate::{dial::Stream, no_response, pool::Slot};
+use crate::{no_response, pool::Slot};
 
 /// How many streams a connection carries, whatever its server permits: more would wait for each other in one TCP connection.
 const MAX_STREAMS: usize = 100;
@@ -70,8 +70,8 @@ pub(crate) struct Http2Stream {
 }
 
 /// Opens a connection, with its first stream.
-pub(super) async fn open(
-    stream: Stream,
+pub(crate) async fn open(
+    stream: impl ByteStream,
     peer: Option<IpAddr>,
     permit: DescriptorPermit,
     slot: Slot,
@@ -111,8 +111,8 @@ fn no_stream() -> NoResponse {
 }
 
 /// Drives a connection and publishes how many streams its server permits, until its sender is dropped or it has failed. Then ends it.
-async fn serve(
-    mut connection: http2::Connection<TokioIo<Metered>, RequestBody, TokioExecutor>,
+async fn serve<S: ByteStream>(
+    mut connection: http2::Connection<TokioIo<Metered<S>>, RequestBody, TokioExecutor>,
     meter: Arc<Meter>,
     publish: watch::Sender<Option<usize>>,
     more_streams: impl Fn(),
