@@ -5,7 +5,10 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pushline_model::{DescriptorPermit, NoResponse};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 pub(crate) use self::{
     body::RequestBody,
@@ -17,11 +20,16 @@ use crate::{network::ConnectError, pool::Slot, route::Route, stream::Stream};
 
 mod body;
 mod http1;
-mod http2;
+pub(crate) mod http2;
 mod meter;
 
 /// The largest header section of a response, in bytes; a larger one is a malformed answer.
 const MAX_HEADER_BYTES: usize = 128 << 10;
+
+/// What a connection's bytes come from: a socket, TLS, or a pipe in memory.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for S {}
 
 /// What a request goes out on.
 #[derive(Debug)]
@@ -153,8 +161,11 @@ pub(crate) async fn open(
     slot: Slot,
     deadline: Instant,
 ) -> Result<Connection, ConnectError> {
+    let refusal = stream.refusal();
     Ok(match protocol {
-        Protocol::Http1 => Connection::Http1(Http1::open(stream, route, permit, slot).await.map_err(ConnectError::NoResponse)?),
-        Protocol::Http2 => Connection::Http2(http2::open(stream, route, permit, slot, deadline).await.map_err(ConnectError::NoResponse)?),
+        Protocol::Http1 => Connection::Http1(Http1::open(stream, route, refusal, permit, slot).await.map_err(ConnectError::NoResponse)?),
+        Protocol::Http2 => {
+            Connection::Http2(http2::open(stream, route, refusal, permit, slot, deadline).await.map_err(ConnectError::NoResponse)?)
+        }
     })
 }

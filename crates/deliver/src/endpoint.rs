@@ -126,7 +126,13 @@ impl Endpoint {
     }
 
     /// Sends the request. The status decides as soon as it has arrived.
-    async fn send(&self, connection: Connection, id: MessageId, body: Bytes, deadline: &mut Deadline) -> Result<Outcome, SendError> {
+    pub(crate) async fn send(
+        &self,
+        connection: Connection,
+        id: MessageId,
+        body: Bytes,
+        deadline: &mut Deadline,
+    ) -> Result<Outcome, SendError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the wall clock is past 1970").as_secs();
         let request = self.template.request(connection.protocol(), id, now, body);
         let (response, connection) = connection.send(request, deadline).await?;

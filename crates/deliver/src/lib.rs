@@ -38,6 +38,8 @@ mod deliver;
 mod dial;
 mod egress;
 mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod local_failures;
 mod lookups;
 mod losses;

@@ -17,15 +17,10 @@ use tokio::{
 };
 
 use super::{
-    Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
     meter::{Meter, Metered},
 };
-use crate::{
-    no_response,
-    pool::Slot,
-    route::Route,
-    stream::{Stream, TlsRefusal},
-};
+use crate::{no_response, pool::Slot, route::Route, stream::TlsRefusal};
 
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;
@@ -57,8 +52,13 @@ struct Task(JoinHandle<Bytes>);
 
 impl Http1 {
     /// The connection lives in a task of its own, until it is dropped or the server closes it.
-    pub(super) async fn open(stream: Stream, route: Route, permit: DescriptorPermit, slot: Slot) -> Result<Self, NoResponse> {
-        let refusal = stream.refusal();
+    pub(crate) async fn open(
+        stream: impl ByteStream,
+        route: Route,
+        refusal: TlsRefusal,
+        permit: DescriptorPermit,
+        slot: Slot,
+    ) -> Result<Self, NoResponse> {
         let (stream, meter) = Metered::new(stream, permit);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;

@@ -24,16 +24,11 @@ use tokio::{
 };
 
 use super::{
-    Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
     body::Released,
     meter::{Meter, Metered},
 };
-use crate::{
-    no_response,
-    pool::Slot,
-    route::Route,
-    stream::{Stream, TlsRefusal},
-};
+use crate::{no_response, pool::Slot, route::Route, stream::TlsRefusal};
 
 /// How many streams a connection carries, whatever its server permits: more would wait for each other in one TCP connection.
 const MAX_STREAMS: usize = 100;
@@ -76,14 +71,14 @@ pub(crate) struct Http2Stream {
 }
 
 /// Opens a connection, with its first stream.
-pub(super) async fn open(
-    stream: Stream,
+pub(crate) async fn open(
+    stream: impl ByteStream,
     route: Route,
+    refusal: TlsRefusal,
     permit: DescriptorPermit,
     slot: Slot,
     deadline: Instant,
 ) -> Result<Http2Stream, NoResponse> {
-    let refusal = stream.refusal();
     let (stream, meter) = Metered::new(stream, permit);
     let handshake = builder().handshake(TokioIo::new(stream));
     let (requests, connection) = match timeout_at(deadline, handshake).await {
@@ -120,8 +115,8 @@ fn no_stream() -> NoResponse {
 }
 
 /// Drives a connection and publishes how many streams its server permits, until its sender is dropped or it has failed. Then ends it.
-async fn serve(
-    mut connection: http2::Connection<TokioIo<Metered>, RequestBody, TokioExecutor>,
+async fn serve<S: ByteStream>(
+    mut connection: http2::Connection<TokioIo<Metered<S>>, RequestBody, TokioExecutor>,
     meter: Arc<Meter>,
     publish: watch::Sender<Option<usize>>,
     more_streams: impl Fn(),

@@ -21,8 +21,6 @@ use tokio::{
     time::Instant,
 };
 
-use crate::stream::Stream;
-
 /// How much a server may send without a response making progress, in bytes: floods of SETTINGS, of PING, of 1xx responses.
 const WITHOUT_PROGRESS: u64 = 1 << 20;
 
@@ -31,9 +29,9 @@ const CLOSED_BEFORE: Duration = Duration::from_secs(1);
 
 /// A connection's byte stream, with the right to its descriptor.
 #[derive(Debug)]
-pub(super) struct Metered {
+pub(super) struct Metered<S> {
     // Fields are dropped in this order: the socket is closed before its descriptor is given back.
-    stream: Stream,
+    stream: S,
     meter: Arc<Meter>,
     _permit: DescriptorPermit,
     /// Bytes were read since the reader last waited.
@@ -64,8 +62,8 @@ pub(crate) struct Meter {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark(u64);
 
-impl Metered {
-    pub(super) fn new(stream: Stream, permit: DescriptorPermit) -> (Self, Arc<Meter>) {
+impl<S> Metered<S> {
+    pub(super) fn new(stream: S, permit: DescriptorPermit) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter {
             opened: Instant::now(),
             read: AtomicU64::new(0),
@@ -166,7 +164,7 @@ fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was given up")
 }
 
-impl AsyncRead for Metered {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.meter.is_cut.load(Relaxed) {
@@ -191,7 +189,7 @@ impl AsyncRead for Metered {
     }
 }
 
-impl AsyncWrite for Metered {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -225,7 +223,7 @@ impl AsyncWrite for Metered {
     }
 }
 
-impl Drop for Metered {
+impl<S> Drop for Metered<S> {
     fn drop(&mut self) {
         self.meter.has_ended.store(true, Relaxed);
         self.meter.observer.wake();

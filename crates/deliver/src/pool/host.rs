@@ -386,6 +386,12 @@ impl Spoken {
 }
 
 impl Slot {
+    /// Of no host: for a connection outside a pool.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_none() -> Self {
+        Self(Weak::new())
+    }
+
     /// A stream of its connection has ended.
     pub(crate) fn stream_ended(&self, connection: &Arc<Http2>) {
         let Some(host) = self.0.upgrade() else { return };

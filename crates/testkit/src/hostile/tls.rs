@@ -184,7 +184,7 @@ impl Handshake {
 
 /// A ClientHello is smaller.
 async fn read_some(stream: &mut TcpStream) -> io::Result<()> {
-    stream.read(&mut vec![0; 16 << 10]).await.map(drop)
+    stream.read_buf(&mut Vec::with_capacity(16 << 10)).await.map(drop)
 }
 
 fn acceptor(

@@ -1,0 +1,5 @@
+//! Calls `pushline_deliver::fuzzing::http2_response`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| pushline_deliver::fuzzing::http2_response(input));
