@@ -110,7 +110,7 @@ impl Endpoint {
                 SendError::NotProcessed(_) if repeats.not_processed < NOT_PROCESSED.len() => {
                     let pause = NOT_PROCESSED[repeats.not_processed];
                     repeats.not_processed += 1;
-                    // A server that has no room for a stream has none for a connection: a stream of the open one will do.
+                    // A server that takes no further stream takes no further connection: a stream of the open one will do.
                     is_fresh = false;
                     if timeout_at(deadline.begin(), sleep(pause)).await.is_err() {
                         return Outcome::NoResponse(NoResponse::Timeout);

@@ -87,14 +87,14 @@ impl Remainder {
         }
     }
 
-    /// The next piece of the body. `None`: it has ended, or broken off.
+    /// The next part of the body. `None`: it has ended, or broken off.
     async fn next(&mut self) -> Option<bytes::Bytes> {
         while let Some(frame) = self.body.frame().await {
             let Ok(frame) = frame else {
                 self.rest_at_most = Duration::ZERO;
                 return None;
             };
-            self.connection.meter().progress();
+            self.connection.meter().advanced();
             if let Ok(data) = frame.into_data() {
                 self.read += data.len();
                 self.has_ended = self.body.is_end_stream();

@@ -1,4 +1,4 @@
-//! A request's body: one piece, and whether it is still held. An HTTP/2 server may answer and grant no window for the rest of a body: then the library
+//! A request's body: one buffer, and whether it is still held. An HTTP/2 server may answer and grant no window for the rest of a body: then the library
 //! holds the rest, and its stream counts as open, until the connection ends.
 
 use std::{

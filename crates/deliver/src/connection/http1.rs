@@ -106,7 +106,7 @@ impl Http1 {
                 Err(SendError::NoResponse(no_response::of_switching_protocols()))
             }
             Ok(Ok(response)) => {
-                self.meter.progress();
+                self.meter.advanced();
                 self.is_reused = true;
                 Ok((response, self))
             }

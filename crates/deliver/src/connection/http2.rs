@@ -205,7 +205,7 @@ impl Http2Stream {
                 Err(SendError::NoResponse(no_response::of_switching_protocols()))
             }
             Ok(Ok(response)) => {
-                self.connection.meter.progress();
+                self.connection.meter.advanced();
                 Ok((response, self))
             }
         }

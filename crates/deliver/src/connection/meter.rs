@@ -1,5 +1,5 @@
 //! The bytes of a connection, counted: what was read since a request began, and when the last byte was written. A server that sends 1 MiB without
-//! a response making progress loses its connection, and a switch ends the connection from outside.
+//! advancing a response loses its connection, and a switch ends the connection from outside.
 //!
 //! The switch is what ends HTTP/2: hyper hands the socket to a task that it spawns itself, which a deaf server keeps alive for ever.
 
@@ -21,8 +21,8 @@ use tokio::{
     time::Instant,
 };
 
-/// How much a server may send without a response making progress, in bytes: floods of SETTINGS, of PING, of 1xx responses.
-const WITHOUT_PROGRESS: u64 = 1 << 20;
+/// How much a server may send without advancing a response, in bytes: floods of SETTINGS, of PING, of 1xx responses.
+const WITHOUT_ADVANCING: u64 = 1 << 20;
 
 /// A connection that ends without a response byte this soon after the last byte of its request was closed before the server read the request.
 const CLOSED_BEFORE: Duration = Duration::from_secs(1);
@@ -43,12 +43,12 @@ pub(super) struct Metered<S> {
 pub(crate) struct Meter {
     opened: Instant,
     read: AtomicU64,
-    /// How much had been read when a response last made progress.
-    read_at_progress: AtomicU64,
+    /// How much had been read when a response last advanced.
+    read_when_advanced: AtomicU64,
     /// When the last byte was written, in microseconds since the connection was opened.
     written_at: AtomicU64,
     is_cut: AtomicBool,
-    /// The server sent too much without a response making progress.
+    /// The server sent too much without advancing a response.
     is_flooded: AtomicBool,
     has_ended: AtomicBool,
     /// Who waits for the socket, to be woken by the switch.
@@ -67,7 +67,7 @@ impl<S> Metered<S> {
         let meter = Arc::new(Meter {
             opened: Instant::now(),
             read: AtomicU64::new(0),
-            read_at_progress: AtomicU64::new(0),
+            read_when_advanced: AtomicU64::new(0),
             written_at: AtomicU64::new(0),
             is_cut: AtomicBool::new(false),
             is_flooded: AtomicBool::new(false),
@@ -95,9 +95,9 @@ impl Meter {
         self.opened
     }
 
-    /// A response has made progress.
-    pub(crate) fn progress(&self) {
-        self.read_at_progress.store(self.read.load(Relaxed), Relaxed);
+    /// A response has advanced.
+    pub(crate) fn advanced(&self) {
+        self.read_when_advanced.store(self.read.load(Relaxed), Relaxed);
     }
 
     /// A request begins.
@@ -118,7 +118,7 @@ impl Meter {
     /// Why the connection was ended because of what the server sent, if it was.
     pub(super) fn flood(&self) -> Option<NoResponse> {
         let is_flooded = self.is_flooded.load(Relaxed);
-        is_flooded.then(|| NoResponse::Malformed("the server sent 1 MiB without a response making progress".into()))
+        is_flooded.then(|| NoResponse::Malformed("the server sent 1 MiB without advancing a response".into()))
     }
 
     /// Ends the connection: its socket is closed as soon as the task that holds it is polled.
@@ -147,7 +147,7 @@ impl Meter {
     /// Counts what was read. An error if that is too much.
     fn count(&self, bytes: u64) -> io::Result<()> {
         let read = self.read.fetch_add(bytes, Relaxed) + bytes;
-        if read - self.read_at_progress.load(Relaxed) > WITHOUT_PROGRESS {
+        if read - self.read_when_advanced.load(Relaxed) > WITHOUT_ADVANCING {
             self.is_flooded.store(true, Relaxed);
             self.cut();
             return Err(cut());

@@ -274,7 +274,7 @@ impl Host {
 }
 
 impl State {
-    /// A connection that is open and has room for a request.
+    /// A connection that is open and takes a request.
     fn take(&mut self, closed: &mut Closed) -> Option<Connection> {
         let now = Instant::now();
         while let Some(last) = self.idle.pop() {
@@ -299,7 +299,7 @@ impl State {
         None
     }
 
-    /// Whether a connection that is being opened may have room for one more than those before it in line.
+    /// Whether a connection that is being opened may take one more than those before it in line.
     fn will_be_shared(&self, is_fresh: bool, before: usize) -> bool {
         match self.protocol {
             None => self.opening > 0,
@@ -408,7 +408,7 @@ impl Slot {
         });
     }
 
-    /// Tells the host that its connection has room for more, or has ended.
+    /// Tells the host that its connection takes more, or has ended.
     pub(crate) fn notifier(&self) -> impl Fn() + Send + 'static {
         let host = Weak::clone(&self.0);
         move || {
