@@ -44,7 +44,7 @@ pub(crate) async fn sender(max_packets: usize) -> Result<()> {
     println!("messages of {max_packets} packets of 200 bytes, medians of {ROUNDS} rounds; CPU in microseconds a message\n");
     println!("| protocol      | at once | Pushline/s | bare hyper/s | ratio | CPU of Pushline | CPU of bare hyper |");
     println!("|---------------|--------:|-----------:|-------------:|------:|----------------:|------------------:|");
-    for protocol in Protocol::ALL.into_iter().filter(|protocol| !protocol.is_tls) {
+    for protocol in Protocol::ALL {
         for (concurrency, messages) in LOADS {
             let (mut ours, mut theirs) = (vec![], vec![]);
             for _ in 0..ROUNDS {
@@ -117,6 +117,7 @@ fn webhook(receiver: &Counter, max_packets: usize, concurrency: usize) -> Result
         Version::Http1 => HttpVersion::Http1,
         Version::Http2 => HttpVersion::Http2,
     };
+    webhook.tls.ca_file = receiver.tls_folder().map(tls::certificate_file);
     Ok(webhook)
 }
 

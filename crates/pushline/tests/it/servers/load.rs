@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use pushline_testkit::{Gateway, PATIENCE, Pushline, folder, payloads_of};
+use pushline_testkit::{Gateway, PATIENCE, Pushline, folder, get, payloads_of};
 use rustix::process::Signal;
 use tokio::{
     net::TcpStream,
@@ -75,6 +75,20 @@ async fn reloads(program: Program, signal: Signal, transport: Transport) {
     assert!(generations.len() > reloads / 2, "the server has read {reloads} configurations, and requests came by these: {generations:?}");
 }
 
+/// A webhook trusts the server but has no certificate of its own: its message becomes a dead letter, and nothing arrives. Returns the cause.
+pub(super) async fn cause_without_a_client_certificate(program: Program, transport: Transport) -> String {
+    let server = Server::start(program, transport).await;
+    let options = format!("retry_delays = [\"10ms\"]\ntls = {{ ca_file = \"{}\" }}", server.site.file("ca.pem"));
+    let mut customer = Customer::start_with(&server, &options).await;
+    customer.publish(1..2).await;
+    customer.pushline.until_quiet().await;
+    assert_eq!(server.site.arrivals().len(), 0);
+    let (status, letters) = get(customer.pushline.admin, "/dead-letters?limit=1").await.unwrap();
+    assert_eq!(status, 200);
+    let letter: serde_json::Value = serde_json::from_str(letters.lines().next().unwrap()).unwrap();
+    letter["attempts"][0]["cause"].as_str().unwrap_or_default().to_owned()
+}
+
 impl Server {
     async fn start(program: Program, transport: Transport) -> Self {
         let mut site = Site::new(transport).await;
@@ -122,8 +136,12 @@ struct Customer {
 
 impl Customer {
     async fn start(server: &Server) -> Self {
+        Self::start_with(server, &server.site.transport.options(&server.site)).await
+    }
+
+    async fn start_with(server: &Server, options: &str) -> Self {
         let folder = folder();
-        let options = format!("window = \"50ms\"\ntimeout = \"20s\"\n{}", server.site.transport.options(&server.site));
+        let options = format!("window = \"50ms\"\ntimeout = \"20s\"\n{options}");
         let groups: String = (0..GROUPS).map(|number| group(&format!("o{number}"), "g", "w")).collect();
         let configuration = webhook("w", &server.site.transport.url(server.site.port), &options) + &groups;
         let pushline = Pushline::start(BINARY, folder.path(), &Pushline::configuration(&configuration)).await;

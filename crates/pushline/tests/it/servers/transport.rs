@@ -4,7 +4,6 @@ use super::site::Site;
 
 /// A protocol, over plain TCP, TLS, or TLS with a client certificate that the server demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "webhooks have no options for HTTP/2 and for certificates yet")]
 pub(super) enum Transport {
     Http1,
     Http1Tls,
