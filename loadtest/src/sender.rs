@@ -117,7 +117,7 @@ fn webhook(receiver: &Counter, max_packets: usize, concurrency: usize) -> Result
         Version::Http1 => HttpVersion::Http1,
         Version::Http2 => HttpVersion::Http2,
     };
-    webhook.tls.ca_file = receiver.tls_folder().map(tls::certificate_file);
+    webhook.tls.ca_file = receiver.tls_folder().map(crate::tls::certificate_file);
     Ok(webhook)
 }
 

@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use pushline_model::{HttpVersion, Tls, Url, Webhook};
 use tokio::time::Instant;
 
-pub(crate) use self::host::{Host, Slot};
+pub(crate) use self::host::{Host, HostHandle, Slot};
 use crate::{route::Route, tls::Identity};
 
 mod host;

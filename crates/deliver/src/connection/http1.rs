@@ -42,7 +42,6 @@ pub(crate) struct Http1 {
     pub(crate) route: Route,
     /// Why the server refused the client after the handshake, if it did.
     refusal: TlsRefusal,
-    _slot: Slot,
 }
 
 /// The task that a connection lives in. By itself it ends only when its server has read the whole request, which some never do. It returns what it
@@ -59,7 +58,7 @@ impl Http1 {
         permit: DescriptorPermit,
         slot: Slot,
     ) -> Result<Self, NoResponse> {
-        let (stream, meter) = Metered::new(stream, permit);
+        let (stream, meter) = Metered::new(stream, permit, slot);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let task = tokio::spawn(async move {
@@ -72,7 +71,7 @@ impl Http1 {
             }
             parts.read_buf
         });
-        Ok(Self { requests, task: Task(task), meter, is_reused: false, route, refusal, _slot: slot })
+        Ok(Self { requests, task: Task(task), meter, is_reused: false, route, refusal })
     }
 
     pub(super) async fn send(

@@ -28,7 +28,12 @@ use super::{
     body::Released,
     meter::{Meter, Metered},
 };
-use crate::{no_response, pool::Slot, route::Route, stream::TlsRefusal};
+use crate::{
+    no_response,
+    pool::{HostHandle, Slot},
+    route::Route,
+    stream::TlsRefusal,
+};
 
 /// How many streams a connection carries, whatever its server permits: more would wait for each other in one TCP connection.
 const MAX_STREAMS: usize = 100;
@@ -57,7 +62,7 @@ pub(crate) struct Http2 {
     pub(crate) route: Route,
     /// Why the server refused the client after the handshake, if it did.
     refusal: TlsRefusal,
-    slot: Slot,
+    host: HostHandle,
 }
 
 /// A stream that the pool has counted, until it is dropped.
@@ -79,7 +84,8 @@ pub(crate) async fn open(
     slot: Slot,
     deadline: Instant,
 ) -> Result<Http2Stream, NoResponse> {
-    let (stream, meter) = Metered::new(stream, permit);
+    let host = slot.host();
+    let (stream, meter) = Metered::new(stream, permit, slot);
     let handshake = builder().handshake(TokioIo::new(stream));
     let (requests, connection) = match timeout_at(deadline, handshake).await {
         Ok(Ok(opened)) => opened,
@@ -87,7 +93,7 @@ pub(crate) async fn open(
         Err(_) => return Err(no_stream()),
     };
     let (publish, mut limit) = watch::channel(Some(0));
-    let task = tokio::spawn(serve(connection, Arc::clone(&meter), publish, slot.notifier()));
+    let task = tokio::spawn(serve(connection, Arc::clone(&meter), publish, host.clone()));
     // Nothing is sent before the server's SETTINGS have come: they say how many streams it takes.
     let granted = timeout_at(deadline, limit.wait_for(|limit| *limit != Some(0))).await;
     match granted.map(|limit| limit.is_ok_and(|limit| limit.is_some())) {
@@ -106,7 +112,7 @@ pub(crate) async fn open(
             return Err(no_stream());
         }
     }
-    let connection = Http2 { requests, limit, is_retired: AtomicBool::new(false), meter, route, refusal, slot };
+    let connection = Http2 { requests, limit, is_retired: AtomicBool::new(false), meter, route, refusal, host };
     Ok(Http2Stream { connection: Arc::new(connection), is_reused: false, body: None })
 }
 
@@ -119,14 +125,14 @@ async fn serve<S: ByteStream>(
     mut connection: http2::Connection<TokioIo<Metered<S>>, RequestBody, TokioExecutor>,
     meter: Arc<Meter>,
     publish: watch::Sender<Option<usize>>,
-    more_streams: impl Fn(),
+    host: HostHandle,
 ) -> hyper::Result<()> {
     let ended = poll_fn(|cx| {
         meter.observe(cx);
         let polled = Pin::new(&mut connection).poll(cx);
         let limit = polled.is_pending().then(|| connection.current_max_send_streams().min(MAX_STREAMS));
         if publish.send_if_modified(|published| std::mem::replace(published, limit) != limit) {
-            more_streams();
+            host.limit_changed();
         }
         polled
     })
@@ -252,6 +258,6 @@ impl Drop for Http2Stream {
         if self.body.as_ref().is_some_and(|body| !body.get()) {
             self.connection.retire();
         }
-        self.connection.slot.stream_ended(&self.connection);
+        self.connection.host.stream_ended(&self.connection);
     }
 }

@@ -21,19 +21,22 @@ use tokio::{
     time::Instant,
 };
 
+use crate::pool::Slot;
+
 /// How much a server may send without advancing a response, in bytes: floods of SETTINGS, of PING, of 1xx responses.
 const WITHOUT_ADVANCING: u64 = 1 << 20;
 
 /// A connection that ends without a response byte this soon after the last byte of its request was closed before the server read the request.
 const CLOSED_BEFORE: Duration = Duration::from_secs(1);
 
-/// A connection's byte stream, with the right to its descriptor.
+/// A connection's byte stream, with the right to its descriptor and its place among its host's connections.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
-    // Fields are dropped in this order: the socket is closed before its descriptor is given back.
+    // Fields are dropped in this order: the socket is closed before its descriptor and its slot are given back.
     stream: S,
     meter: Arc<Meter>,
     _permit: DescriptorPermit,
+    _slot: Slot,
     /// Bytes were read since the reader last waited.
     has_read: bool,
 }
@@ -63,7 +66,7 @@ pub(crate) struct Meter {
 pub(super) struct Mark(u64);
 
 impl<S> Metered<S> {
-    pub(super) fn new(stream: S, permit: DescriptorPermit) -> (Self, Arc<Meter>) {
+    pub(super) fn new(stream: S, permit: DescriptorPermit, slot: Slot) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter {
             opened: Instant::now(),
             read: AtomicU64::new(0),
@@ -76,7 +79,7 @@ impl<S> Metered<S> {
             writer: AtomicWaker::new(),
             observer: AtomicWaker::new(),
         });
-        (Self { stream, meter: Arc::clone(&meter), _permit: permit, has_read: false }, meter)
+        (Self { stream, meter: Arc::clone(&meter), _permit: permit, _slot: slot, has_read: false }, meter)
     }
 
     /// Notes the result of a write, or who waits for it.

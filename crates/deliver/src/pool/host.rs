@@ -88,9 +88,13 @@ enum Grant {
     Failed(ConnectError),
 }
 
-/// One of the connections that a host may have, until it is dropped.
+/// One of the connections that a host may have, until it is dropped: with the connection's socket.
 #[derive(Debug)]
 pub(crate) struct Slot(Weak<Host>);
+
+/// The host of a connection, which doesn't keep it.
+#[derive(Debug, Clone)]
+pub(crate) struct HostHandle(Weak<Host>);
 
 /// A connection that is being opened, until this is dropped.
 #[derive(Debug)]
@@ -392,7 +396,14 @@ impl Slot {
         Self(Weak::new())
     }
 
-    /// A stream of its connection has ended.
+    /// The host that its connection belongs to.
+    pub(crate) fn host(&self) -> HostHandle {
+        HostHandle(Weak::clone(&self.0))
+    }
+}
+
+impl HostHandle {
+    /// A stream of a connection has ended.
     pub(crate) fn stream_ended(&self, connection: &Arc<Http2>) {
         let Some(host) = self.0.upgrade() else { return };
         host.change(|state, closed| {
@@ -408,19 +419,14 @@ impl Slot {
         });
     }
 
-    /// Tells the host that its connection takes more, or has ended.
-    pub(crate) fn notifier(&self) -> impl Fn() + Send + 'static {
-        let host = Weak::clone(&self.0);
-        move || {
-            if let Some(host) = host.upgrade() {
-                host.change(|state, closed| {
-                    closed
-                        .http2
-                        .extend(state.shared.extract_if(.., |shared| shared.connection.is_retired()).map(|shared| shared.connection));
-                    host.serve(state, closed);
-                });
-            }
-        }
+    /// A connection takes more streams, or has ended.
+    pub(crate) fn limit_changed(&self) {
+        let Some(host) = self.0.upgrade() else { return };
+        host.change(|state, closed| {
+            let retired = state.shared.extract_if(.., |shared| shared.connection.is_retired());
+            closed.http2.extend(retired.map(|shared| shared.connection));
+            host.serve(state, closed);
+        });
     }
 }
 
