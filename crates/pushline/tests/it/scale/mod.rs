@@ -68,7 +68,7 @@ async fn ten_thousand_webhooks_share_a_thousand_connections_and_none_starves_bes
 }
 
 #[tokio::test]
-async fn beside_five_hundred_dead_zones_nobody_waits() {
+async fn beside_five_hundred_dead_zones_no_other_name_loses_an_attempt() {
     let (dir, receiver) = (folder(), SharedReceiver::start().await);
     let Some(server) = NameServer::start().await else {
         println!("NOT TESTED: a name server of the test's own needs root");

@@ -1,10 +1,6 @@
 //! A load: a real Pushline pushes packets to a server, and every one of them comes once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use futures_util::future::join_all;
 use pushline_testkit::{Gateway, PATIENCE, Pushline, folder, get, payloads_of};
@@ -14,12 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    process::ServerProcess,
-    proxies::KEEP_ALIVE_MILLIS,
-    site::{Arrival, Site},
-    transport::Transport,
-};
+use super::{process::ServerProcess, proxies::KEEP_ALIVE_MILLIS, site::Site, transport::Transport};
 use crate::{BINARY, amount, group, webhook};
 
 /// How to start a server at a site: it writes its configuration there.
@@ -62,17 +53,21 @@ async fn bursts(program: Program, transport: Transport) {
 async fn reloads(program: Program, signal: Signal, transport: Transport) {
     let mut server = Server::start(program, transport).await;
     let mut customer = Customer::start(&server).await;
-    let reloads = amount(8, 100);
-    for _ in 0..reloads {
-        for _ in 0..10 {
+    for _ in 0..amount(8, 100) {
+        server.reload(signal);
+        let (deadline, mut told) = (Instant::now() + PATIENCE, Instant::now());
+        while !server.site.has_arrived_by_this_generation() {
             customer.publish(1..10).await;
             sleep(Duration::from_millis(fastrand::u64(5..30))).await;
+            // haproxy loses a signal while its master process starts itself again.
+            if told.elapsed() > Duration::from_secs(1) {
+                server.process.signal(signal);
+                told = Instant::now();
+            }
+            assert!(Instant::now() < deadline, "{transport:?}: nothing comes by the new configuration:\n{}", server.process.log());
         }
-        server.reload(signal);
     }
-    let arrivals = customer.finish(&server).await;
-    let generations: BTreeSet<&str> = arrivals.iter().map(|arrival| arrival.generation.as_str()).collect();
-    assert!(generations.len() > reloads / 2, "the server has read {reloads} configurations, and requests came by these: {generations:?}");
+    customer.finish(&server).await;
 }
 
 /// A webhook trusts the server but has no certificate of its own: its message becomes a dead letter, and nothing arrives. Returns the cause.
@@ -164,7 +159,7 @@ impl Customer {
     }
 
     /// Waits until all has settled, and holds what arrived against what was published.
-    async fn finish(self, server: &Server) -> Vec<Arrival> {
+    async fn finish(self, server: &Server) {
         let quiet = timeout(PATIENCE, self.pushline.until_quiet()).await;
         let log = || format!("{:?}\nPushline:\n{}\nthe server:\n{}", server.site.transport, self.pushline.log(), server.process.log());
         quiet.unwrap_or_else(|_| panic!("packets don't settle.\n{}", log()));
@@ -189,6 +184,5 @@ impl Customer {
         let expected = if server.site.transport.is_http2() { '2' } else { '1' };
         let other = arrivals.iter().find(|arrival| !arrival.protocol.trim_start_matches("HTTP/").starts_with(expected));
         assert!(other.is_none(), "requests come over HTTP/{expected}, but one came over {}", other.unwrap().protocol);
-        arrivals
     }
 }

@@ -30,7 +30,6 @@ pub(super) struct Site {
 pub(super) struct Arrival {
     /// HTTP's version as the server names it: `HTTP/1.1`, `1.1`, `2`.
     pub(super) protocol: String,
-    pub(super) generation: String,
     pub(super) body: Vec<u8>,
 }
 
@@ -73,6 +72,12 @@ impl Site {
         self.receiver.address()
     }
 
+    /// Whether a request has passed through a server with the last configuration.
+    pub(super) fn has_arrived_by_this_generation(&self) -> bool {
+        let generation = self.generation.to_string();
+        self.pushes.lock().unwrap().iter().rev().any(|push| push.header("x-seen-generation") == generation)
+    }
+
     /// What has arrived, each request as often as it came.
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
         let recorded = fs::read(self.file("record")).unwrap();
@@ -89,12 +94,12 @@ impl Arrival {
         let (Some(protocol), Some(_), Some(body)) = (fields.next(), fields.next(), fields.next()) else {
             panic!("a line has three fields: {}", String::from_utf8_lossy(line))
         };
-        Self { protocol: String::from_utf8_lossy(protocol).into_owned(), generation: String::new(), body: body.to_vec() }
+        Self { protocol: String::from_utf8_lossy(protocol).into_owned(), body: body.to_vec() }
     }
 
     fn of_push(push: &Push) -> Self {
         // nghttpx names the protocol in `Via`.
         let protocol = [push.header("x-seen-protocol"), push.header("via")].concat();
-        Self { protocol, generation: push.header("x-seen-generation").to_owned(), body: push.body.to_vec() }
+        Self { protocol, body: push.body.to_vec() }
     }
 }
