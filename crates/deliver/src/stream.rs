@@ -63,7 +63,9 @@ impl Stream {
                 match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                     Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                     Poll::Ready(Err(error)) => break refusal.note(&error),
-                    Poll::Ready(Ok(())) | Poll::Pending => break,
+                    Poll::Ready(Ok(())) => break,
+                    // The alert is about to arrive, or the end: the write is tried again then, and fails again.
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         }

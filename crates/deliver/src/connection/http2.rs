@@ -89,7 +89,7 @@ pub(crate) async fn open(
     let handshake = builder().handshake(TokioIo::new(stream));
     let (requests, connection) = match timeout_at(deadline, handshake).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return Err(no_response::of_request(&error, &[])),
+        Ok(Err(error)) => return Err(refusal.get().map_or_else(|| no_response::of_request(&error, &[]), no_response::of_refusal)),
         Err(_) => return Err(no_stream()),
     };
     let (publish, mut limit) = watch::channel(Some(0));
