@@ -86,10 +86,14 @@ pub(crate) async fn open(
 ) -> Result<Http2Stream, NoResponse> {
     let host = slot.host();
     let (stream, meter) = Metered::new(stream, permit, slot);
+    let failed = |error: &hyper::Error| {
+        let of_tls = || refusal.get().map(no_response::of_refusal);
+        meter.flood().or_else(of_tls).unwrap_or_else(|| no_response::of_request(error, &[]))
+    };
     let handshake = builder().handshake(TokioIo::new(stream));
     let (requests, connection) = match timeout_at(deadline, handshake).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return Err(refusal.get().map_or_else(|| no_response::of_request(&error, &[]), no_response::of_refusal)),
+        Ok(Err(error)) => return Err(failed(&error)),
         Err(_) => return Err(no_stream()),
     };
     let (publish, mut limit) = watch::channel(Some(0));
@@ -100,11 +104,9 @@ pub(crate) async fn open(
         Ok(true) => {}
         Ok(false) => {
             drop(limit);
-            let ended = task.await;
-            return Err(match (refusal.get(), ended) {
-                (Some(refusal), _) => no_response::of_refusal(refusal),
-                (None, Ok(Err(error))) => no_response::of_request(&error, &[]),
-                (None, Ok(Ok(())) | Err(_)) => no_response::of_early_end(),
+            return Err(match task.await {
+                Ok(Err(error)) => failed(&error),
+                Ok(Ok(())) | Err(_) => no_response::of_early_end(),
             });
         }
         Err(_) => {

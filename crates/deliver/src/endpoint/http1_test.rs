@@ -209,7 +209,7 @@ async fn a_flood_of_interim_responses_ends_its_connection() {
     })
     .await;
     let outcome = attempt(&server.endpoint(|_| {}), true).await;
-    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(why)) if why.contains("1 MiB")), "{outcome:?}");
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Malformed(why)) if why.contains("1 MiB")), "{outcome:?}");
 }
 
 #[tokio::test]
