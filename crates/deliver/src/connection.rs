@@ -1,6 +1,6 @@
 //! A connection: HTTP/1.1, which one request has to itself, or a stream of HTTP/2.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -98,6 +98,14 @@ impl Connection {
         match self {
             Self::Http1(connection) => connection.is_reused,
             Self::Http2(stream) => stream.is_reused,
+        }
+    }
+
+    /// The connection of HTTP/2 that it is a stream of.
+    pub(crate) fn http2(&self) -> Option<Arc<Http2>> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(stream) => Some(Arc::clone(&stream.connection)),
         }
     }
 

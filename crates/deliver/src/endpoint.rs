@@ -84,13 +84,18 @@ impl Endpoint {
 
     async fn attempt_once(&self, id: MessageId, body: Bytes, mut is_fresh: bool) -> Outcome {
         let (mut deadline, mut repeats) = (Deadline::new(self.webhook.timeout), Repeats::default());
+        let mut refused_on = None;
         loop {
-            let connection = match self.host.connection(&self.network, &self.webhook.url, is_fresh).await {
-                Ok(connection) => connection,
-                Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
-                Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
-                Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
+            let connection = match refused_on.take().and_then(|open| self.host.further_stream(&open)) {
+                Some(stream) => Connection::Http2(stream),
+                None => match self.host.connection(&self.network, &self.webhook.url, is_fresh).await {
+                    Ok(connection) => connection,
+                    Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
+                    Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
+                    Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
+                },
             };
+            let http2 = connection.http2();
             let is_reused = connection.is_reused();
             self.network.count_connection(connection.protocol(), is_reused);
             let failed = match self.send(connection, id, body.clone(), &mut deadline).await {
@@ -100,7 +105,7 @@ impl Endpoint {
                 Err(failed) => failed,
             };
             match failed {
-                // Once: a connection that no request has used is never stale.
+                // A connection that no request has used is never stale, so this comes to an end.
                 SendError::Stale(_) => {
                     is_fresh = true;
                     deadline = Deadline::new(self.webhook.timeout);
@@ -110,8 +115,8 @@ impl Endpoint {
                 SendError::NotProcessed(_) if repeats.not_processed < NOT_PROCESSED.len() => {
                     let pause = NOT_PROCESSED[repeats.not_processed];
                     repeats.not_processed += 1;
-                    // A server that takes no further stream takes no further connection: a stream of the open one will do.
-                    is_fresh = false;
+                    // A server that takes no further stream takes no further connection.
+                    refused_on = http2;
                     if timeout_at(deadline.begin(), sleep(pause)).await.is_err() {
                         return Outcome::NoResponse(NoResponse::Timeout);
                     }

@@ -173,6 +173,27 @@ async fn a_stream_that_was_not_processed_goes_again_three_times() {
 }
 
 #[tokio::test]
+async fn a_retry_whose_stream_is_refused_goes_again_on_its_own_connection_and_on_no_older_one() {
+    let server = Server::start(|number, stream| async move {
+        let mut frames = Frames::accept(stream, 100).await;
+        let first = frames.request().await.unwrap();
+        if number == 2 {
+            frames.reset(first, REFUSED_STREAM).await;
+            let again = frames.request().await.unwrap();
+            frames.accepted(again).await;
+        } else {
+            frames.accepted(first).await;
+        }
+        pending().await
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(attempt(&endpoint, false).await, ACCEPTED);
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
 async fn a_stream_that_is_reset_for_another_reason_does_not_go_again() {
     for code in [NO_ERROR, 1, 2, 8, 11, 12] {
         let (server, requests) = refuses(1, code).await;

@@ -133,6 +133,19 @@ impl Host {
         }
     }
 
+    /// A further stream of a connection that is open, unless it takes none.
+    pub(crate) fn further_stream(&self, connection: &Arc<Http2>) -> Option<Http2Stream> {
+        self.change(|state, _| {
+            let shared = state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.connection, connection))?;
+            if connection.is_retired() || shared.streams >= connection.limit() {
+                return None;
+            }
+            shared.streams += 1;
+            shared.resting = None;
+            Some(Http2Stream::new(connection))
+        })
+    }
+
     async fn checkout(self: &Arc<Self>, is_fresh: bool) -> Grant {
         let answer = {
             let granted = self.change(|state, closed| match self.grant(state, is_fresh, state.waiting.len(), closed) {
