@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
 use pushline_model::{DescriptorPermit, NoResponse};
@@ -18,7 +21,7 @@ use tokio::{
 
 use super::{
     ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
-    meter::{Meter, Metered},
+    meter::{Mark, Meter, Metered},
 };
 use crate::{no_response, pool::Slot, route::Route, stream::TlsRefusal};
 
@@ -79,27 +82,14 @@ impl Http1 {
         request: Request<RequestBody>,
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
-        if !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {
-            return Err(self.not_sent().await);
+        if !self.requests.is_ready() && !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {
+            return Err(Box::pin(self.not_sent()).await);
         }
         let mark = self.meter.mark();
         match timeout_at(deadline.begin(), self.requests.try_send_request(request)).await {
             Err(_) => Err(SendError::NoResponse(NoResponse::Timeout)),
-            Ok(Err(error)) if error.message().is_some() => Err(self.not_sent().await),
-            Ok(Err(error)) => {
-                if let Some(flood) = self.meter.flood() {
-                    return Err(SendError::NoResponse(flood));
-                }
-                let refusal = self.refusal.clone();
-                // What isn't HTTP on a connection that has carried a response is the rest of that response.
-                let is_rest = error.error().is_parse() || error.error().is_parse_status();
-                let is_stale = self.is_reused && (is_rest || self.meter.was_closed_before(mark));
-                let why = no_response::of_request(error.error(), &self.unread().await);
-                if let Some(refusal) = refusal.get() {
-                    return Err(SendError::NoResponse(no_response::of_refusal(refusal)));
-                }
-                Err(if is_stale { SendError::Stale(why) } else { SendError::NoResponse(why) })
-            }
+            // On the heap, as failures are large and rare.
+            Ok(Err(error)) => Err(Box::pin(self.failed(error, mark)).await),
             // No request asked for another protocol (RFC 9110 §15.2.2).
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(SendError::NoResponse(no_response::of_switching_protocols()))
@@ -119,6 +109,25 @@ impl Http1 {
 
     pub(crate) fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// Why no status came back on a connection that ended.
+    async fn failed(self, error: TrySendError<Request<RequestBody>>, mark: Mark) -> SendError {
+        if error.message().is_some() {
+            return self.not_sent().await;
+        }
+        if let Some(flood) = self.meter.flood() {
+            return SendError::NoResponse(flood);
+        }
+        let refusal = self.refusal.clone();
+        // What isn't HTTP on a connection that has carried a response is the rest of that response.
+        let is_rest = error.error().is_parse() || error.error().is_parse_status();
+        let is_stale = self.is_reused && (is_rest || self.meter.was_closed_before(mark));
+        let why = no_response::of_request(error.error(), &self.unread().await);
+        if let Some(refusal) = refusal.get() {
+            return SendError::NoResponse(no_response::of_refusal(refusal));
+        }
+        if is_stale { SendError::Stale(why) } else { SendError::NoResponse(why) }
     }
 
     /// Why the request never left: some servers refuse the client after the handshake, or speak first.
