@@ -5,7 +5,7 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
-use pushline_model::{Cause, Offset, Timestamp};
+use pushline_model::{Cause, GroupId, Offset, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The first byte of an encoded checkpoint; the rest is postcard. A later version that only adds something adds an [`Extension`] and keeps this number.
@@ -107,7 +107,11 @@ impl Checkpoint {
     /// [`Unreadable`] for what another version wrote, and for other bytes.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         match bytes.split_first() {
-            Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Unreadable::Corrupt),
+            Some((&VERSION, rest)) => {
+                let checkpoint: Self = postcard::from_bytes(rest).map_err(|_| Unreadable::Corrupt)?;
+                let has_groups = checkpoint.lanes.iter().all(|lane| GroupId::of_record(&lane.group).is_ok());
+                if has_groups { Ok(checkpoint) } else { Err(Unreadable::Corrupt) }
+            }
             Some((&version, _)) if version > VERSION => Err(Unreadable::Version(version)),
             _ => Err(Unreadable::Corrupt),
         }
@@ -281,5 +285,12 @@ mod tests {
         bytes[0] = VERSION + 1;
         assert_eq!(Checkpoint::decode(&bytes), Err(Unreadable::Version(VERSION + 1)));
         assert_eq!(Checkpoint::decode(&[]), Err(Unreadable::Corrupt));
+    }
+
+    #[test]
+    fn a_checkpoint_with_a_lane_of_no_group_is_corrupt() {
+        let mut checkpoint = checkpoint(vec![span(11, 12)]);
+        checkpoint.lanes[0].group = "nonsense".to_owned();
+        assert_eq!(Checkpoint::decode(&checkpoint.encode()), Err(Unreadable::Corrupt));
     }
 }

@@ -234,8 +234,7 @@ impl Core {
     }
 
     fn resume(&mut self, saved: crate::checkpoint::LaneCheckpoint, now: Now) {
-        // A checkpoint lists lanes, and each lane has a group: another key was never written.
-        let Ok(group) = GroupId::of_record(&saved.group) else { return };
+        let group = GroupId::of_record(&saved.group).expect("a decoded checkpoint names groups");
         let last = LastRules { window: saved.window_length, hash: saved.rules_hash };
         let intake = Intake::new(&group, self.webhooks.of(&group), last, now.monotonic);
         let lane = Lane::resume(group.clone(), intake, saved, self.live_offset);

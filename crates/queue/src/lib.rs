@@ -17,6 +17,7 @@
 //! | checkpoint | [`Partition::load`] returns a watermark with the checkpoint that was saved with it, or says that this one is gone. |
 //! | failure | a backend with a fatal error resolves [`Queue::failed`]; no batch is acknowledged after that. |
 
+mod blocking;
 #[cfg(test)]
 mod conformance;
 mod dead_letters;

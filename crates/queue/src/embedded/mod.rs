@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved,
-    SavedCheckpoint, Stalled, failure::Failure,
+    SavedCheckpoint, Stalled, blocking, failure::Failure,
 };
 
 /// How to keep the queue.
@@ -329,7 +329,7 @@ impl Partition for OnePartition {
     fn save(&self, checkpoint: Bytes, watermark: Offset) -> BoxFuture<'static, Result<(), QueueError>> {
         let checkpoints = Arc::clone(&self.checkpoints);
         let done = tokio::task::spawn_blocking(move || checkpoints.save(checkpoint, watermark));
-        async move { done.await.unwrap_or(Err(QueueError::Closed)) }.boxed()
+        async move { blocking::result(done).await.flatten() }.boxed()
     }
 
     /// One save holds both.

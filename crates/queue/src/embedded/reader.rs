@@ -9,7 +9,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::log::{Found, Log, SegmentFile};
 use crate::{
-    Frame, QueueError, Reader,
+    Frame, QueueError, Reader, blocking,
     frame::{HEADER, Header},
 };
 
@@ -41,8 +41,7 @@ impl LogReader {
                 }
             }
             if let Some(reading) = &mut self.reading {
-                // The runtime has shut down.
-                let block = reading.await.unwrap_or(Err(QueueError::Closed));
+                let block = blocking::result(reading).await.flatten();
                 self.reading = None;
                 self.ahead = block.inspect_err(|error| self.log.failure.note(error))?;
                 continue;

@@ -11,7 +11,7 @@ use super::{
     catch_up::{CatchUp, CatchUpReader, TopicPartition},
     health::Health,
 };
-use crate::{Append, Appended, QueueError, Read, Reader, Record};
+use crate::{Append, Appended, QueueError, Read, Reader, Record, blocking};
 
 /// How long Kafka may take to answer a question before it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ impl KafkaLog {
         loop {
             let (appender, place) = (Arc::clone(&self.appender), self.place.clone());
             let ask = move || appender.client().fetch_watermarks(&place.topic, place.partition, ANSWER);
-            match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
+            match blocking::result(spawn_blocking(ask)).await? {
                 Ok((start, end)) if start >= 0 && end >= start => return Ok(start.unsigned_abs()..end.unsigned_abs()),
                 Ok(_) => wait.because("it doesn't know the bounds of a log"),
                 Err(error) => wait.because(&error.to_string()),

@@ -63,7 +63,7 @@ use self::{
     partition::KafkaPartition,
     topics::Topics,
 };
-use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, failure::Failure, metrics as names};
+use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, blocking, failure::Failure, metrics as names};
 
 /// How to keep the queue.
 #[derive(Debug, Clone)]
@@ -239,7 +239,8 @@ async fn watch_over(appender: Arc<Appender>, health: Arc<Health>, failure: Arc<F
         looked = Instant::now();
         let asking = Arc::clone(&appender);
         // Others report that Kafka is away.
-        let Ok(Ok(metadata)) = spawn_blocking(move || topics::ask_metadata(asking.client())).await else { continue };
+        let call = spawn_blocking(move || topics::ask_metadata(asking.client()));
+        let Ok(Ok(metadata)) = blocking::result(call).await else { continue };
         if let Some(count) = topics::partition_counts(&metadata).get(&*topics.packets).filter(|count| **count != partitions as usize) {
             failure.note(&QueueError::Misfit(format!(
                 "topic {} has {count} partitions now, expected {partitions}: a group's packets would change their partition and lose their order; restore the number, or take another topic_prefix",

@@ -27,7 +27,7 @@ use super::{
     rebalances::{Rebalances, set_paused},
     recent_reader::RecentReader,
 };
-use crate::{AppendError, Frame, Horizon, Partition, QueueError, Read, Reader, Saved, SavedCheckpoint};
+use crate::{AppendError, Frame, Horizon, Partition, QueueError, Read, Reader, Saved, SavedCheckpoint, blocking};
 
 /// How long Kafka may take to answer a question before it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -102,7 +102,7 @@ impl Shared {
                 let offset = element.offset().to_raw().and_then(|offset| Offset::try_from(offset).ok());
                 Ok::<_, KafkaError>(offset.map(|watermark| Commit { watermark, metadata: element.metadata().to_owned() }))
             };
-            match spawn_blocking(ask).await.map_err(|_| QueueError::Closed)? {
+            match blocking::result(spawn_blocking(ask)).await? {
                 Ok(committed) => return Ok(committed),
                 Err(error) => {
                     wait.because(&error.to_string());
@@ -123,7 +123,7 @@ impl Shared {
             let Commit { watermark, metadata } = lock(&shared.durable).clone().expect("it was loaded before");
             shared.consumer.commit(&shared.list(KafkaOffset::Offset(to_kafka(watermark)), &metadata)?, CommitMode::Sync)
         };
-        spawn_blocking(commit).await.map_err(|_| QueueError::Closed)
+        blocking::result(spawn_blocking(commit)).await
     }
 
     async fn commit(self: &Arc<Self>) -> Result<(), QueueError> {

@@ -16,7 +16,7 @@ use super::{
     Options,
     clients::{self, CHECKPOINT_BYTES, OVERHEAD, Quiet},
 };
-use crate::{QueueError, metrics as names};
+use crate::{QueueError, blocking, metrics as names};
 
 /// How long Kafka may take to answer before it is asked again.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -206,7 +206,7 @@ async fn wait_for_metadata(client: &Arc<AdminClient<Quiet>>, brokers: &str) -> M
     let mut is_logged = false;
     loop {
         let asking = Arc::clone(client);
-        match spawn_blocking(move || ask_metadata(asking.inner())).await {
+        match blocking::result(spawn_blocking(move || ask_metadata(asking.inner()))).await {
             Ok(Ok(metadata)) => return metadata,
             Ok(Err(error)) if !std::mem::replace(&mut is_logged, true) => {
                 warn!(brokers, %error, "Kafka doesn't answer ([queue.kafka] brokers); trying again until it does");
