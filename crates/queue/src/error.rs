@@ -68,6 +68,12 @@ pub enum QueueError {
         /// What is wrong.
         what: String,
     },
+    /// Both checkpoint files have changed.
+    #[error("neither checkpoint.a nor checkpoint.b in {} can be read. A crash spoils only one of them, so something else has changed them; no file was changed now. Restore the files from a backup or repair the disk. To start without them, move both away: every packet that the queue still holds is sent again, some of them under another id", dir.display())]
+    CheckpointsUnreadable {
+        /// The queue's folder.
+        dir: PathBuf,
+    },
     /// A record has another format.
     #[error("the record at offset {offset} can't be read: another version of Pushline may have written it; read it with that version")]
     Unreadable {

@@ -26,7 +26,8 @@ const HEADER: usize = 28;
 #[derive(Debug)]
 pub(super) struct CheckpointFiles {
     files: [Slot; 2],
-    sequence: u64,
+    /// The sequence of the next save; the first one is 0.
+    next: u64,
 }
 
 #[derive(Debug)]
@@ -55,6 +56,16 @@ pub(super) struct LogEnd {
     pub(super) log_time: Timestamp,
 }
 
+/// What the two files hold together.
+#[derive(Debug)]
+pub(super) enum FoundCheckpoint {
+    /// The envelope that was saved last.
+    Envelope(Envelope),
+    /// The only one that was written can't be read.
+    OnlySpoiled,
+    Nothing,
+}
+
 /// What a file holds.
 enum Content {
     Empty,
@@ -63,8 +74,8 @@ enum Content {
 }
 
 impl CheckpointFiles {
-    /// Opens both, and reads what was saved last.
-    pub(super) fn open(fs: &dyn FileSystem, dir: &Path) -> Result<(Self, Option<Envelope>, Saved), QueueError> {
+    /// Opens both, and reads the envelope that was saved last.
+    pub(super) fn open(fs: &dyn FileSystem, dir: &Path) -> Result<(Self, FoundCheckpoint), QueueError> {
         let slot = |name| {
             let path = dir.join(name);
             let file = fs.open(&path).map_err(QueueError::io("open", &path))?;
@@ -73,34 +84,26 @@ impl CheckpointFiles {
         let files = [slot("checkpoint.a")?, slot("checkpoint.b")?];
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
         let contents = [files[0].read()?, files[1].read()?];
-        if contents.iter().all(|content| matches!(content, Content::Invalid)) {
-            let what = "neither it nor the other checkpoint file can be read, and a crash spoils only one".to_owned();
-            return Err(QueueError::Corrupt { path: files[0].path.clone(), position: 0, offset: 0, what });
+        let spoiled = contents.iter().filter(|content| matches!(content, Content::Invalid)).count();
+        if spoiled == files.len() {
+            return Err(QueueError::CheckpointsUnreadable { dir: dir.to_owned() });
         }
-        let is_spoiled = contents.iter().any(|content| matches!(content, Content::Invalid));
-        let found = contents
+        let saved = contents
             .into_iter()
             .filter_map(|content| if let Content::Saved(sequence, envelope) = content { Some((sequence, envelope)) } else { None });
-        let newest = found.max_by_key(|(sequence, _)| *sequence);
-        let sequence = newest.as_ref().map_or(0, |(sequence, _)| *sequence);
-        let envelope = newest.map(|(_, envelope)| envelope);
-        let saved = match &envelope {
-            Some(envelope) => envelope.saved(),
-            None if is_spoiled => {
-                let reason = format!("the only checkpoint file that was written, in {}, can't be read", dir.display());
-                Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
-            }
-            None => Saved::default(),
+        let (next, found) = match saved.max_by_key(|(sequence, _)| *sequence) {
+            Some((sequence, envelope)) => (sequence + 1, FoundCheckpoint::Envelope(envelope)),
+            None if spoiled > 0 => (0, FoundCheckpoint::OnlySpoiled),
+            None => (0, FoundCheckpoint::Nothing),
         };
-        Ok((Self { files, sequence }, envelope, saved))
+        Ok((Self { files, next }, found))
     }
 
     /// Saves over the older one.
     pub(super) fn save(&mut self, envelope: &Envelope) -> Result<(), QueueError> {
-        let sequence = self.sequence + 1;
-        let bytes = encode(sequence, envelope);
-        self.files[usize::from(sequence % 2 == 1)].write(&bytes)?;
-        self.sequence = sequence;
+        let bytes = encode(self.next, envelope);
+        self.files[usize::from(self.next % 2 == 1)].write(&bytes)?;
+        self.next += 1;
         Ok(())
     }
 }
@@ -129,8 +132,26 @@ impl Slot {
     }
 }
 
+impl FoundCheckpoint {
+    /// What was saved for the packets log, which ends at `packets_end`. The first envelope is durable before the first packet, so packets without an
+    /// envelope have lost it.
+    pub(super) fn saved(&self, dir: &Path, packets_end: Offset) -> Saved {
+        let reason = match self {
+            Self::Envelope(envelope) => return envelope.saved(),
+            _ if packets_end == 0 => return Saved::default(),
+            Self::OnlySpoiled => format!("the only checkpoint file that was written, in {}, can't be read", dir.display()),
+            Self::Nothing => format!("{} has packets and no checkpoint: the checkpoint files were deleted", dir.display()),
+        };
+        Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
+    }
+
+    pub(super) fn envelope(self) -> Option<Envelope> {
+        if let Self::Envelope(envelope) = self { Some(envelope) } else { None }
+    }
+}
+
 impl Envelope {
-    pub(super) fn saved(&self) -> Saved {
+    fn saved(&self) -> Saved {
         let checkpoint =
             self.checkpoint.as_ref().map_or(SavedCheckpoint::None, |bytes| SavedCheckpoint::Named(Bytes::copy_from_slice(bytes)));
         Saved { watermark: self.watermark, checkpoint }

@@ -45,6 +45,11 @@ impl Checkpoints {
         self.logs[0].delete_below(watermark).map(drop)
     }
 
+    /// Makes the first envelope durable, before the first packet: from then on, packets without an envelope have lost it. Blocks.
+    pub(super) fn save_first(&self) -> Result<(), QueueError> {
+        self.write(|_| ())
+    }
+
     /// Saves the ends of the logs once more, with the last checkpoint. Blocks. A queue that has failed isn't written any more.
     pub(super) fn save_ends(&self) {
         if !self.failure.is_noted()

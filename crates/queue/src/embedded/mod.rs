@@ -34,7 +34,7 @@ use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
 use self::{
-    checkpoint_files::{CheckpointFiles, LogEnd},
+    checkpoint_files::{CheckpointFiles, FoundCheckpoint, LogEnd},
     checkpoints::Checkpoints,
     clock::{Clock, LogClock, SystemClock},
     committer::{Bounds, Committer, LastSegment, Retention},
@@ -43,8 +43,8 @@ use self::{
     recovery::{Known, recover},
 };
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved,
-    SavedCheckpoint, Stalled, blocking, failure::Failure,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
+    blocking, failure::Failure,
 };
 
 /// How to keep the queue.
@@ -153,23 +153,18 @@ impl Embedded {
         fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
         let path = dir.join("lock");
         let held = fs.lock(&path).map_err(QueueError::io("lock", &path))?.ok_or(QueueError::Locked { path })?;
-        let (files, envelope, saved) = CheckpointFiles::open(&**fs, dir)?;
-        let ends = envelope.as_ref().map_or_else(Default::default, |envelope| envelope.ends);
+        let (files, found) = CheckpointFiles::open(&**fs, dir)?;
+        // Without a checkpoint that can be read it is unknown which packets must still be there.
+        let (ends, needed_from) = match &found {
+            FoundCheckpoint::Envelope(envelope) => (envelope.ends, envelope.watermark.unwrap_or(0)),
+            FoundCheckpoint::OnlySpoiled | FoundCheckpoint::Nothing => (Default::default(), Offset::MAX),
+        };
         let (failure, mut committers) = (Arc::new(Failure::default()), Committers::default());
         let mut opening = Opening { options, fs, failure: &failure, committers: &mut committers };
-        // Without a checkpoint that can be read it is unknown which packets must still be there.
-        let needed_from = if envelope.is_some() { saved.watermark.unwrap_or(0) } else { Offset::MAX };
         let known = Known { durable_end: ends[0].durable_end, needed_from, may_be_absent: false };
         let windows = |last: Timestamp| LogClock::for_windows(clock, last);
         let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
-        let saved = match packets.range().start {
-            start if envelope.is_none() && saved.checkpoint == SavedCheckpoint::None && start > 0 => {
-                let found = format!("{} has no checkpoint, and its packets begin at offset {start}", dir.display());
-                let reason = format!("{found}: the checkpoint files or the segments before were deleted");
-                Saved { watermark: None, checkpoint: SavedCheckpoint::Missing { reason } }
-            }
-            _ => saved,
-        };
+        let saved = found.saved(dir, packets.range().end);
         let mut open_dead_letters = |name, max_bytes, end: LogEnd| {
             let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };
             // The last save may be younger than the last record.
@@ -180,7 +175,12 @@ impl Embedded {
         let unrouted = open_dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
         fs.sync_dir(dir).map_err(QueueError::io("sync", dir))?;
         let logs = [&packets, &dead_letters, &unrouted].map(Arc::clone);
+        let envelope = found.envelope();
+        let is_first = envelope.is_none() && packets.range().end == 0;
         let checkpoints = Arc::new(Checkpoints::new(files, envelope.unwrap_or_default(), saved, logs, Arc::clone(&failure)));
+        if is_first {
+            checkpoints.save_first()?;
+        }
         committers.checkpoints = Some(Arc::clone(&checkpoints));
         let partition = Arc::new(OnePartition { log: packets, checkpoints, max_bytes: options.max_bytes });
         let (dead_letters, unrouted) = (DeadLetters::new(Arc::new(dead_letters)), DeadLetters::new(Arc::new(unrouted)));

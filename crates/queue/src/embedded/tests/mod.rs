@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use self::faults::FaultyFileSystem;
 use super::*;
 use crate::{
-    AppendError, Filter, FrameBuilder,
+    AppendError, Filter, FrameBuilder, SavedCheckpoint,
     conformance::{self, append, checkpoint, dead_letter, number, read_text, saved},
     frame::{HEADER, tests::record},
 };
@@ -330,12 +330,12 @@ async fn spoiled_checkpoint_costs_a_save_and_both_spoiled_are_refused() {
     assert_eq!(partition(&queue).load().await.unwrap(), saved(2, 0));
     kill(queue);
     spoil("checkpoint.a");
-    assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::Corrupt { .. })));
+    assert!(matches!(Embedded::open(&options(dir.path())), Err(QueueError::CheckpointsUnreadable { .. })));
 }
 
 #[tokio::test]
-async fn deleted_checkpoint_files_are_noticed_where_packets_were_deleted_too() {
-    for (watermark, is_missing) in [(0, false), (9, true)] {
+async fn deleted_checkpoint_files_are_noticed_whether_packets_were_deleted_too_or_not() {
+    for watermark in [0, 9] {
         let dir = TempDir::new().unwrap();
         let queue = open(dir.path());
         for _ in 0..11 {
@@ -349,8 +349,18 @@ async fn deleted_checkpoint_files_are_noticed_where_packets_were_deleted_too() {
         }
         let saved = partition(&open(dir.path())).load().await.unwrap();
         assert_eq!(saved.watermark, None);
-        assert_eq!(matches!(saved.checkpoint, SavedCheckpoint::Missing { .. }), is_missing, "{saved:?}");
+        assert!(matches!(saved.checkpoint, SavedCheckpoint::Missing { .. }), "{watermark}: {saved:?}");
     }
+}
+
+#[tokio::test]
+async fn a_queue_that_was_killed_before_its_first_save_misses_no_checkpoint() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    queue.append(&[record("o/g", b"x")]).await.unwrap();
+    kill(queue);
+    let saved = partition(&open(dir.path())).load().await.unwrap();
+    assert_eq!(saved, Saved::default());
 }
 
 #[tokio::test]
