@@ -21,7 +21,7 @@ use crate::{
     Egress, Network,
     connection::{self, Connection, Deadline, Http1, Protocol},
     endpoint::Endpoint,
-    pool::Slot,
+    pool::{Checkout, HostPermit, Slot},
     request::HeaderCaseCache,
     route::Route,
     stream::TlsRefusal,
@@ -181,7 +181,9 @@ async fn through(near: DuplexStream, webhook: &Webhook, protocol: Protocol) -> O
         Err(why) => return Outcome::NoResponse(why),
     };
     let mut deadline = Deadline::new(webhook.timeout);
-    let sent = endpoint.send(connection, MessageId([7; 16]), Bytes::from_static(BODY), &mut deadline).await;
+    let sent = endpoint
+        .send(Checkout { permit: HostPermit::of_none(), connection }, MessageId([7; 16]), Bytes::from_static(BODY), &mut deadline)
+        .await;
     sent.unwrap_or_else(|error| Outcome::NoResponse(error.into()))
 }
 

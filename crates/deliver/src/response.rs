@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::{
     Network,
     connection::{Connection, Protocol},
-    pool::{Host, IDLE},
+    pool::{Checkout, Host, IDLE},
 };
 
 /// How much of a response's body is read so that its connection can be used again, in bytes.
@@ -38,7 +38,7 @@ const BEFORE_THE_SERVER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Remainder {
     body: Incoming,
-    connection: Connection,
+    checkout: Checkout,
     /// How long the connection may rest once the body has ended; zero: it is closed.
     rest_at_most: Duration,
     read: usize,
@@ -59,14 +59,14 @@ pub(crate) struct Drain {
 struct Active(Arc<AtomicUsize>);
 
 impl Remainder {
-    pub(crate) fn new(response: Response<Incoming>, connection: Connection) -> Self {
-        let rest_at_most = match connection.protocol() {
+    pub(crate) fn new(response: Response<Incoming>, checkout: Checkout) -> Self {
+        let rest_at_most = match checkout.connection.protocol() {
             Protocol::Http1 => rest_at_most(response.status(), response.headers()),
             Protocol::Http2 => IDLE,
         };
         let body = response.into_body();
         let has_ended = body.is_end_stream();
-        Self { body, connection, rest_at_most, read: 0, has_ended }
+        Self { body, checkout, rest_at_most, read: 0, has_ended }
     }
 
     /// The beginning of the body: [`RESPONSE_KEPT`] bytes, or fewer where it ends before, breaks off or takes too long.
@@ -94,7 +94,7 @@ impl Remainder {
                 self.rest_at_most = Duration::ZERO;
                 return None;
             };
-            self.connection.meter().advanced();
+            self.checkout.connection.meter().advanced();
             if let Ok(data) = frame.into_data() {
                 self.read += data.len();
                 self.has_ended = self.body.is_end_stream();
@@ -134,9 +134,10 @@ impl Drain {
 
 /// The response has ended.
 fn release(host: &Arc<Host>, network: &Network, remainder: Remainder) {
-    let Remainder { body, connection, rest_at_most, .. } = remainder;
+    let Remainder { body, checkout: Checkout { permit, connection }, rest_at_most, .. } = remainder;
     // First the body: a stream of HTTP/2 has ended when both are gone.
     drop(body);
+    drop(permit);
     if let Connection::Http1(connection) = connection
         && !network.is_short_of_descriptors()
         && network.is_current(&connection.route)

@@ -19,7 +19,7 @@ use tokio::{
 
 use tokio_rustls::TlsAcceptor;
 
-use super::scripted_server::{Server, attempt, network, read_request};
+use super::scripted_server::{Server, attempt, beside_a_webhook_that_hangs, network, read_request};
 use crate::{Egress, Network};
 
 const DATA: u8 = 0;
@@ -159,6 +159,20 @@ async fn beyond_the_limit_of_streams_messages_go_out_on_further_connections() {
     }
     assert!((2..=3).contains(&server.connections()), "{}", server.connections());
     assert!(seen.try_recv().is_err(), "a second stream came while the first was open");
+}
+
+#[tokio::test]
+async fn a_webhook_that_hangs_leaves_streams_to_the_others_of_its_host() {
+    beside_a_webhook_that_hangs(http2, |hangs, stream| async move {
+        let mut frames = Frames::accept(stream, 1).await;
+        while let Some(stream) = frames.request().await {
+            if hangs {
+                pending::<()>().await;
+            }
+            frames.accepted(stream).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
