@@ -97,6 +97,13 @@ pub(super) async fn until_resting(network: &Network, count: usize) {
     timeout(Duration::from_secs(10), rest).await.expect("responses are drained within seconds");
 }
 
+/// The time goes on at once.
+pub(super) async fn advance(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
 /// Two webhooks of a host that may have eight connections: the server never answers the first one, which has more messages than that. The other one
 /// gets its answers meanwhile. `serve` is told whether its connection is the first one's.
 pub(super) async fn beside_a_webhook_that_hangs<S: Future<Output = ()> + Send + 'static>(
