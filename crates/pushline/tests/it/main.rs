@@ -28,6 +28,7 @@ mod log;
 mod metrics;
 mod oauth2;
 mod order;
+mod rate;
 mod readme;
 mod receive;
 mod reload;
