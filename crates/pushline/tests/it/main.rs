@@ -15,6 +15,7 @@ mod disk;
 mod document;
 mod egress;
 mod failure_causes;
+mod harmed_connections;
 mod hostile;
 mod isolation;
 mod kafka;
