@@ -47,6 +47,7 @@ pub(crate) struct Endpoint {
 /// How often the request of an attempt went again, without counting as an attempt.
 #[derive(Debug, Default)]
 struct Repeats {
+    stale: bool,
     not_processed: usize,
     http11_required: bool,
 }
@@ -108,9 +109,8 @@ impl Endpoint {
                 Err(failed) => failed,
             };
             match failed {
-                // A connection that no request has used is never stale, so this comes to an end.
-                SendError::Stale(_) => {
-                    is_fresh = true;
+                SendError::Stale(_) if !repeats.stale => {
+                    (repeats.stale, is_fresh) = (true, true);
                     deadline = Deadline::new(self.webhook.timeout);
                     self.sharer.host().clear();
                 }
@@ -143,7 +143,8 @@ impl Endpoint {
         body: Bytes,
         deadline: &mut Deadline,
     ) -> Result<Outcome, SendError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the wall clock is past 1970").as_secs();
+        // A clock before 1970 counts as 1970.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let request = self.template.request(connection.protocol(), id, now, body);
         let (response, connection) = connection.send(request, deadline).await?;
         let (status, headers) = (response.status(), response_headers(response.headers()));

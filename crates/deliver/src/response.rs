@@ -25,8 +25,9 @@ use crate::{
 /// How much of a response's body is read so that its connection can be used again, in bytes.
 const DRAINED: usize = 64 << 10;
 
-/// How long that may take.
+/// How long that may take, and how long while requests wait for the host's connections.
 const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN_WHILE_AWAITED: Duration = Duration::from_millis(100);
 
 /// How long the beginning of an error response's body may take.
 const BEGINNING: Duration = Duration::from_secs(2);
@@ -125,7 +126,8 @@ impl Drain {
         tokio::spawn(async move {
             let _active = active;
             let to_the_end = async { while remainder.read <= DRAINED && remainder.next().await.is_some() {} };
-            if timeout(DRAIN, to_the_end).await.is_ok() && remainder.has_ended {
+            let at_most = if host.is_awaited() { DRAIN_WHILE_AWAITED } else { DRAIN };
+            if timeout(at_most, to_the_end).await.is_ok() && remainder.has_ended {
                 release(&host, &network, remainder);
             }
         });

@@ -128,6 +128,41 @@ async fn refuses(times: usize, code: u32) -> (Server, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
+async fn a_connection_that_cannot_be_opened_fails_only_the_attempt_that_opened_it() {
+    let server = Server::start(|number, stream| async move {
+        if number > 1 {
+            let mut frames = Frames::accept(stream, 100).await;
+            while let Some(stream) = frames.request().await {
+                frames.accepted(stream).await;
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    let outcomes = futures_util::future::join_all([(); 8].map(|()| attempt(&endpoint, true))).await;
+    let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::NoResponse(_))).count();
+    let accepted = outcomes.iter().filter(|outcome| **outcome == ACCEPTED).count();
+    assert_eq!((failed, accepted), (1, 7), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_no_stream_any_more_gives_its_place_to_another() {
+    let server = Server::start(|number, stream| async move {
+        let mut frames = Frames::accept(stream, 100).await;
+        while let Some(stream) = frames.request().await {
+            if number == 1 {
+                frames.send(SETTINGS, 0, 0, &[&[0, 3], &0_u32.to_be_bytes()[..]].concat()).await;
+            }
+            frames.accepted(stream).await;
+        }
+    })
+    .await;
+    let endpoint = server.endpoint_on(&network(1), http2);
+    assert_eq!((attempt(&endpoint, true).await, attempt(&endpoint, true).await), (ACCEPTED, ACCEPTED));
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
 async fn the_webhooks_of_a_host_share_one_connection() {
     let (server, requests) = refuses(0, NO_ERROR).await;
     let network = network(10);

@@ -112,13 +112,6 @@ impl<R> FairQueue<R> {
         self.change(sharer, |requests| requests.waiting.pop_front()).map(|(_, request)| request)
     }
 
-    /// Empties it.
-    pub(super) fn drain(&mut self) -> Vec<R> {
-        self.lines = [BTreeSet::new(), BTreeSet::new()];
-        self.waiting = 0;
-        self.sharers.iter_mut().flat_map(|(_, requests)| requests.waiting.drain(..)).map(|(_, request)| request).collect()
-    }
-
     /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting

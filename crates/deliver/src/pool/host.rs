@@ -95,8 +95,8 @@ pub(crate) struct Checkout {
     pub(crate) connection: Connection,
 }
 
-/// What a waiter is told. An error: the connection that it waited for couldn't be opened.
-type Answer = Result<(Grant, HostPermit), ConnectError>;
+/// What a waiter is told.
+type Answer = (Grant, HostPermit);
 
 /// What an attempt gets.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl Host {
             Err(granted)
         });
         match granted {
-            Ok(granted) => Ok(granted),
+            Ok(granted) => granted,
             Err(granted) => granted.await.expect("a waiter is answered before its host is dropped, and its webhook holds the host"),
         }
     }
@@ -172,7 +172,7 @@ impl Host {
         let opened = network.connect(url, &self.identity, self.offers(), slot).await;
         match &opened {
             Ok(connection) => self.change(|state, _| state.opened(connection)),
-            Err(error) => self.change(|state, closed| state.failed(error, closed)),
+            Err(_) => self.change(|state, _| state.failed()),
         }
         drop(opening);
         opened
@@ -209,14 +209,22 @@ impl Host {
         });
     }
 
-    /// The server wants HTTP/1.1. Returns whether it can be spoken.
+    /// The server wants HTTP/1.1. Returns whether it will be spoken; not where the webhook wants HTTP/2.
     pub(crate) fn require_http1(&self) -> bool {
+        if self.origin.http_version == HttpVersion::Http2 {
+            return false;
+        }
         self.change(|state, closed| {
             state.wants_http1 = true;
             state.protocol = Some(Spoken::HTTP1);
             closed.http2.extend(state.shared.drain(..).map(|shared| shared.connection));
         });
-        self.origin.http_version != HttpVersion::Http2
+        true
+    }
+
+    /// Whether requests wait for its connections.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.change(|state, _| state.requests.waiting() > 0)
     }
 
     /// Closes the connections that no attempt will use again.
@@ -278,7 +286,7 @@ impl Host {
             };
             let waiter = state.requests.pop(sharer).expect("it waits");
             // One that has gone meanwhile gives it back.
-            closed.answers.extend(waiter.answer.send(Ok((grant, self.begin(state, sharer)))).err());
+            closed.answers.extend(waiter.answer.send((grant, self.begin(state, sharer))).err());
         }
     }
 
@@ -308,10 +316,11 @@ impl Sharer {
 
     /// A connection for one request: one that is open, or a new one. `is_fresh`: one that no request has used.
     ///
-    /// Waits where the host has as many as it may have, or the webhook as many as it may take of them. While nobody knows whether the server speaks
-    /// HTTP/2, one attempt opens a connection and the others wait for it: they may share it.
+    /// Waits where the host has as many as it may have, or the webhook as many as it may take of them. While it is unknown whether the server speaks
+    /// HTTP/2, one attempt opens a connection and the others wait for it: they may share it. An attempt fails only by a connection that it opened
+    /// itself: where the first one can't be opened, each of the others opens one.
     pub(crate) async fn connection(&self, network: &Network, url: &Url, is_fresh: bool) -> Result<Checkout, ConnectError> {
-        let (grant, permit) = self.host.checkout(self.key, is_fresh).await?;
+        let (grant, permit) = self.host.checkout(self.key, is_fresh).await;
         let connection = match grant {
             Grant::Connection(connection) => connection,
             // On the heap: it is three times as large as all the rest of an attempt, and rare.
@@ -392,7 +401,8 @@ impl State {
         }
         let mut place = 0;
         while let Some(shared) = self.shared.get_mut(place) {
-            if !shared.is_of_use(now) {
+            let takes_none = shared.streams == 0 && shared.connection.limit() == 0;
+            if takes_none || !shared.is_of_use(now) {
                 closed.http2.push(self.shared.swap_remove(place).connection);
                 continue;
             }
@@ -440,14 +450,10 @@ impl State {
         });
     }
 
-    /// Those that waited for a connection of their own wait for the next; those that would have shared it share its failure.
-    fn failed(&mut self, error: &ConnectError, closed: &mut Closed) {
-        let is_own = self.protocol.is_some_and(|spoken| spoken.protocol == Protocol::Http1);
-        if is_own || self.opening > 1 {
-            return;
-        }
-        for waiter in self.requests.drain() {
-            closed.answers.extend(waiter.answer.send(Err(error.clone())).err());
+    /// A connection couldn't be opened. Requests that waited to share it open connections of their own, unless others are open.
+    fn failed(&mut self) {
+        if self.shared.is_empty() {
+            self.protocol = Some(Spoken { at_a_time: 1, ..self.protocol.unwrap_or(Spoken::HTTP1) });
         }
     }
 
