@@ -16,11 +16,16 @@ pub(crate) use self::{
     http2::{Http2, Http2Stream},
     meter::Meter,
 };
-use crate::{network::ConnectError, pool::Slot, route::Route, stream::Stream};
+use crate::{
+    network::ConnectError,
+    pool::Slot,
+    route::Route,
+    stream::{Stream, TlsRefusal},
+};
 
 mod body;
 mod http1;
-pub(crate) mod http2;
+mod http2;
 mod meter;
 
 /// The largest header section of a response, in bytes; a larger one is a malformed answer.
@@ -30,6 +35,18 @@ const MAX_HEADER_BYTES: usize = 128 << 10;
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for S {}
+
+/// The byte stream to a server, and what stays with it until its socket is closed.
+#[derive(Debug)]
+pub(crate) struct Transport<S> {
+    pub(crate) stream: S,
+    /// The way that it took.
+    pub(crate) route: Route,
+    /// Why the server refused the client after the handshake, if it did.
+    pub(crate) refusal: TlsRefusal,
+    pub(crate) permit: DescriptorPermit,
+    pub(crate) slot: Slot,
+}
 
 /// What a request goes out on.
 #[derive(Debug)]
@@ -65,6 +82,13 @@ pub(crate) enum SendError {
     Http11Required,
     /// Nothing final arrived.
     NoResponse(NoResponse),
+}
+
+impl Transport<Stream> {
+    pub(crate) fn new(stream: Stream, route: Route, permit: DescriptorPermit, slot: Slot) -> Self {
+        let refusal = stream.refusal();
+        Self { stream, route, refusal, permit, slot }
+    }
 }
 
 impl Connection {
@@ -161,19 +185,9 @@ impl From<SendError> for NoResponse {
 }
 
 /// Opens a connection on a byte stream: by the deadline, a request can go out on it.
-pub(crate) async fn open(
-    stream: Stream,
-    route: Route,
-    protocol: Protocol,
-    permit: DescriptorPermit,
-    slot: Slot,
-    deadline: Instant,
-) -> Result<Connection, ConnectError> {
-    let refusal = stream.refusal();
-    Ok(match protocol {
-        Protocol::Http1 => Connection::Http1(Http1::open(stream, route, refusal, permit, slot).await.map_err(ConnectError::NoResponse)?),
-        Protocol::Http2 => {
-            Connection::Http2(http2::open(stream, route, refusal, permit, slot, deadline).await.map_err(ConnectError::NoResponse)?)
-        }
-    })
+pub(crate) async fn open(transport: Transport<impl ByteStream>, protocol: Protocol, deadline: Instant) -> Result<Connection, NoResponse> {
+    match protocol {
+        Protocol::Http1 => Http1::open(transport).await.map(Connection::Http1),
+        Protocol::Http2 => http2::open(transport, deadline).await.map(Connection::Http2),
+    }
 }

@@ -15,9 +15,9 @@ use crate::{
     DeliverError, Network,
     access_tokens::AccessTokens,
     compression,
-    connection::{Connection, Deadline, SendError},
+    connection::{Deadline, SendError},
     network::ConnectError,
-    pool::{Host, Origin},
+    pool::{Checkout, Origin, Sharer},
     request::{HeaderCaseCache, Template},
     response::{Drain, Remainder},
     retry_after::response_headers,
@@ -40,13 +40,14 @@ pub(crate) struct Endpoint {
     network: Arc<Network>,
     template: Template,
     tokens: Option<Arc<AccessTokens>>,
-    host: Arc<Host>,
+    sharer: Sharer,
     drain: Drain,
 }
 
 /// How often the request of an attempt went again, without counting as an attempt.
 #[derive(Debug, Default)]
 struct Repeats {
+    stale: bool,
     not_processed: usize,
     http11_required: bool,
 }
@@ -56,9 +57,9 @@ impl Endpoint {
         let tokens = AccessTokens::of(&webhook).map(Arc::new);
         let template = Template::new(&webhook, tokens.clone(), header_cases)?;
         let identity = network.identity(&webhook.tls).map_err(|error| DeliverError::TlsFile { webhook: webhook.name.clone(), error })?;
-        let host = network.pool().host(Origin::of(&webhook), identity);
-        let drain = Drain::new(Arc::clone(&host), Arc::clone(&network), webhook.concurrency);
-        Ok(Self { webhook, network, template, tokens, host, drain })
+        let sharer = network.pool().join(Origin::of(&webhook), identity);
+        let drain = Drain::new(Arc::clone(sharer.host()), Arc::clone(&network), webhook.concurrency);
+        Ok(Self { webhook, network, template, tokens, sharer, drain })
     }
 
     /// One attempt (docs/document.md, Outcome). `is_first`: of its message. A retry goes out on a new connection: the server may be well, and what lies
@@ -67,10 +68,13 @@ impl Endpoint {
     /// A panic ends the attempt and nothing else: it is a local failure, so the message waits and is sent again. No state is left half changed by it,
     /// since an attempt shares only its connections and counters. A panic anywhere else in delivery ends the process.
     pub(crate) async fn attempt(&self, id: MessageId, body: Bytes, is_first: bool) -> Outcome {
-        match AssertUnwindSafe(self.authorized_attempt(id, body, !is_first)).catch_unwind().await {
-            Ok(outcome) => outcome,
-            Err(_) => self.local_failure(LocalFailureKind::Panic, &format!("an attempt of webhook {:?} panicked", self.webhook.name)),
+        let Ok(outcome) = AssertUnwindSafe(self.authorized_attempt(id, body, !is_first)).catch_unwind().await else {
+            return self.local_failure(LocalFailureKind::Panic, &format!("an attempt of webhook {:?} panicked", self.webhook.name));
+        };
+        if outcome.answered() || outcome.no_response().is_some() {
+            self.sharer.set_unresponsive(!outcome.answered());
         }
+        outcome
     }
 
     async fn authorized_attempt(&self, id: MessageId, body: Bytes, is_fresh: bool) -> Outcome {
@@ -86,32 +90,33 @@ impl Endpoint {
         let (mut deadline, mut repeats) = (Deadline::new(self.webhook.timeout), Repeats::default());
         let mut refused_on = None;
         loop {
-            let connection = match refused_on.take().and_then(|open| self.host.further_stream(&open)) {
-                Some(stream) => Connection::Http2(stream),
-                None => match self.host.connection(&self.network, &self.webhook.url, is_fresh).await {
-                    Ok(connection) => connection,
+            let checkout = match refused_on.take().and_then(|open| self.sharer.further_stream(&open)) {
+                Some(checkout) => checkout,
+                None => match self.sharer.connection(&self.network, &self.webhook.url, is_fresh).await {
+                    Ok(checkout) => checkout,
                     Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
                     Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
                     Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
                 },
             };
-            let http2 = connection.http2();
-            let is_reused = connection.is_reused();
-            self.network.count_connection(connection.protocol(), is_reused);
-            let failed = match self.send(connection, id, body.clone(), &mut deadline).await {
+            let http2 = checkout.connection.http2();
+            let is_reused = checkout.connection.is_reused();
+            self.network.count_connection(checkout.connection.protocol(), is_reused);
+            let failed = match self.send(checkout, id, body.clone(), &mut deadline).await {
                 Ok(outcome) => return outcome,
                 // No attempt was made.
                 Err(SendError::NotSent) if is_reused => continue,
                 Err(failed) => failed,
             };
             match failed {
-                // A connection that no request has used is never stale, so this comes to an end.
-                SendError::Stale(_) => {
-                    is_fresh = true;
+                SendError::Stale(_) if !repeats.stale => {
+                    (repeats.stale, is_fresh) = (true, true);
                     deadline = Deadline::new(self.webhook.timeout);
-                    self.host.clear();
+                    self.sharer.host().clear();
                 }
-                SendError::Http11Required if !repeats.http11_required && self.host.require_http1() => repeats.http11_required = true,
+                SendError::Http11Required if !repeats.http11_required && self.sharer.host().require_http1() => {
+                    repeats.http11_required = true
+                }
                 SendError::NotProcessed(_) if repeats.not_processed < NOT_PROCESSED.len() => {
                     let pause = NOT_PROCESSED[repeats.not_processed];
                     repeats.not_processed += 1;
@@ -133,16 +138,17 @@ impl Endpoint {
     /// Sends the request. The status decides as soon as it has arrived.
     pub(crate) async fn send(
         &self,
-        connection: Connection,
+        Checkout { permit, connection }: Checkout,
         id: MessageId,
         body: Bytes,
         deadline: &mut Deadline,
     ) -> Result<Outcome, SendError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the wall clock is past 1970").as_secs();
+        // A clock before 1970 counts as 1970.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let request = self.template.request(connection.protocol(), id, now, body);
         let (response, connection) = connection.send(request, deadline).await?;
         let (status, headers) = (response.status(), response_headers(response.headers()));
-        let mut remainder = Remainder::new(response, connection);
+        let mut remainder = Remainder::new(response, Checkout { permit, connection });
         let outcome = match (status.is_success(), status.as_u16()) {
             (true, status) => Outcome::Accepted { status },
             (false, status) => Outcome::ErrorResponse { status, response: remainder.beginning().await, headers },

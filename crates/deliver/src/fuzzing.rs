@@ -19,9 +19,9 @@ use tokio::{
 
 use crate::{
     Egress, Network,
-    connection::{self, Connection, Deadline, Http1, Protocol},
+    connection::{self, Deadline, Protocol, Transport},
     endpoint::Endpoint,
-    pool::Slot,
+    pool::{Checkout, HostPermit, Slot},
     request::HeaderCaseCache,
     route::Route,
     stream::TlsRefusal,
@@ -169,19 +169,16 @@ async fn through(near: DuplexStream, webhook: &Webhook, protocol: Protocol) -> O
     let endpoint = endpoint.expect("a request can be made of each webhook that the configuration takes");
     let permit = DescriptorBudget::unlimited().try_acquire(DescriptorUse::Push).expect("it is unlimited");
     let route = Route { host: "a.example".into(), address: Ipv4Addr::LOCALHOST.into(), name: None, identity: None };
-    let opened = match protocol {
-        Protocol::Http1 => Http1::open(near, route, TlsRefusal::default(), permit, Slot::of_none()).await.map(Connection::Http1),
-        Protocol::Http2 => {
-            let deadline = Instant::now() + Duration::from_secs(10);
-            connection::http2::open(near, route, TlsRefusal::default(), permit, Slot::of_none(), deadline).await.map(Connection::Http2)
-        }
-    };
+    let transport = Transport { stream: near, route, refusal: TlsRefusal::default(), permit, slot: Slot::of_none() };
+    let opened = connection::open(transport, protocol, Instant::now() + Duration::from_secs(10)).await;
     let connection = match opened {
         Ok(connection) => connection,
         Err(why) => return Outcome::NoResponse(why),
     };
     let mut deadline = Deadline::new(webhook.timeout);
-    let sent = endpoint.send(connection, MessageId([7; 16]), Bytes::from_static(BODY), &mut deadline).await;
+    let sent = endpoint
+        .send(Checkout { permit: HostPermit::of_none(), connection }, MessageId([7; 16]), Bytes::from_static(BODY), &mut deadline)
+        .await;
     sent.unwrap_or_else(|error| Outcome::NoResponse(error.into()))
 }
 

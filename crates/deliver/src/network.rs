@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     DeliverError, Egress,
-    connection::{self, Connection, Protocol},
+    connection::{self, Connection, Protocol, Transport},
     dial,
     egress::OffLimits,
     local_failures::LocalFailures,
@@ -200,7 +200,8 @@ impl Network {
         };
         let mut route = Route { host: host.into(), address, name, identity: None };
         if !url.is_https() {
-            return connection::open(Stream::Plain(stream), route, offers[0], permit, slot, deadline).await;
+            let transport = Transport::new(Stream::Plain(stream), route, permit, slot);
+            return connection::open(transport, offers[0], deadline).await.map_err(ConnectError::NoResponse);
         }
         let waiting = Instant::now();
         let handshake = self.identities.handshakes.acquire(host, url.port()).await;
@@ -210,7 +211,8 @@ impl Network {
                 handshake.succeeded();
                 route.identity = Some((Arc::clone(identity), generation));
                 let protocol = connection::negotiated(stream.get_ref().1.alpn_protocol(), offers)?;
-                connection::open(Stream::tls(stream), route, protocol, permit, slot, deadline).await
+                let transport = Transport::new(Stream::tls(stream), route, permit, slot);
+                connection::open(transport, protocol, deadline).await.map_err(ConnectError::NoResponse)
             }
             Ok((_, Err(error))) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),
             Err(_) => Err(ConnectError::NoResponse(NoResponse::Tls("the handshake didn't end in time".into()))),

@@ -15,9 +15,12 @@ use hashbrown::HashMap;
 use pushline_model::{HttpVersion, Tls, Url, Webhook};
 use tokio::time::Instant;
 
-pub(crate) use self::host::{Host, HostHandle, Slot};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::host::HostPermit;
+pub(crate) use self::host::{Checkout, Host, HostHandle, Sharer, Slot};
 use crate::{route::Route, tls::Identity};
 
+mod fair_queue;
 mod host;
 
 /// A connection that wasn't used for this long is closed, sooner where its server says that it closes it sooner.
@@ -77,8 +80,12 @@ impl Pool {
         Self { hosts: Mutex::default(), per_host, resting: Arc::default() }
     }
 
-    /// The connections of an origin. They are closed with the last webhook that has them.
-    pub(crate) fn host(&self, origin: Origin, identity: Arc<Identity>) -> Arc<Host> {
+    /// A webhook joins those that share the connections of an origin. They are closed with the last of them.
+    pub(crate) fn join(&self, origin: Origin, identity: Arc<Identity>) -> Sharer {
+        Sharer::new(self.host(origin, identity))
+    }
+
+    fn host(&self, origin: Origin, identity: Arc<Identity>) -> Arc<Host> {
         let mut hosts = self.lock();
         if let Some(host) = hosts.get(&origin).and_then(Weak::upgrade) {
             return host;

@@ -19,14 +19,15 @@ use tokio::time::timeout;
 use crate::{
     Network,
     connection::{Connection, Protocol},
-    pool::{Host, IDLE},
+    pool::{Checkout, Host, IDLE},
 };
 
 /// How much of a response's body is read so that its connection can be used again, in bytes.
 const DRAINED: usize = 64 << 10;
 
-/// How long that may take.
+/// How long that may take, and how long while requests wait for the host's connections.
 const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN_WHILE_AWAITED: Duration = Duration::from_millis(100);
 
 /// How long the beginning of an error response's body may take.
 const BEGINNING: Duration = Duration::from_secs(2);
@@ -38,7 +39,7 @@ const BEFORE_THE_SERVER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Remainder {
     body: Incoming,
-    connection: Connection,
+    checkout: Checkout,
     /// How long the connection may rest once the body has ended; zero: it is closed.
     rest_at_most: Duration,
     read: usize,
@@ -59,14 +60,14 @@ pub(crate) struct Drain {
 struct Active(Arc<AtomicUsize>);
 
 impl Remainder {
-    pub(crate) fn new(response: Response<Incoming>, connection: Connection) -> Self {
-        let rest_at_most = match connection.protocol() {
+    pub(crate) fn new(response: Response<Incoming>, checkout: Checkout) -> Self {
+        let rest_at_most = match checkout.connection.protocol() {
             Protocol::Http1 => rest_at_most(response.status(), response.headers()),
             Protocol::Http2 => IDLE,
         };
         let body = response.into_body();
         let has_ended = body.is_end_stream();
-        Self { body, connection, rest_at_most, read: 0, has_ended }
+        Self { body, checkout, rest_at_most, read: 0, has_ended }
     }
 
     /// The beginning of the body: [`RESPONSE_KEPT`] bytes, or fewer where it ends before, breaks off or takes too long.
@@ -94,7 +95,7 @@ impl Remainder {
                 self.rest_at_most = Duration::ZERO;
                 return None;
             };
-            self.connection.meter().advanced();
+            self.checkout.connection.meter().advanced();
             if let Ok(data) = frame.into_data() {
                 self.read += data.len();
                 self.has_ended = self.body.is_end_stream();
@@ -125,7 +126,8 @@ impl Drain {
         tokio::spawn(async move {
             let _active = active;
             let to_the_end = async { while remainder.read <= DRAINED && remainder.next().await.is_some() {} };
-            if timeout(DRAIN, to_the_end).await.is_ok() && remainder.has_ended {
+            let at_most = if host.is_awaited() { DRAIN_WHILE_AWAITED } else { DRAIN };
+            if timeout(at_most, to_the_end).await.is_ok() && remainder.has_ended {
                 release(&host, &network, remainder);
             }
         });
@@ -134,9 +136,10 @@ impl Drain {
 
 /// The response has ended.
 fn release(host: &Arc<Host>, network: &Network, remainder: Remainder) {
-    let Remainder { body, connection, rest_at_most, .. } = remainder;
+    let Remainder { body, checkout: Checkout { permit, connection }, rest_at_most, .. } = remainder;
     // First the body: a stream of HTTP/2 has ended when both are gone.
     drop(body);
+    drop(permit);
     if let Connection::Http1(connection) = connection
         && !network.is_short_of_descriptors()
         && network.is_current(&connection.route)

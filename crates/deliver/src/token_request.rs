@@ -20,7 +20,7 @@ use crate::{
     Network,
     connection::{Connection, Deadline, RequestBody},
     network::ConnectError,
-    pool::Origin,
+    pool::{Checkout, Origin},
 };
 
 /// How long the token end point may take to answer once it is connected.
@@ -72,9 +72,9 @@ impl TokenRequest {
     /// The outcome of an attempt that needs it.
     pub(crate) async fn send(&self, network: &Network) -> Result<Granted, Outcome> {
         let identity = network.identity(&Tls::default()).expect("without files, none can be of no use");
-        let host = network.pool().host(Origin::over_http1(&self.url), identity);
-        let connection = match host.connection(network, &self.url, true).await {
-            Ok(connection) => connection,
+        let sharer = network.pool().join(Origin::over_http1(&self.url), identity);
+        let Checkout { permit: _permit, connection } = match sharer.connection(network, &self.url, true).await {
+            Ok(checkout) => checkout,
             Err(ConnectError::Blocked(what)) => return Err(Outcome::BlockedAddress { what: format!("token end point: {what}") }),
             Err(ConnectError::NoResponse(why)) => return Err(self.failed(&why.to_string())),
             Err(ConnectError::Local(kind, detail)) => return Err(Outcome::LocalFailure(network.local_failures().failed(kind, detail))),

@@ -32,6 +32,12 @@ impl Inbox {
         Self { receiver, pushes }
     }
 
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.receiver.address()
+    }
+
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {

@@ -12,7 +12,7 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
-use pushline_model::{DescriptorPermit, NoResponse};
+use pushline_model::NoResponse;
 use tokio::{
     io::AsyncWriteExt,
     task::JoinHandle,
@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use super::{
-    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError, Transport,
     meter::{Mark, Meter, Metered},
 };
-use crate::{no_response, pool::Slot, route::Route, stream::TlsRefusal};
+use crate::{no_response, route::Route, stream::TlsRefusal};
 
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;
@@ -54,13 +54,8 @@ struct Task(JoinHandle<Bytes>);
 
 impl Http1 {
     /// The connection lives in a task of its own, until it is dropped or the server closes it.
-    pub(crate) async fn open(
-        stream: impl ByteStream,
-        route: Route,
-        refusal: TlsRefusal,
-        permit: DescriptorPermit,
-        slot: Slot,
-    ) -> Result<Self, NoResponse> {
+    pub(super) async fn open(transport: Transport<impl ByteStream>) -> Result<Self, NoResponse> {
+        let Transport { stream, route, refusal, permit, slot } = transport;
         let (stream, meter) = Metered::new(stream, permit, slot);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;

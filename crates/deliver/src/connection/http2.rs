@@ -17,23 +17,18 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use pushline_model::{DescriptorPermit, NoResponse};
+use pushline_model::NoResponse;
 use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError,
+    ByteStream, Deadline, MAX_HEADER_BYTES, RequestBody, SendError, Transport,
     body::Released,
     meter::{Meter, Metered},
 };
-use crate::{
-    no_response,
-    pool::{HostHandle, Slot},
-    route::Route,
-    stream::TlsRefusal,
-};
+use crate::{no_response, pool::HostHandle, route::Route, stream::TlsRefusal};
 
 /// How many streams a connection carries, whatever its server permits: more would wait for each other in one TCP connection.
 const MAX_STREAMS: usize = 100;
@@ -76,14 +71,8 @@ pub(crate) struct Http2Stream {
 }
 
 /// Opens a connection, with its first stream.
-pub(crate) async fn open(
-    stream: impl ByteStream,
-    route: Route,
-    refusal: TlsRefusal,
-    permit: DescriptorPermit,
-    slot: Slot,
-    deadline: Instant,
-) -> Result<Http2Stream, NoResponse> {
+pub(super) async fn open(transport: Transport<impl ByteStream>, deadline: Instant) -> Result<Http2Stream, NoResponse> {
+    let Transport { stream, route, refusal, permit, slot } = transport;
     let host = slot.host();
     let (stream, meter) = Metered::new(stream, permit, slot);
     let failed = |error: &hyper::Error| {

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::scripted_server::{Server, attempt, network, read_request, until_resting};
+use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
@@ -240,6 +240,34 @@ async fn a_retry_that_waits_at_the_limit_gets_the_next_connection_that_becomes_f
     let outcomes = tokio::join!(attempt(&endpoint, true), attempt(&endpoint, false), attempt(&endpoint, true));
     assert_eq!(outcomes, (ACCEPTED, ACCEPTED, ACCEPTED));
     assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_webhook_that_hangs_leaves_connections_to_the_others_of_its_host() {
+    beside_a_webhook_that_hangs(
+        |_| {},
+        |hangs, mut stream| async move {
+            while read_request(&mut stream).await {
+                if hangs {
+                    pending::<()>().await;
+                }
+                drop(stream.write_all(OK).await);
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_never_idle_is_not_used_again_once_it_is_ten_minutes_old() {
+    let server = answers(OK).await;
+    let endpoint = server.endpoint(|_| {});
+    // It never rests long enough to be closed for that.
+    for (minute, connections) in (0..22).map(|half| (half / 2, if half < 20 { 1 } else { 2 })) {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        assert_eq!(server.connections(), connections, "after {minute} minutes");
+        advance(Duration::from_secs(30)).await;
+    }
 }
 
 #[tokio::test]

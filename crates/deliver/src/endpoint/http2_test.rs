@@ -19,13 +19,14 @@ use tokio::{
 
 use tokio_rustls::TlsAcceptor;
 
-use super::scripted_server::{Server, attempt, network, read_request};
+use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request};
 use crate::{Egress, Network};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 const NO_ERROR: u32 = 0;
@@ -41,6 +42,7 @@ struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
+    payload: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
@@ -74,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         self.0.read_exact(&mut payload).await.ok()?;
-        Some(Frame { kind: head[3], flags: head[4], stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]) })
+        Some(Frame { kind: head[3], flags: head[4], stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload })
     }
 
     /// The stream of the next request that has come whole.
@@ -83,6 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
             let frame = self.next().await?;
             match frame.kind {
                 SETTINGS if frame.flags == 0 => _ = self.send(SETTINGS, 1, 0, &[]).await,
+                PING if frame.flags == 0 => _ = self.send(PING, 1, 0, &frame.payload).await,
                 DATA if frame.flags & 1 == 1 => return Some(frame.stream),
                 _ => {}
             }
@@ -125,6 +128,41 @@ async fn refuses(times: usize, code: u32) -> (Server, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
+async fn a_connection_that_cannot_be_opened_fails_only_the_attempt_that_opened_it() {
+    let server = Server::start(|number, stream| async move {
+        if number > 1 {
+            let mut frames = Frames::accept(stream, 100).await;
+            while let Some(stream) = frames.request().await {
+                frames.accepted(stream).await;
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    let outcomes = futures_util::future::join_all([(); 8].map(|()| attempt(&endpoint, true))).await;
+    let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::NoResponse(_))).count();
+    let accepted = outcomes.iter().filter(|outcome| **outcome == ACCEPTED).count();
+    assert_eq!((failed, accepted), (1, 7), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_no_stream_any_more_gives_its_place_to_another() {
+    let server = Server::start(|number, stream| async move {
+        let mut frames = Frames::accept(stream, 100).await;
+        while let Some(stream) = frames.request().await {
+            if number == 1 {
+                frames.send(SETTINGS, 0, 0, &[&[0, 3], &0_u32.to_be_bytes()[..]].concat()).await;
+            }
+            frames.accepted(stream).await;
+        }
+    })
+    .await;
+    let endpoint = server.endpoint_on(&network(1), http2);
+    assert_eq!((attempt(&endpoint, true).await, attempt(&endpoint, true).await), (ACCEPTED, ACCEPTED));
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
 async fn the_webhooks_of_a_host_share_one_connection() {
     let (server, requests) = refuses(0, NO_ERROR).await;
     let network = network(10);
@@ -159,6 +197,55 @@ async fn beyond_the_limit_of_streams_messages_go_out_on_further_connections() {
     }
     assert!((2..=3).contains(&server.connections()), "{}", server.connections());
     assert!(seen.try_recv().is_err(), "a second stream came while the first was open");
+}
+
+#[tokio::test]
+async fn a_webhook_that_hangs_leaves_streams_to_the_others_of_its_host() {
+    beside_a_webhook_that_hangs(http2, |hangs, stream| async move {
+        let mut frames = Frames::accept(stream, 1).await;
+        while let Some(stream) = frames.request().await {
+            if hangs {
+                pending::<()>().await;
+            }
+            frames.accepted(stream).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_ten_minutes_old_takes_no_further_stream() {
+    let (server, _) = refuses(0, NO_ERROR).await;
+    let endpoint = server.endpoint(http2);
+    for (minute, connections) in (0..22).map(|half| (half / 2, if half < 20 { 1 } else { 2 })) {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        assert_eq!(server.connections(), connections, "after {minute} minutes");
+        advance(Duration::from_secs(30)).await;
+    }
+}
+
+/// What a server comes to that reads everything and answers no request, and pings or doesn't, within the webhook's timeout of 90 s.
+async fn outcome_of_silence(answers_pings: bool) -> Outcome {
+    let server = Server::start(move |_, stream| async move {
+        let mut frames = Frames::accept(stream, 100).await;
+        while let Some(frame) = frames.next().await {
+            if answers_pings && frame.kind == PING {
+                frames.send(PING, 1, 0, &frame.payload).await;
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    endpoint.attempt(MessageId([7; 16]), "ABC".into(), true).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_no_ping_while_a_response_is_due_is_a_lost_connection_and_one_that_does_is_a_timeout() {
+    let began = tokio::time::Instant::now();
+    let outcome = outcome_of_silence(false).await;
+    assert!(matches!(outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_))), "{outcome:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert_eq!(outcome_of_silence(true).await, Outcome::NoResponse(NoResponse::Timeout));
 }
 
 #[tokio::test]

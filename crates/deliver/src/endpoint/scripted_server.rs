@@ -96,3 +96,35 @@ pub(super) async fn until_resting(network: &Network, count: usize) {
     };
     timeout(Duration::from_secs(10), rest).await.expect("responses are drained within seconds");
 }
+
+/// The time goes on at once.
+pub(super) async fn advance(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
+/// Two webhooks of a host that may have eight connections: the server never answers the first one, which has more messages than that. The other one
+/// gets its answers meanwhile. `serve` is told whether its connection is the first one's.
+pub(super) async fn beside_a_webhook_that_hangs<S: Future<Output = ()> + Send + 'static>(
+    change: impl Fn(&mut Webhook),
+    serve: impl Fn(bool, TcpStream) -> S + Send + 'static,
+) {
+    // Three: it has fewer than are free, and a fourth of eight isn't counted.
+    let may_take = 3;
+    let server = Server::start(move |number, stream| serve(number <= may_take, stream)).await;
+    let network = network(8);
+    let [hanging, healthy] = [(); 2].map(|()| server.endpoint_on(&network, &change));
+    let hang = futures_util::future::join_all([(); 16].map(|()| attempt(&hanging, true)));
+    let answered = async {
+        while server.connections() < may_take {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        futures_util::future::join_all([(); 16].map(|()| attempt(&healthy, true))).await
+    };
+    tokio::select! {
+        _ = hang => panic!("nothing of it is answered"),
+        outcomes = answered => assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted { status: 200 }), "{outcomes:?}"),
+    }
+    assert!(server.connections() > may_take);
+}

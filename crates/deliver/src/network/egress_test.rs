@@ -18,8 +18,8 @@ fn network(allow: &[&str], look_up: impl Fn(&str) -> Vec<IpAddr> + Send + Sync +
 
 async fn connect(network: &Network, host: &str, port: u16) -> Result<Connection, ConnectError> {
     let webhook = Webhook::new("w", format!("http://{host}:{port}/push").parse().unwrap());
-    let host = network.pool().host(Origin::of(&webhook), network.identity(&webhook.tls).unwrap());
-    host.connection(network, &webhook.url, true).await
+    let sharer = network.pool().join(Origin::of(&webhook), network.identity(&webhook.tls).unwrap());
+    sharer.connection(network, &webhook.url, true).await.map(|checkout| checkout.connection)
 }
 
 /// Two servers at one port. Each counts its connections.

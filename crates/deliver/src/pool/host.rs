@@ -1,18 +1,23 @@
 //! The connections of one origin: which one an attempt gets, and who waits for one.
 //!
 //! An attempt gets a connection of HTTP/1.1 that rests (the one used last), else a stream of a connection of HTTP/2, else a slot: the right to open a
-//! connection. Attempts that find none of these wait in line. What becomes free goes to the first that can use it.
+//! connection. Attempts that find none of these, or whose webhook has its part already, wait. What becomes free goes to the next of the fair queue.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use pushline_model::HttpVersion;
+use pushline_model::{HttpVersion, Url};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{IDLE, OLDEST, Origin, Resting};
+use super::{
+    IDLE, OLDEST, Origin, Resting,
+    fair_queue::{FairQueue, SharerKey},
+};
 use crate::{
     Network,
     connection::{Connection, Http1, Http2, Http2Stream, Protocol},
@@ -46,7 +51,8 @@ struct State {
     protocol: Option<Spoken>,
     /// The server wants no HTTP/2, though it offers it.
     wants_http1: bool,
-    waiting: VecDeque<Waiter>,
+    /// The requests of the webhooks that share it.
+    requests: FairQueue<Waiter>,
 }
 
 #[derive(Debug)]
@@ -71,12 +77,26 @@ struct Spoken {
     at_a_time: usize,
 }
 
+/// A request that waits.
 #[derive(Debug)]
 struct Waiter {
     /// It wants a connection that nobody has used.
     is_fresh: bool,
-    answer: oneshot::Sender<Grant>,
+    /// A connection that rested was closed for it.
+    made_way: bool,
+    answer: oneshot::Sender<Answer>,
 }
+
+/// What an attempt is lent for one request.
+#[derive(Debug)]
+pub(crate) struct Checkout {
+    // Dropped in this order: the next request that the connection is given to is chosen without this one.
+    pub(crate) permit: HostPermit,
+    pub(crate) connection: Connection,
+}
+
+/// What a waiter is told.
+type Answer = (Grant, HostPermit);
 
 /// What an attempt gets.
 #[derive(Debug)]
@@ -84,8 +104,22 @@ enum Grant {
     Connection(Connection),
     /// The right to open a connection, and the duty to tell how that went.
     Open(Slot, Opening),
-    /// The connection that it waited for couldn't be opened.
-    Failed(ConnectError),
+}
+
+/// A webhook as one of those that share a host, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Sharer {
+    host: Arc<Host>,
+    key: SharerKey,
+    /// As the host knows it.
+    is_unresponsive: AtomicBool,
+}
+
+/// A request of a webhook that its host carries, until this is dropped: before the connection is given back.
+#[derive(Debug)]
+pub(crate) struct HostPermit {
+    host: Weak<Host>,
+    sharer: SharerKey,
 }
 
 /// One of the connections that a host may have, until it is dropped: with the connection's socket.
@@ -105,7 +139,7 @@ struct Opening(Weak<Host>);
 struct Closed {
     http1: Vec<Http1>,
     http2: Vec<Arc<Http2>>,
-    grants: Vec<Grant>,
+    answers: Vec<Answer>,
 }
 
 impl Host {
@@ -115,69 +149,30 @@ impl Host {
         Arc::new(Self { origin, identity, limit, resting, state: Mutex::new(state) })
     }
 
-    /// A connection for one request: one that is open, or a new one. `is_fresh`: one that no request has used.
-    ///
-    /// Waits where the host has as many as it may have. While nobody knows whether the server speaks HTTP/2, one attempt opens a connection and the
-    /// others wait for it: they may share it.
-    pub(crate) async fn connection(
-        self: &Arc<Self>,
-        network: &Network,
-        url: &pushline_model::Url,
-        is_fresh: bool,
-    ) -> Result<Connection, ConnectError> {
-        match self.checkout(is_fresh).await {
-            Grant::Connection(connection) => Ok(connection),
-            // On the heap: it is three times as large as all the rest of an attempt, and rare.
-            Grant::Open(slot, opening) => Box::pin(self.open(network, url, slot, opening)).await,
-            Grant::Failed(error) => Err(error),
+    async fn checkout(self: &Arc<Self>, sharer: SharerKey, is_fresh: bool) -> Answer {
+        let granted = self.change(|state, closed| {
+            let waiting = state.requests.waiting();
+            if state.may_begin(sharer, self.limit)
+                && let Some(grant) = self.grant(state, is_fresh, waiting, closed)
+            {
+                return Ok((grant, self.begin(state, sharer)));
+            }
+            let (answer, granted) = oneshot::channel();
+            state.requests.push(sharer, Waiter { is_fresh, made_way: false, answer });
+            self.serve(state, closed);
+            Err(granted)
+        });
+        match granted {
+            Ok(granted) => granted,
+            Err(granted) => granted.await.expect("a waiter is answered before its host is dropped, and its webhook holds the host"),
         }
     }
 
-    /// A further stream of a connection that is open, unless it takes none.
-    pub(crate) fn further_stream(&self, connection: &Arc<Http2>) -> Option<Http2Stream> {
-        self.change(|state, _| {
-            let shared = state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.connection, connection))?;
-            if connection.is_retired() || shared.streams >= connection.limit() {
-                return None;
-            }
-            shared.streams += 1;
-            shared.resting = None;
-            Some(Http2Stream::new(connection))
-        })
-    }
-
-    async fn checkout(self: &Arc<Self>, is_fresh: bool) -> Grant {
-        let answer = {
-            let granted = self.change(|state, closed| match self.grant(state, is_fresh, state.waiting.len(), closed) {
-                Some(grant) => Ok(grant),
-                None => {
-                    if is_fresh && state.slots >= self.limit {
-                        state.yield_one(closed);
-                    }
-                    let (answer, granted) = oneshot::channel();
-                    state.waiting.push_back(Waiter { is_fresh, answer });
-                    Err(granted)
-                }
-            });
-            match granted {
-                Ok(grant) => return grant,
-                Err(answer) => answer,
-            }
-        };
-        answer.await.expect("a waiter is answered before its host is dropped, and it holds the host")
-    }
-
-    async fn open(
-        self: &Arc<Self>,
-        network: &Network,
-        url: &pushline_model::Url,
-        slot: Slot,
-        opening: Opening,
-    ) -> Result<Connection, ConnectError> {
+    async fn open(self: &Arc<Self>, network: &Network, url: &Url, slot: Slot, opening: Opening) -> Result<Connection, ConnectError> {
         let opened = network.connect(url, &self.identity, self.offers(), slot).await;
         match &opened {
             Ok(connection) => self.change(|state, _| state.opened(connection)),
-            Err(error) => self.change(|state, closed| state.failed(error, closed)),
+            Err(_) => self.change(|state, _| state.failed()),
         }
         drop(opening);
         opened
@@ -197,7 +192,7 @@ impl Host {
     pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
         self.change(|state, closed| {
             let is_of_use = connection.is_of_use(Duration::ZERO) && connection.meter().opened().elapsed() < OLDEST;
-            if is_of_use && !at_most.is_zero() && !state.awaits_an_end() {
+            if is_of_use && !at_most.is_zero() && !state.awaits_an_end(self.limit) {
                 state.idle.push(Idle { connection, resting: Resting::new(&self.resting), at_most });
                 self.serve(state, closed);
             } else {
@@ -214,14 +209,22 @@ impl Host {
         });
     }
 
-    /// The server wants HTTP/1.1. Returns whether it can be spoken.
+    /// The server wants HTTP/1.1. Returns whether it will be spoken; not where the webhook wants HTTP/2.
     pub(crate) fn require_http1(&self) -> bool {
+        if self.origin.http_version == HttpVersion::Http2 {
+            return false;
+        }
         self.change(|state, closed| {
             state.wants_http1 = true;
             state.protocol = Some(Spoken::HTTP1);
             closed.http2.extend(state.shared.drain(..).map(|shared| shared.connection));
         });
-        self.origin.http_version != HttpVersion::Http2
+        true
+    }
+
+    /// Whether requests wait for its connections.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.change(|state, _| state.requests.waiting() > 0)
     }
 
     /// Closes the connections that no attempt will use again.
@@ -266,19 +269,30 @@ impl Host {
         Some(Grant::Open(Slot(Arc::downgrade(self)), Opening(Arc::downgrade(self))))
     }
 
-    /// Serves those that wait, in their order.
+    /// Serves those that wait, the next first.
     fn serve(self: &Arc<Self>, state: &mut State, closed: &mut Closed) {
-        while let Some(first) = state.waiting.pop_front() {
-            if first.answer.is_closed() {
+        while let Some(sharer) = state.next(self.limit) {
+            let waiter = state.requests.front(sharer).expect("a sharer is next only while a request of it waits");
+            let (is_fresh, made_way) = (waiter.is_fresh, waiter.made_way);
+            if waiter.answer.is_closed() {
+                state.requests.pop(sharer);
                 continue;
             }
-            let Some(grant) = self.grant(state, first.is_fresh, 0, closed) else {
-                state.waiting.push_front(first);
+            let Some(grant) = self.grant(state, is_fresh, 0, closed) else {
+                if is_fresh && !made_way && state.slots >= self.limit {
+                    state.make_way(sharer, closed);
+                }
                 return;
             };
+            let waiter = state.requests.pop(sharer).expect("it waits");
             // One that has gone meanwhile gives it back.
-            closed.grants.extend(first.answer.send(grant).err());
+            closed.answers.extend(waiter.answer.send((grant, self.begin(state, sharer))).err());
         }
+    }
+
+    fn begin(self: &Arc<Self>, state: &mut State, sharer: SharerKey) -> HostPermit {
+        state.requests.begin(sharer);
+        HostPermit { host: Arc::downgrade(self), sharer }
     }
 
     /// The only way to the state: what it closes is dropped once the lock is released.
@@ -290,7 +304,92 @@ impl Host {
     }
 }
 
+impl Sharer {
+    pub(super) fn new(host: Arc<Host>) -> Self {
+        let key = host.change(|state, _| state.requests.join());
+        Self { host, key, is_unresponsive: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// A connection for one request: one that is open, or a new one. `is_fresh`: one that no request has used.
+    ///
+    /// Waits where the host has as many as it may have, or the webhook as many as it may take of them. While it is unknown whether the server speaks
+    /// HTTP/2, one attempt opens a connection and the others wait for it: they may share it. An attempt fails only by a connection that it opened
+    /// itself: where the first one can't be opened, each of the others opens one.
+    pub(crate) async fn connection(&self, network: &Network, url: &Url, is_fresh: bool) -> Result<Checkout, ConnectError> {
+        let (grant, permit) = self.host.checkout(self.key, is_fresh).await;
+        let connection = match grant {
+            Grant::Connection(connection) => connection,
+            // On the heap: it is three times as large as all the rest of an attempt, and rare.
+            Grant::Open(slot, opening) => Box::pin(self.host.open(network, url, slot, opening)).await?,
+        };
+        Ok(Checkout { permit, connection })
+    }
+
+    /// A further stream of a connection that is open, unless it takes none.
+    pub(crate) fn further_stream(&self, connection: &Arc<Http2>) -> Option<Checkout> {
+        self.host.change(|state, _| {
+            let connection = Connection::Http2(state.further_stream(connection)?);
+            Some(Checkout { permit: self.host.begin(state, self.key), connection })
+        })
+    }
+
+    /// An attempt of the webhook has ended: with no response, or with one.
+    pub(crate) fn set_unresponsive(&self, is_unresponsive: bool) {
+        if self.is_unresponsive.swap(is_unresponsive, Relaxed) != is_unresponsive {
+            self.host.change(|state, closed| {
+                state.requests.set_unresponsive(self.key, is_unresponsive);
+                self.host.serve(state, closed);
+            });
+        }
+    }
+}
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.host.change(|state, closed| {
+            state.requests.leave(self.key);
+            self.host.serve(state, closed);
+        });
+    }
+}
+
+impl HostPermit {
+    /// Of no host: for a connection outside a pool.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_none() -> Self {
+        Self { host: Weak::new(), sharer: SharerKey::default() }
+    }
+}
+
+impl Drop for HostPermit {
+    fn drop(&mut self) {
+        let Some(host) = self.host.upgrade() else { return };
+        host.change(|state, closed| {
+            state.requests.end(self.sharer);
+            host.serve(state, closed);
+        });
+    }
+}
+
 impl State {
+    /// How many requests it may carry at a time, with this many connections.
+    fn capacity(&self, connections: usize) -> usize {
+        connections.saturating_mul(self.protocol.map_or(1, |spoken| spoken.at_a_time))
+    }
+
+    fn may_begin(&self, sharer: SharerKey, connections: usize) -> bool {
+        self.requests.may_begin(sharer, self.capacity(connections))
+    }
+
+    /// The sharer whose request is next.
+    fn next(&self, connections: usize) -> Option<SharerKey> {
+        self.requests.next(self.capacity(connections))
+    }
+
     /// A connection that is open and takes a request.
     fn take(&mut self, closed: &mut Closed) -> Option<Connection> {
         let now = Instant::now();
@@ -302,7 +401,8 @@ impl State {
         }
         let mut place = 0;
         while let Some(shared) = self.shared.get_mut(place) {
-            if !shared.is_of_use(now) {
+            let takes_none = shared.streams == 0 && shared.connection.limit() == 0;
+            if takes_none || !shared.is_of_use(now) {
                 closed.http2.push(self.shared.swap_remove(place).connection);
                 continue;
             }
@@ -316,6 +416,16 @@ impl State {
         None
     }
 
+    fn further_stream(&mut self, connection: &Arc<Http2>) -> Option<Http2Stream> {
+        let shared = self.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.connection, connection))?;
+        if connection.is_retired() || shared.streams >= connection.limit() {
+            return None;
+        }
+        shared.streams += 1;
+        shared.resting = None;
+        Some(Http2Stream::new(connection))
+    }
+
     /// Whether a connection that is being opened may take one more than those before it in line.
     fn will_be_shared(&self, is_fresh: bool, before: usize) -> bool {
         match self.protocol {
@@ -325,9 +435,9 @@ impl State {
         }
     }
 
-    /// Whether the first in line waits for a connection to end, so that it can open one.
-    fn awaits_an_end(&self) -> bool {
-        self.waiting.front().is_some_and(|first| first.is_fresh)
+    /// Whether the next request waits for a connection to end, so that it can open one.
+    fn awaits_an_end(&mut self, connections: usize) -> bool {
+        self.next(connections).and_then(|next| self.requests.front(next)).is_some_and(|waiter| waiter.is_fresh)
     }
 
     fn opened(&mut self, connection: &Connection) {
@@ -340,24 +450,23 @@ impl State {
         });
     }
 
-    /// Those that waited for a connection of their own wait for the next; those that would have shared it share its failure.
-    fn failed(&mut self, error: &ConnectError, closed: &mut Closed) {
-        let is_own = self.protocol.is_some_and(|spoken| spoken.protocol == Protocol::Http1);
-        if is_own || self.opening > 1 {
-            return;
-        }
-        for waiter in self.waiting.drain(..) {
-            closed.grants.extend(waiter.answer.send(Grant::Failed(error.clone())).err());
+    /// A connection couldn't be opened. Requests that waited to share it open connections of their own, unless others are open.
+    fn failed(&mut self) {
+        if self.shared.is_empty() {
+            self.protocol = Some(Spoken { at_a_time: 1, ..self.protocol.unwrap_or(Spoken::HTTP1) });
         }
     }
 
-    /// Closes the connection that rested longest; where all are busy, the first of HTTP/2 takes no more streams.
-    fn yield_one(&mut self, closed: &mut Closed) {
+    /// For a request that opens a connection: closes the one that rested longest. Where all are busy, the first of HTTP/2 takes no more streams.
+    fn make_way(&mut self, sharer: SharerKey, closed: &mut Closed) {
         if !self.idle.is_empty() {
             closed.http1.push(self.idle.remove(0).connection);
         } else if !self.shared.is_empty() {
             closed.http2.push(self.shared.remove(0).connection);
+        } else {
+            return;
         }
+        self.requests.front(sharer).expect("the request waits").made_way = true;
     }
 
     fn close(&mut self, closed: &mut Closed, mut is_closed: impl FnMut(&dyn Rests) -> bool) {
@@ -421,9 +530,10 @@ impl HostHandle {
         let Some(host) = self.0.upgrade() else { return };
         host.change(|state, closed| {
             let Some(place) = state.shared.iter().position(|shared| Arc::ptr_eq(&shared.connection, connection)) else { return };
+            let awaits_an_end = state.awaits_an_end(host.limit);
             let shared = &mut state.shared[place];
             shared.streams -= 1;
-            if connection.is_retired() || shared.streams == 0 && state.waiting.front().is_some_and(|first| first.is_fresh) {
+            if connection.is_retired() || shared.streams == 0 && awaits_an_end {
                 closed.http2.push(state.shared.swap_remove(place).connection);
             } else if shared.streams == 0 {
                 shared.resting = Some(Resting::new(&host.resting));

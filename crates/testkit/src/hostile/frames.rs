@@ -4,6 +4,9 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+/// The largest frame that any client takes (RFC 9113 §4.2).
+pub(super) const FRAME: usize = 16 << 10;
+
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const PRIORITY: u8 = 2;

@@ -5,14 +5,19 @@
 //! | the listening server, and what it saw | `mod.rs` |
 //! | its byte stream, and the ways to end it | `wire.rs` |
 //! | its certificates, and the rows about handshakes | `tls.rs` |
-//! | the rows over HTTP/1.1 | `http1.rs` |
-//! | the rows over HTTP/2 | `http2.rs`, frame by frame with `frames.rs` |
+//! | what it does when it has read a request | `step.rs` |
+//! | the rows that mean the same over HTTP/1.1 and HTTP/2 | `shared_rows.rs` |
+//! | the others, over HTTP/1.1 | `http1.rs` |
+//! | the others, over HTTP/2 | `http2_rows.rs`, frame by frame with `http2.rs` and `frames.rs` |
 //!
 //! It speaks to sockets itself: no HTTP library would let it.
 
 mod frames;
 mod http1;
 mod http2;
+mod http2_rows;
+mod shared_rows;
+mod step;
 mod tls;
 mod wire;
 

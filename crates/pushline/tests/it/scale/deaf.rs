@@ -66,3 +66,16 @@ async fn a_deaf_http_2_server_has_no_socket_of_ours_left_after_the_timeouts() {
         assert!(dead.iter().all(|letter| letter.cause == "no_response"), "{:?}", dead.first());
     }
 }
+
+#[tokio::test]
+async fn a_deaf_http_2_server_that_answers_no_ping_is_a_lost_connection_before_the_timeout() {
+    let (dir, (port, _serving)) = (folder(), deaf_server(true).await);
+    let options = "http_version = \"2\"\nretries = 0\nwindow = \"10ms\"";
+    let pushline = start(dir.path(), &format!("http://127.0.0.1:{port}/"), options).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", ["x"])).await.unwrap();
+    pushline.until_quiet().await;
+    let dead = pushline.dead_letters("dead-letters").await;
+    let [(class, cause)] = &dead[0].no_responses[..] else { panic!("{dead:?}") };
+    assert_eq!(class, "connection_lost", "{cause}");
+}

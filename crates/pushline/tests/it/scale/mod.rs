@@ -1,11 +1,12 @@
 //! Many webhooks: more than their host may have connections, and beside names that no server answers for.
 
 mod deaf;
+mod fairness;
 mod name_server;
 mod receiver;
 mod sockets;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use pushline_testkit::{Gateway, PATIENCE, Pushline, folder};
 use tokio::time::timeout;
@@ -32,6 +33,13 @@ fn customer(name: &str, url: &str, options: &str) -> String {
     webhook(name, url, options) + &group(name, "g", name)
 }
 
+/// Starts it with these customers; a host may have this many connections.
+async fn start(dir: &Path, customers: &str, connections: usize) -> Pushline {
+    let configuration =
+        Pushline::configuration(customers).replace("[egress]\n", &format!("[egress]\nconnections_per_host = {connections}\n"));
+    Pushline::start(BINARY, dir, &configuration).await
+}
+
 #[tokio::test]
 async fn ten_thousand_webhooks_share_a_thousand_connections_and_none_starves_beside_a_hundred_that_hang() {
     let (dir, receiver) = (folder(), SharedReceiver::start().await);
@@ -42,9 +50,7 @@ async fn ten_thousand_webhooks_share_a_thousand_connections_and_none_starves_bes
     for number in 0..HANGING {
         configuration += &customer(&format!("h{number}"), &receiver.url("hang"), "timeout = \"2s\"\nretries = 0\nmax_packets = 1");
     }
-    let configuration =
-        Pushline::configuration(&configuration).replace("[egress]\n", &format!("[egress]\nconnections_per_host = {CONNECTIONS}\n"));
-    let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
+    let pushline = start(dir.path(), &configuration, CONNECTIONS).await;
     let most = MostSockets::to(receiver.port());
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     for number in 0..HANGING {
