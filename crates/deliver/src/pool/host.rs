@@ -47,8 +47,8 @@ struct State {
     slots: usize,
     /// Connections that are being opened.
     opening: usize,
-    /// What the server spoke last; `None`: no handshake has ended yet.
-    protocol: Option<Spoken>,
+    /// How many requests a connection carries at a time, by what the server spoke last; `None`: no handshake has ended yet.
+    at_a_time: Option<usize>,
     /// The server wants no HTTP/2, though it offers it.
     wants_http1: bool,
     /// The requests of the webhooks that share it.
@@ -68,13 +68,6 @@ struct Shared {
     streams: usize,
     /// While it carries no stream.
     resting: Option<Resting>,
-}
-
-/// What the server spoke, and how many requests a connection carries at a time.
-#[derive(Debug, Clone, Copy)]
-struct Spoken {
-    protocol: Protocol,
-    at_a_time: usize,
 }
 
 /// A request that waits.
@@ -145,7 +138,7 @@ struct Closed {
 impl Host {
     pub(super) fn new(origin: Origin, identity: Arc<Identity>, limit: usize, resting: Arc<AtomicUsize>) -> Arc<Self> {
         let speaks_only_http1 = origin.http_version == HttpVersion::Http1 || !origin.is_https && origin.http_version == HttpVersion::Auto;
-        let state = State { protocol: speaks_only_http1.then_some(Spoken::HTTP1), ..State::default() };
+        let state = State { at_a_time: speaks_only_http1.then_some(1), ..State::default() };
         Arc::new(Self { origin, identity, limit, resting, state: Mutex::new(state) })
     }
 
@@ -216,7 +209,7 @@ impl Host {
         }
         self.change(|state, closed| {
             state.wants_http1 = true;
-            state.protocol = Some(Spoken::HTTP1);
+            state.at_a_time = Some(1);
             closed.http2.extend(state.shared.drain(..).map(|shared| shared.connection));
         });
         true
@@ -378,7 +371,7 @@ impl Drop for HostPermit {
 impl State {
     /// How many requests it may carry at a time, with this many connections.
     fn capacity(&self, connections: usize) -> usize {
-        connections.saturating_mul(self.protocol.map_or(1, |spoken| spoken.at_a_time))
+        connections.saturating_mul(self.at_a_time.unwrap_or(1))
     }
 
     fn may_begin(&self, sharer: SharerKey, connections: usize) -> bool {
@@ -428,10 +421,10 @@ impl State {
 
     /// Whether a connection that is being opened may take one more than those before it in line.
     fn will_be_shared(&self, is_fresh: bool, before: usize) -> bool {
-        match self.protocol {
+        match self.at_a_time {
             None => self.opening > 0,
             Some(_) if is_fresh => false,
-            Some(spoken) => self.opening.saturating_mul(spoken.at_a_time - 1) > before,
+            Some(at_a_time) => self.opening.saturating_mul(at_a_time - 1) > before,
         }
     }
 
@@ -441,11 +434,11 @@ impl State {
     }
 
     fn opened(&mut self, connection: &Connection) {
-        self.protocol = Some(match connection {
-            Connection::Http1(_) => Spoken::HTTP1,
+        self.at_a_time = Some(match connection {
+            Connection::Http1(_) => 1,
             Connection::Http2(stream) => {
                 self.shared.push(Shared { connection: Arc::clone(&stream.connection), streams: 1, resting: None });
-                Spoken { protocol: Protocol::Http2, at_a_time: stream.connection.limit().max(1) }
+                stream.connection.limit().max(1)
             }
         });
     }
@@ -453,7 +446,7 @@ impl State {
     /// A connection couldn't be opened. Requests that waited to share it open connections of their own, unless others are open.
     fn failed(&mut self) {
         if self.shared.is_empty() {
-            self.protocol = Some(Spoken { at_a_time: 1, ..self.protocol.unwrap_or(Spoken::HTTP1) });
+            self.at_a_time = Some(1);
         }
     }
 
@@ -505,10 +498,6 @@ impl Rests for Shared {
     fn rests_since(&self) -> Option<Instant> {
         self.resting.as_ref().map(|resting| resting.since)
     }
-}
-
-impl Spoken {
-    const HTTP1: Self = Self { protocol: Protocol::Http1, at_a_time: 1 };
 }
 
 impl Slot {
