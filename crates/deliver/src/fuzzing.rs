@@ -10,11 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use pushline_model::{
-    Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, ResponseHeaders, Secret, Webhook,
+    Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, ResponseHeaders, Secret, Timestamp,
+    Webhook,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, sink, split},
-    time::{Duration, Instant},
+    time::{Duration, Instant, sleep},
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     endpoint::Endpoint,
     pool::Slot,
     request::HeaderCaseCache,
+    retry_after::suspends_for,
     route::Route,
     stream::TlsRefusal,
 };
@@ -41,6 +43,12 @@ const BODY: &[u8] = b"{\"Payload\":\"x\"}";
 
 /// The longest cause, in bytes. A cause quotes what a server sent, in part.
 const LONGEST_CAUSE: usize = 512;
+
+/// Longer than the rest of a response is read once its outcome is known.
+const DRAINED: Duration = Duration::from_secs(30);
+
+/// The longest suspension.
+const AN_HOUR: Duration = Duration::from_hours(1);
 
 /// An empty SETTINGS frame (RFC 9113 §6.5), with which a server of HTTP/2 begins.
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -80,9 +88,13 @@ pub fn headers(input: &[u8]) {
 fn response(protocol: Protocol, begin: &[u8], input: &[u8]) {
     let Some((at_a_time, bytes)) = input.split_first() else { return };
     let at_a_time = usize::from(at_a_time & 0x7f) + 1;
-    let webhook = Webhook::new("w", "http://a.example/push".parse().expect("it is a URL"));
+    let mut webhook = Webhook::new("w", "http://a.example/push".parse().expect("it is a URL"));
+    // Of every status the `Retry-After` counts.
+    webhook.retry_on_status = (100..1000).collect();
     let outcome = attempt(&webhook, protocol, async |far: DuplexStream| send(far, begin, bytes, at_a_time).await);
     check(&outcome);
+    let wall = Timestamp::parse("1994-11-06T08:49:07Z").expect("it is a time");
+    assert!(suspends_for(&webhook, &outcome, wall).is_none_or(|wait| wait <= AN_HOUR), "{outcome:?}");
 }
 
 /// The server's end: it sends how it begins, and the bytes once a request has come; then it closes. It reads meanwhile.
@@ -158,7 +170,9 @@ fn attempt(webhook: &Webhook, protocol: Protocol, server: impl AsyncFnOnce(Duple
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("it needs no resources");
     runtime.block_on(async {
         let (near, far) = duplex(PIPE);
-        tokio::join!(through(near, webhook, protocol), server(far)).0
+        let (outcome, ()) = tokio::join!(through(near, webhook, protocol), server(far));
+        sleep(DRAINED).await;
+        outcome
     })
 }
 
