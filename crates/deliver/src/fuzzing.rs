@@ -10,8 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use pushline_model::{
-    Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, ResponseHeaders, Secret, Timestamp,
-    Webhook,
+    Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, Secret, Timestamp, Webhook,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, sink, split},
@@ -202,6 +201,8 @@ async fn through(near: DuplexStream, webhook: &Webhook, protocol: Protocol) -> O
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
+
+    use pushline_model::ResponseHeaders;
 
     use super::*;
 
