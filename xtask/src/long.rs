@@ -1,8 +1,8 @@
-//! `cargo xtask long [part]…`: the long forms of the tests. A test runs its long form when `LONG_TESTS=1` is set.
+//! `cargo xtask long [part]…`: the long forms of the tests, and the fuzz targets. A test runs its long form when `LONG_TESTS=1` is set.
 
 use std::process::Command;
 
-use crate::{programs, step};
+use crate::{fuzz, programs, step};
 
 /// A part of the long tests: one command, with the names of its tests.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,7 @@ pub struct Part {
 /// Schedules of the model test in each mode.
 const MODEL_SCHEDULES: &str = "200000";
 
-/// All parts, in the order in which they run.
+/// All parts that are tests, in the order in which they run. [`fuzz`] is the last part.
 pub const PARTS: &[Part] = &[
     Part {
         name: "backlog",
@@ -97,14 +97,19 @@ pub const PARTS: &[Part] = &[
 /// # Errors
 /// A part doesn't exist (the text lists all), a program is missing, or a test fails.
 pub fn run(names: &[&str]) -> Result<(), String> {
-    let unknown = names.iter().find(|name| !PARTS.iter().any(|part| part.name == **name));
+    let about = PARTS.iter().map(|Part { name, about, .. }| (*name, *about)).chain([(fuzz::NAME, fuzz::ABOUT)]);
+    let unknown = names.iter().find(|name| about.clone().all(|(part, _)| part != **name));
     if let Some(unknown) = unknown {
-        let list: String = PARTS.iter().map(|Part { name, about, .. }| format!("\n  {name:16} {about}")).collect();
+        let list: String = about.map(|(name, about)| format!("\n  {name:16} {about}")).collect();
         return Err(format!("no part {unknown:?}; the parts are:{list}"));
     }
     programs::ensure(&programs::FOR_TESTS)?;
-    let chosen = PARTS.iter().filter(|part| names.is_empty() || names.contains(&part.name));
-    let failed: Vec<String> = chosen.filter_map(|part| step::run(part.about, &mut command(part)).err()).collect();
+    let is_chosen = |part: &str| names.is_empty() || names.contains(&part);
+    let chosen = PARTS.iter().filter(|part| is_chosen(part.name));
+    let mut failed: Vec<String> = chosen.filter_map(|part| step::run(part.about, &mut command(part)).err()).collect();
+    if is_chosen(fuzz::NAME) {
+        failed.extend(fuzz::run().err());
+    }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 

@@ -180,7 +180,7 @@ impl AccessTokens {
 
 #[cfg(test)]
 mod tests {
-    use pushline_model::{ClientCredentials, NoResponse, Secret};
+    use pushline_model::{ClientCredentials, NoResponse, Secret, TokenEndpointAuthMethod};
 
     use super::*;
 
@@ -190,6 +190,7 @@ mod tests {
             token_url: "http://id.example/token".parse().unwrap(),
             client_id: "c".into(),
             client_secret: Secret::new("s"),
+            token_endpoint_auth_method: TokenEndpointAuthMethod::default(),
             scope: None,
             audience: None,
         });

@@ -4,17 +4,18 @@
 //! webhook says. The clock is tokio's paused one, so a wait takes no time, and a server that hangs is a timeout at once.
 
 use std::{
+    io,
     net::Ipv4Addr,
     sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
 use pushline_model::{
-    Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, ResponseHeaders, Secret, Webhook,
+    Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, Secret, Timestamp, Webhook,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, sink, split},
-    time::{Duration, Instant},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, WriteHalf, copy, duplex, sink, split},
+    time::{Duration, Instant, sleep, timeout},
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     endpoint::Endpoint,
     pool::{Checkout, HostPermit, Slot},
     request::HeaderCaseCache,
+    retry_after::suspends_for,
     route::Route,
     stream::TlsRefusal,
 };
@@ -42,18 +44,29 @@ const BODY: &[u8] = b"{\"Payload\":\"x\"}";
 /// The longest cause, in bytes. A cause quotes what a server sent, in part.
 const LONGEST_CAUSE: usize = 512;
 
+/// More than a server may send without advancing a response, in bytes.
+const FLOOD: usize = 3 << 20;
+
+/// Longer than any attempt, a ping or a goodbye takes.
+const STAYS: Duration = Duration::from_secs(600);
+
+/// Longer than the rest of a response is read once its outcome is known.
+const DRAINED: Duration = Duration::from_secs(30);
+
+/// The longest suspension.
+const AN_HOUR: Duration = Duration::from_hours(1);
+
 /// An empty SETTINGS frame (RFC 9113 §6.5), with which a server of HTTP/2 begins.
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-/// A server of HTTP/1.1 that sends bytes: the first byte of the input is how many at a time, the rest is sent.
+/// A server of HTTP/1.1: the first byte of the input is its [`Manner`], the rest is what it sends.
 pub fn http1_response(input: &[u8]) {
-    response(Protocol::Http1, b"", input);
+    response(Protocol::Http1, input);
 }
 
-/// A server of HTTP/2 that sends SETTINGS and then bytes, as [`http1_response`]; only the bytes where the first byte's highest bit is set.
+/// A server of HTTP/2, as [`http1_response`]. It sends SETTINGS first, unless the first byte's highest bit is set.
 pub fn http2_response(input: &[u8]) {
-    let begins_well = input.first().is_some_and(|first| first & 0x80 == 0);
-    response(Protocol::Http2, if begins_well { SETTINGS } else { b"" }, input);
+    response(Protocol::Http2, input);
 }
 
 /// A webhook with this URL: if the configuration takes it, its request is what it says.
@@ -77,36 +90,75 @@ pub fn headers(input: &[u8]) {
     request(&webhook);
 }
 
-fn response(protocol: Protocol, begin: &[u8], input: &[u8]) {
-    let Some((at_a_time, bytes)) = input.split_first() else { return };
-    let at_a_time = usize::from(at_a_time & 0x7f) + 1;
-    let webhook = Webhook::new("w", "http://a.example/push".parse().expect("it is a URL"));
-    let outcome = attempt(&webhook, protocol, async |far: DuplexStream| send(far, begin, bytes, at_a_time).await);
-    check(&outcome);
+/// How a server sends its bytes.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// What it sends before the request.
+    begin: &'static [u8],
+    /// How many bytes it writes at a time.
+    at_a_time: usize,
+    /// It sends them again and again, [`FLOOD`] bytes at the most.
+    repeats: bool,
+    /// It keeps the connection when it has sent them.
+    stays: bool,
 }
 
-/// The server's end: it sends how it begins, and the bytes once a request has come; then it closes. It reads meanwhile.
+impl Manner {
+    fn of(protocol: Protocol, byte: u8) -> Self {
+        let begin = if protocol == Protocol::Http2 && byte & 0x80 == 0 { SETTINGS } else { b"" };
+        Self { begin, at_a_time: usize::from(byte & 0x1f) + 1, repeats: byte & 0x20 > 0, stays: byte & 0x40 > 0 }
+    }
+}
+
+fn response(protocol: Protocol, input: &[u8]) {
+    let Some((first, bytes)) = input.split_first() else { return };
+    let mut webhook = Webhook::new("w", "http://a.example/push".parse().expect("it is a URL"));
+    // Of every status the `Retry-After` counts.
+    webhook.retry_on_status = (100..1000).collect();
+    let manner = Manner::of(protocol, *first);
+    let outcome = attempt(&webhook, protocol, async |far: DuplexStream| send(far, manner, bytes).await);
+    check(&outcome);
+    let wall = Timestamp::parse("1994-11-06T08:49:07Z").expect("it is a time");
+    assert!(suspends_for(&webhook, &outcome, wall).is_none_or(|wait| wait <= AN_HOUR), "{outcome:?}");
+}
+
+/// The server's end: it sends how it begins, and the bytes once a request has come; then it closes, or waits for the client to. It reads meanwhile.
 ///
 /// A client of HTTP/2 sends no request before the server has begun; if the server begins with nothing, the bytes follow the client's first.
-async fn send(mut far: DuplexStream, begin: &[u8], bytes: &[u8], at_a_time: usize) {
+async fn send(mut far: DuplexStream, manner: Manner, bytes: &[u8]) {
     let mut arrived = Vec::new();
-    if far.write_all(begin).await.is_err() {
+    if far.write_all(manner.begin).await.is_err() {
         return;
     }
-    while arrived.is_empty() || !begin.is_empty() && !arrived.ends_with(BODY) {
+    while arrived.is_empty() || !manner.begin.is_empty() && !arrived.ends_with(BODY) {
         let Ok(1..) = far.read_buf(&mut arrived).await else { return };
     }
     let (mut read, mut write) = split(far);
     let send = async {
-        for block in bytes.chunks(at_a_time) {
-            // The client may have closed.
-            if write.write_all(block).await.is_err() {
-                return;
-            }
+        // The client may have closed.
+        let sent = write_all(&mut write, manner, bytes).await;
+        if sent.is_err() || !manner.stays {
+            drop(write.shutdown().await);
         }
-        drop(write.shutdown().await);
     };
-    tokio::join!(send, async { drop(copy(&mut read, &mut sink()).await) });
+    // An idle connection has no end of its own.
+    let closed = async { drop(timeout(STAYS, copy(&mut read, &mut sink())).await) };
+    tokio::join!(send, closed);
+}
+
+async fn write_all(write: &mut WriteHalf<DuplexStream>, manner: Manner, bytes: &[u8]) -> io::Result<()> {
+    if !manner.repeats {
+        for block in bytes.chunks(manner.at_a_time) {
+            write.write_all(block).await?;
+        }
+        return Ok(());
+    }
+    // Short ones are written together: a million writes take too long.
+    let block = bytes.repeat(PIPE / bytes.len().max(1) + 1);
+    for _ in 0..FLOOD / block.len().max(PIPE) {
+        write.write_all(&block).await?;
+    }
+    Ok(())
 }
 
 /// An outcome that a server can cause, and a cause that may stand in a log.
@@ -158,7 +210,9 @@ fn attempt(webhook: &Webhook, protocol: Protocol, server: impl AsyncFnOnce(Duple
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("it needs no resources");
     runtime.block_on(async {
         let (near, far) = duplex(PIPE);
-        tokio::join!(through(near, webhook, protocol), server(far)).0
+        let (outcome, ()) = tokio::join!(through(near, webhook, protocol), server(far));
+        sleep(DRAINED).await;
+        outcome
     })
 }
 
@@ -186,6 +240,8 @@ async fn through(near: DuplexStream, webhook: &Webhook, protocol: Protocol) -> O
 mod tests {
     use std::{fs, path::Path};
 
+    use pushline_model::ResponseHeaders;
+
     use super::*;
 
     #[test]
@@ -202,17 +258,36 @@ mod tests {
         }
     }
 
+    /// What comes of a server that sends bytes in this manner.
+    fn outcome(protocol: Protocol, manner: u8, bytes: &[u8]) -> Outcome {
+        let webhook = Webhook::new("w", "http://a.example/push".parse().unwrap());
+        attempt(&webhook, protocol, async |far: DuplexStream| send(far, Manner::of(protocol, manner), bytes).await)
+    }
+
     #[test]
     fn a_response_reaches_its_outcome_through_the_pipe() {
-        let webhook = Webhook::new("w", "http://a.example/push".parse().unwrap());
-        let said = |bytes: &'static [u8]| attempt(&webhook, Protocol::Http1, async |far: DuplexStream| send(far, b"", bytes, 3).await);
+        let said = |bytes: &[u8]| outcome(Protocol::Http1, 2, bytes);
         assert_eq!(said(b"HTTP/1.1 204 No Content\r\n\r\n"), Outcome::Accepted { status: 204 });
         let refused = Outcome::ErrorResponse { status: 401, response: b"who?".to_vec(), headers: ResponseHeaders::default() };
         assert_eq!(said(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nwho?"), refused);
         assert!(matches!(said(b"220 mail.example\r\n"), Outcome::NoResponse(NoResponse::Malformed(_))));
         // `:status: 204` is index 9 of the static table.
         let response = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x89];
-        let outcome = attempt(&webhook, Protocol::Http2, async |far: DuplexStream| send(far, SETTINGS, &response, 128).await);
-        assert_eq!(outcome, Outcome::Accepted { status: 204 });
+        assert_eq!(outcome(Protocol::Http2, 0x1f, &response), Outcome::Accepted { status: 204 });
+    }
+
+    #[test]
+    fn a_server_that_stays_silent_is_a_timeout_and_one_that_repeats_itself_for_ever_a_flood() {
+        let why = |protocol, manner, bytes: &[u8]| match outcome(protocol, manner, bytes) {
+            Outcome::NoResponse(why) => why.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(why(Protocol::Http1, 0x40, b"HTTP/1.1 100 Continue\r\n\r\n").starts_with("timeout"));
+        assert!(why(Protocol::Http1, 0x20, b"HTTP/1.1 102 Processing\r\n\r\n").contains("1 MiB"));
+        // PING, and an acknowledged one that nothing asked for.
+        for flags in [0, 1] {
+            assert!(why(Protocol::Http2, 0x20, &[0, 0, 8, 6, flags, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).contains("1 MiB"), "{flags}");
+        }
+        assert!(why(Protocol::Http2, 0xc0, b"").starts_with("connect: "), "no SETTINGS");
     }
 }

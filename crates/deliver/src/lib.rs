@@ -11,7 +11,7 @@
 //! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
 //! | the addresses of this machine | `own_addresses.rs` |
 //! | one attempt on one endpoint | `endpoint.rs` |
-//! | looking names up, and whether a name still has an address | `lookups.rs`, `recent_addresses.rs` (pure) |
+//! | looking names up, and whether a name still has an address | `lookups.rs`, `lookup_threads.rs`, `recent_addresses.rs` (pure) |
 //! | dialling: Happy Eyeballs | `dial.rs` |
 //! | the egress proxy | `proxy.rs` |
 //! | TLS: identities, their files, handshakes at once | `tls.rs`, `tls/` |
@@ -41,6 +41,7 @@ mod endpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod local_failures;
+mod lookup_threads;
 mod lookups;
 mod losses;
 mod memory_budget;
@@ -77,6 +78,7 @@ pub use crate::{
     deliver::{Deliver, Options},
     egress::Egress,
     local_failures::LocalFailures,
+    lookup_threads::LOOKUP_THREADS,
     losses::Losses,
     network::{CONNECTIONS_PER_HOST, Network},
     proxy::Proxy,

@@ -115,7 +115,8 @@ impl LocalFailures {
             LocalFailureKind::FileDescriptors | LocalFailureKind::Ports | LocalFailureKind::Memory => true,
             LocalFailureKind::NameServers | LocalFailureKind::Proxy => true,
             LocalFailureKind::Route | LocalFailureKind::Forbidden => !self.gets_out(),
-            LocalFailureKind::Panic => false,
+            // Names that answer go on, and it ends by itself.
+            LocalFailureKind::LookupThreads | LocalFailureKind::Panic => false,
         }
     }
 

@@ -1,12 +1,14 @@
 //! Lookups of names: one at a time for each name, however many attempts wait for it.
 //!
-//! A name that no server answers for costs one thread, and all such names together leave threads to the others. docs/network.md, Names, has what was
-//! measured before threads were chosen.
+//! A lookup keeps its place in line for a thread when its attempts give up. docs/network.md, Names, has what was measured before threads were chosen.
+
+#[cfg(test)]
+mod start_test;
 
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -15,38 +17,31 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use pushline_model::{LocalFailureKind, NoResponse};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::spawn_blocking,
-    time::{Instant, timeout},
+    task::{JoinError, spawn_blocking},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
     local_failures::{Blame, can_open_a_socket},
+    lookup_threads::{LOOKUP_THREADS, LookupThreads, NameClass},
     name_servers,
     recent_addresses::{RecentAddresses, Standing},
 };
 
-/// How many names are looked up at once at the most. Each takes a thread until the system gives up, even if no attempt waits for it any more; of the
-/// 512 threads that may block, the others are left to those that read logs and save checkpoints.
-const AT_ONCE: usize = 384;
-
-/// Which part of them may be names that had no address last time: two thirds.
-const DOUBTFUL: (usize, usize) = (2, 3);
-
-/// The longest wait for a thread (docs/document.md, Outcome): an attempt that has none by then is over.
-const IN_LINE: Duration = Duration::from_secs(10);
-
 /// A lookup that takes longer may never end, and the next attempt begins another. The system gives a name this long with three silent servers.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
-/// Looks up a name, blocking.
-type LookUp = dyn Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync;
+/// Of how many names the class is remembered. Beyond it all are forgotten, and each is unproven again.
+const REMEMBERED_NAMES: usize = 1 << 16;
 
-/// A lookup that several attempts may wait for.
-type Active = Shared<BoxFuture<'static, Result<Vec<SocketAddr>, LookupFailure>>>;
+/// The addresses of a name, with port 0.
+type Found = Result<Vec<SocketAddr>, LookupFailure>;
+
+/// Looks up a name. It has begun when it returns, and goes on when it is dropped.
+type LookUp = dyn Fn(String) -> BoxFuture<'static, Found> + Send + Sync;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,24 +60,29 @@ pub(crate) enum LookupFailure {
 #[derive(Clone)]
 pub(crate) struct Lookups {
     look_up: Arc<LookUp>,
-    threads: Arc<Semaphore>,
-    /// For names that had no address last time.
-    doubtful: Arc<Semaphore>,
+    threads: LookupThreads,
     names: Arc<Mutex<Names>>,
 }
 
 #[derive(Default)]
 struct Names {
     active: HashMap<String, Active>,
-    without_address: HashSet<String>,
+    /// Of names that were looked up before.
+    classes: HashMap<String, NameClass>,
     /// Of names that connections lead to.
     recent: HashMap<String, Weak<RecentAddresses>>,
     /// Whether the name servers answer, while that is being found out.
     probe: Option<Shared<BoxFuture<'static, bool>>>,
 }
 
-/// The right to a thread.
-type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+/// A lookup that several attempts may wait for.
+#[derive(Clone)]
+struct Active {
+    found: Shared<BoxFuture<'static, Found>>,
+    class: NameClass,
+    /// Since when it has a thread.
+    begun: Arc<OnceLock<Instant>>,
+}
 
 impl LookupFailure {
     /// As an attempt's end.
@@ -118,23 +118,33 @@ impl LookupFailure {
 }
 
 impl Lookups {
-    /// By the system's resolver, `at_once` names at once: each may take two descriptors.
-    pub(crate) fn of_the_system(at_once: usize) -> Self {
+    /// By the system's resolver, `threads` names at once: each may take two descriptors.
+    pub(crate) fn of_the_system(threads: usize) -> Self {
         let look_up = |host: &str| match lookup_host(host) {
             Ok(addresses) => Ok(addresses.map(|address| SocketAddr::new(address, 0)).collect()),
             Err(error) => Err(LookupFailure::of(error)),
         };
-        Self::by(look_up, at_once.min(AT_ONCE))
+        Self::by(look_up, threads.min(LOOKUP_THREADS))
     }
 
-    pub(crate) fn by(look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, LookupFailure> + Send + Sync + 'static, at_once: usize) -> Self {
-        let [threads, doubtful] = [at_once, at_once * DOUBTFUL.0 / DOUBTFUL.1].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { look_up: Arc::new(look_up), threads, doubtful, names: Arc::default() }
+    pub(crate) fn by(look_up: impl Fn(&str) -> Found + Send + Sync + 'static, threads: usize) -> Self {
+        let look_up = Arc::new(look_up);
+        let on_a_thread = move |host: String| {
+            let look_up = Arc::clone(&look_up);
+            let looking = spawn_blocking(move || look_up(&host));
+            looking.map(|ended| ended.unwrap_or_else(|error| Err(panicked(&error)))).boxed()
+        };
+        Self::by_tasks(on_a_thread, threads)
+    }
+
+    fn by_tasks(look_up: impl Fn(String) -> BoxFuture<'static, Found> + Send + Sync + 'static, threads: usize) -> Self {
+        Self { look_up: Arc::new(look_up), threads: LookupThreads::new(threads), names: Arc::default() }
     }
 
     /// A name's addresses: one at least.
-    pub(crate) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, LookupFailure> {
-        let mut addresses = self.join(host).await?;
+    pub(crate) async fn addresses(&self, host: &str, port: u16, deadline: Instant) -> Found {
+        let (lookup, joined) = (self.join(host), Instant::now());
+        let mut addresses = timeout_at(deadline, lookup.found.clone()).await.unwrap_or_else(|_| Err(lookup.overdue(joined)))?;
         addresses.iter_mut().for_each(|address| address.set_port(port));
         if addresses.is_empty() { Err(LookupFailure::NoSuchName) } else { Ok(addresses) }
     }
@@ -179,52 +189,33 @@ impl Lookups {
 
     /// The active lookup of a name, or a new one, which goes on when no attempt waits for it any more.
     fn join(&self, host: &str) -> Active {
-        let begin = || {
-            let task = tokio::spawn(self.clone().run(host.to_owned()));
-            async { task.await.unwrap_or_else(|ended| Err(panicked(&ended))) }.boxed().shared()
-        };
-        self.lock().active.entry_ref(host).or_insert_with(begin).clone()
-    }
-
-    async fn run(self, host: String) -> Result<Vec<SocketAddr>, LookupFailure> {
-        let permits = timeout(IN_LINE, self.permits(&host)).await;
-        let looked_up = permits.is_ok();
-        let found = match permits {
-            Ok(permits) => timeout(GIVEN_UP, self.on_a_thread(host.clone(), permits)).await.unwrap_or(Err(LookupFailure::TimedOut)),
-            Err(_) => Err(LookupFailure::TimedOut),
-        };
         let mut names = self.lock();
-        names.active.remove(&host);
-        match &found {
-            Ok(addresses) => {
-                names.without_address.remove(&host);
-                if let Some(recent) = names.recent.get(&host).and_then(Weak::upgrade) {
-                    recent.note(addresses.iter().map(SocketAddr::ip), Instant::now());
-                }
-            }
-            Err(LookupFailure::Local(..)) => {}
-            Err(_) if looked_up => _ = names.without_address.insert(host),
-            Err(_) => {}
+        if let Some(active) = names.active.get(host) {
+            return active.clone();
         }
-        found
+        let class = names.classes.get(host).copied().unwrap_or(NameClass::Unproven);
+        let begun = Arc::<OnceLock<Instant>>::default();
+        let task = tokio::spawn(self.clone().run(host.to_owned(), class, Arc::clone(&begun)));
+        let found = async { task.await.unwrap_or_else(|ended| Err(panicked(&ended))) }.boxed().shared();
+        let active = Active { found, class, begun };
+        names.active.insert(host.to_owned(), active.clone());
+        active
     }
 
-    async fn permits(&self, host: &str) -> Permits {
-        const OPEN: &str = "the semaphores are never closed";
-        let is_doubtful = self.lock().without_address.contains(host);
-        let doubtful = if is_doubtful { Some(Arc::clone(&self.doubtful).acquire_owned().await.expect(OPEN)) } else { None };
-        (Arc::clone(&self.threads).acquire_owned().await.expect(OPEN), doubtful)
-    }
-
-    /// The thread keeps its permits until it ends, even if no attempt waits for it any more.
-    async fn on_a_thread(&self, host: String, permits: Permits) -> Result<Vec<SocketAddr>, LookupFailure> {
-        let look_up = Arc::clone(&self.look_up);
-        let looking = move || {
-            let found = look_up(&host);
-            drop(permits);
+    async fn run(self, host: String, class: NameClass, begun: Arc<OnceLock<Instant>>) -> Found {
+        let permit = self.threads.acquire(class).await;
+        begun.get_or_init(Instant::now);
+        let looking = (self.look_up)(host.clone());
+        // The thread keeps its permit until it ends, even if the lookup is given up before.
+        let looking = tokio::spawn(async move {
+            let found = looking.await;
+            drop(permit);
             found
-        };
-        spawn_blocking(looking).await.unwrap_or_else(|ended| Err(panicked(&ended)))
+        });
+        let ended = timeout(GIVEN_UP, looking).await.map(|ended| ended.unwrap_or_else(|error| Err(panicked(&error))));
+        let found = ended.unwrap_or(Err(LookupFailure::TimedOut));
+        self.lock().ended(host, &found);
+        found
     }
 
     fn lock(&self) -> MutexGuard<'_, Names> {
@@ -232,8 +223,40 @@ impl Lookups {
     }
 }
 
+impl Names {
+    fn ended(&mut self, host: String, found: &Found) {
+        self.active.remove(&host);
+        if let Ok(addresses) = found
+            && let Some(recent) = self.recent.get(&host).and_then(Weak::upgrade)
+        {
+            recent.note(addresses.iter().map(SocketAddr::ip), Instant::now());
+        }
+        let class = match found {
+            Ok(_) | Err(LookupFailure::NoSuchName) => NameClass::Answering,
+            Err(LookupFailure::ServerFailure | LookupFailure::TimedOut) => NameClass::Silent,
+            Err(LookupFailure::Local(..)) => return,
+        };
+        if self.classes.len() >= REMEMBERED_NAMES {
+            self.classes.clear();
+        }
+        self.classes.insert(host, class);
+    }
+}
+
+impl Active {
+    /// Why an attempt that has waited since then has no address. Only a silent name has a part in the lack of a thread: for any other, the attempt
+    /// doesn't count unless the lookup had its thread for half of the time.
+    fn overdue(&self, joined: Instant) -> LookupFailure {
+        let looking = self.begun.get().map_or(Duration::ZERO, Instant::elapsed);
+        if self.class == NameClass::Silent || looking >= joined.elapsed() / 2 {
+            return LookupFailure::TimedOut;
+        }
+        LookupFailure::Local(LocalFailureKind::LookupThreads, "names that no server answers for hold the threads".to_owned())
+    }
+}
+
 /// A lookup that panicked, or that the shutdown cut off, tells nothing about the name.
-fn panicked(ended: &tokio::task::JoinError) -> LookupFailure {
+fn panicked(ended: &JoinError) -> LookupFailure {
     LookupFailure::Local(LocalFailureKind::Panic, ended.to_string())
 }
 
@@ -254,8 +277,12 @@ mod tests {
 
     use super::*;
 
-    const fn doubtful_at_once() -> usize {
-        AT_ONCE * DOUBTFUL.0 / DOUBTFUL.1
+    /// Threads in these tests: four for silent names, two more for unproven ones, and one for those that answer.
+    const THREADS: usize = 7;
+
+    /// Far longer than a lookup of these tests takes.
+    fn deadline() -> Instant {
+        Instant::now() + Duration::from_secs(10)
     }
 
     #[tokio::test]
@@ -271,25 +298,25 @@ mod tests {
                 }
                 Ok(vec![([192, 0, 2, 1], 0).into()])
             },
-            AT_ONCE,
+            THREADS,
         );
         let patience = Duration::from_millis(50);
         for _ in 0..3 {
-            let attempts: JoinSet<bool> = (0..AT_ONCE)
+            let attempts: JoinSet<Found> = (0..100)
                 .map(|_| {
                     let lookups = lookups.clone();
-                    async move { timeout(patience, lookups.addresses("dead.example", 80)).await.is_err() }
+                    async move { lookups.addresses("dead.example", 80, Instant::now() + patience).await }
                 })
                 .collect();
-            assert!(attempts.join_all().await.into_iter().all(|gave_up| gave_up));
-            let other = timeout(Duration::from_secs(10), lookups.addresses("other.example", 81)).await;
-            assert_eq!(other, Ok(Ok(vec![([192, 0, 2, 1], 81).into()])));
+            assert!(attempts.join_all().await.into_iter().all(|found| found == Err(LookupFailure::TimedOut)));
+            let other = lookups.addresses("other.example", 81, deadline()).await;
+            assert_eq!(other, Ok(vec![([192, 0, 2, 1], 81).into()]));
         }
         assert_eq!(begun.load(Ordering::Relaxed), 1);
         // A lookup that has ended is forgotten: the next attempts begin another.
         for _ in 0..2 {
             let answered = async { answer.send(()).unwrap() };
-            let (found, ()) = tokio::join!(lookups.addresses("dead.example", 80), answered);
+            let (found, ()) = tokio::join!(lookups.addresses("dead.example", 80, deadline()), answered);
             assert_eq!(found, Ok(vec![([192, 0, 2, 1], 80).into()]));
         }
         assert_eq!(begun.load(Ordering::Relaxed), 2);
@@ -311,40 +338,76 @@ mod tests {
                 }
                 Ok(vec![([192, 0, 2, 1], 0).into()])
             },
-            AT_ONCE,
+            THREADS,
         );
         (lookups, hangs, count)
+    }
+
+    async fn until_begun(begun: &AtomicUsize, lookups: usize) {
+        while begun.load(Ordering::Relaxed) < lookups {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[tokio::test]
     async fn names_that_no_server_answers_for_leave_threads_to_the_others() {
         let (lookups, hangs, begun) = hanging();
-        let dead: Vec<String> = (0..2 * AT_ONCE).map(|number| format!("dead-{number}.example")).collect();
-        lookups.lock().without_address.extend(dead.iter().cloned());
-        let waiting: Vec<_> = dead.iter().map(|name| tokio::spawn(lookups.join(name))).collect();
-        while begun.load(Ordering::Relaxed) < doubtful_at_once() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert!(lookups.addresses("other.example", 80).await.is_ok());
-        assert_eq!(begun.load(Ordering::Relaxed), doubtful_at_once());
+        assert!(lookups.addresses("known.example", 80, deadline()).await.is_ok());
+        let silent: Vec<String> = (0..2 * THREADS).map(|number| format!("dead-{number}.example")).collect();
+        lookups.lock().classes.extend(silent.iter().map(|name| (name.clone(), NameClass::Silent)));
+        let mut waiting: Vec<_> = silent.iter().map(|name| lookups.join(name).found).collect();
+        until_begun(&begun, 4).await;
+        // A name that wasn't looked up before.
+        assert!(lookups.addresses("other.example", 80, deadline()).await.is_ok());
+        waiting.extend((0..2).map(|number| lookups.join(&format!("dead-new-{number}.example")).found));
+        until_begun(&begun, 6).await;
+        assert!(lookups.addresses("known.example", 80, deadline()).await.is_ok());
+        // Out of time for lack of a thread: a silent name has timed out, another one is not to blame.
+        let in_line = |name| lookups.addresses(name, 80, Instant::now() + Duration::from_millis(1));
+        assert_eq!(in_line("dead-13.example").await, Err(LookupFailure::TimedOut));
+        assert!(matches!(in_line("new.example").await, Err(LookupFailure::Local(LocalFailureKind::LookupThreads, _))));
+        assert_eq!(begun.load(Ordering::Relaxed), 6);
         drop(hangs);
         for lookup in waiting {
-            assert_eq!(lookup.await.unwrap(), Err(LookupFailure::ServerFailure));
+            assert_eq!(lookup.await, Err(LookupFailure::ServerFailure));
         }
-        // One that has an address again is like others.
-        lookups.lock().without_address.insert("other.example".to_owned());
-        assert!(lookups.addresses("other.example", 80).await.is_ok());
-        assert!(!lookups.lock().without_address.contains("other.example"));
+        assert!(lookups.addresses("new.example", 80, deadline()).await.is_ok(), "it has kept its place in line");
+    }
+
+    #[tokio::test]
+    async fn a_name_has_the_class_of_its_last_lookup_and_a_failure_of_this_machine_leaves_it() {
+        let next = Arc::new(Mutex::new(Ok(vec![([192, 0, 2, 1], 0).into()])));
+        let answer = Arc::clone(&next);
+        let lookups = Lookups::by(move |_| answer.lock().unwrap().clone(), THREADS);
+        let local = LookupFailure::Local(LocalFailureKind::FileDescriptors, "EMFILE".to_owned());
+        for (found, class) in [
+            (Err(local.clone()), None),
+            (Err(LookupFailure::ServerFailure), Some(NameClass::Silent)),
+            (Err(local), Some(NameClass::Silent)),
+            (Err(LookupFailure::NoSuchName), Some(NameClass::Answering)),
+            (Err(LookupFailure::TimedOut), Some(NameClass::Silent)),
+            (Ok(vec![([192, 0, 2, 1], 80).into()]), Some(NameClass::Answering)),
+        ] {
+            next.lock().unwrap().clone_from(&found);
+            assert_eq!(lookups.addresses("a.example", 80, deadline()).await, found);
+            assert_eq!(lookups.lock().classes.get("a.example").copied(), class);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_memory_for_the_classes_of_names_is_bounded() {
+        let lookups = Lookups::by(|_| Err(LookupFailure::NoSuchName), THREADS);
+        lookups.lock().classes.extend((0..REMEMBERED_NAMES).map(|number| (number.to_string(), NameClass::Silent)));
+        assert_eq!(lookups.addresses("a.example", 80, deadline()).await, Err(LookupFailure::NoSuchName));
+        assert_eq!(lookups.lock().classes.len(), 1);
     }
 
     #[tokio::test]
     async fn a_lookup_that_never_ends_is_given_up_and_the_next_attempt_begins_another() {
         let (lookups, hangs, begun) = hanging();
         for lookup in 1..=2 {
-            let asked = tokio::spawn(lookups.join("dead.example"));
-            while begun.load(Ordering::Relaxed) < lookup {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let asked = tokio::spawn(lookups.join("dead.example").found);
+            until_begun(&begun, lookup).await;
             tokio::time::pause();
             tokio::time::advance(GIVEN_UP).await;
             tokio::time::resume();
@@ -354,17 +417,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lookup_that_fails_on_this_machine_makes_no_name_doubtful() {
-        let local = LookupFailure::Local(LocalFailureKind::FileDescriptors, "EMFILE".to_owned());
-        let answer = local.clone();
-        let lookups = Lookups::by(move |_| Err(answer.clone()), 1);
-        assert_eq!(lookups.addresses("a.example", 80).await, Err(local));
-        assert!(lookups.lock().without_address.is_empty());
-    }
-
-    #[test]
-    fn the_system_tells_a_name_that_does_not_exist() {
-        let found = Lookups::of_the_system(1).look_up.as_ref()("no-such-name.invalid");
+    async fn the_system_tells_a_name_that_does_not_exist() {
+        let found = Lookups::of_the_system(1).addresses("no-such-name.invalid", 80, Instant::now() + GIVEN_UP).await;
         // Without a name server it can't be told from a failure of the server.
         assert!(matches!(found, Err(LookupFailure::NoSuchName | LookupFailure::ServerFailure)), "{found:?}");
     }
@@ -373,9 +427,9 @@ mod tests {
     async fn a_lookup_that_panics_is_a_local_failure_and_the_next_attempt_begins_another() {
         let lookups = Lookups::by(|host| if host == "panics.example" { panic!("a bug") } else { Ok(vec![([192, 0, 2, 1], 0).into()]) }, 1);
         for _ in 0..2 {
-            let found = lookups.addresses("panics.example", 80).await;
+            let found = lookups.addresses("panics.example", 80, deadline()).await;
             assert!(matches!(found, Err(LookupFailure::Local(LocalFailureKind::Panic, _))), "{found:?}");
         }
-        assert!(lookups.addresses("other.example", 80).await.is_ok(), "its thread is free again");
+        assert!(lookups.addresses("other.example", 80, deadline()).await.is_ok(), "its thread is free again");
     }
 }

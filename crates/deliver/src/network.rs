@@ -283,8 +283,7 @@ impl Network {
         if let Ok(literal) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(literal, port)]);
         }
-        let found = timeout_at(deadline, self.lookups.addresses(host, port)).await.unwrap_or(Err(LookupFailure::TimedOut));
-        match found {
+        match self.lookups.addresses(host, port, deadline).await {
             Ok(addresses) => Ok(addresses),
             Err(LookupFailure::Local(kind, detail)) => Err(ConnectError::Local(kind, detail)),
             Err(failure) => Err(self.unresolved(host, &failure).await),

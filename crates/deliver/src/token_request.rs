@@ -12,7 +12,7 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use http_body_util::{BodyExt, Limited};
-use pushline_model::{ClientCredentials, NoResponse, Outcome, Secret, Tls, Url};
+use pushline_model::{ClientCredentials, NoResponse, Outcome, Secret, Tls, TokenEndpointAuthMethod, Url};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -35,7 +35,8 @@ const LONGEST_LIFE: Duration = Duration::from_hours(24 * 365);
 /// The request of one webhook. Never printed whole: it holds the client's secret.
 pub(crate) struct TokenRequest {
     url: Url,
-    authorization: HeaderValue,
+    /// `Basic …`, unless the body has the client's secret.
+    authorization: Option<HeaderValue>,
     body: Bytes,
     secret: Secret,
 }
@@ -51,18 +52,19 @@ pub(crate) struct Granted {
 
 impl TokenRequest {
     pub(crate) fn new(credentials: &ClientCredentials) -> Self {
-        let ClientCredentials { token_url, client_id, client_secret, scope, audience } = credentials;
-        let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-        let pair = format!("{}:{}", encoded(client_id), encoded(client_secret.reveal()));
-        let mut authorization =
-            HeaderValue::try_from(format!("Basic {}", STANDARD.encode_to_string(pair))).expect("base64 is a valid value");
-        authorization.set_sensitive(true);
+        let ClientCredentials { token_url, client_id, client_secret, token_endpoint_auth_method, scope, audience } = credentials;
+        let is_basic = *token_endpoint_auth_method == TokenEndpointAuthMethod::ClientSecretBasic;
+        let in_body = |text| (!is_basic).then_some(text);
+        let fields = [
+            ("grant_type", Some("client_credentials")),
+            ("client_id", in_body(client_id.as_str())),
+            ("client_secret", in_body(client_secret.reveal())),
+            ("scope", scope.as_deref()),
+            ("audience", audience.as_deref()),
+        ];
         let mut form = Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
-        let optional = [("scope", scope), ("audience", audience)];
-        optional.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).for_each(|(name, value)| {
-            form.append_pair(name, value);
-        });
+        form.extend_pairs(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        let authorization = is_basic.then(|| basic(client_id, client_secret));
         Self { url: token_url.clone(), authorization, body: form.finish().into(), secret: client_secret.clone() }
     }
 
@@ -95,7 +97,7 @@ impl TokenRequest {
         headers.insert(HOST, self.url.authority().parse().expect("a URL's authority is ASCII"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(AUTHORIZATION, self.authorization.clone());
+        headers.extend(self.authorization.clone().map(|authorization| (AUTHORIZATION, authorization)));
         request
     }
 
@@ -135,6 +137,15 @@ impl std::fmt::Debug for TokenRequest {
     }
 }
 
+/// The client's credentials, each encoded as in a form (RFC 6749 §2.3.1).
+fn basic(client_id: &str, client_secret: &Secret) -> HeaderValue {
+    let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+    let pair = format!("{}:{}", encoded(client_id), encoded(client_secret.reveal()));
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode_to_string(pair))).expect("base64 is a valid value");
+    value.set_sensitive(true);
+    value
+}
+
 /// Sends the request and reads the answer. The connection ends with it.
 async fn exchange(connection: Connection, request: Request<RequestBody>) -> Result<(StatusCode, Bytes), String> {
     let mut deadline = Deadline::new(ANSWER_TIMEOUT);
@@ -147,13 +158,16 @@ async fn exchange(connection: Connection, request: Request<RequestBody>) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use TokenEndpointAuthMethod::{ClientSecretBasic, ClientSecretPost};
+
     use super::*;
 
-    fn request(client_secret: &str, scope: Option<&str>) -> TokenRequest {
+    fn request(client_secret: &str, scope: Option<&str>, method: TokenEndpointAuthMethod) -> TokenRequest {
         TokenRequest::new(&ClientCredentials {
             token_url: "https://id.example/oauth/token?tenant=1".parse().unwrap(),
             client_id: "s6BhdRkqt3".into(),
             client_secret: Secret::new(client_secret),
+            token_endpoint_auth_method: method,
             scope: scope.map(str::to_owned),
             audience: scope.map(|_| "https://api.example/".to_owned()),
         })
@@ -162,14 +176,14 @@ mod tests {
     #[test]
     fn the_request_is_the_standards_own() {
         // RFC 6749 §4.4.2.
-        let plain = request("gX1fBat3bV", None);
-        assert_eq!(plain.authorization, "Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW");
+        let plain = request("gX1fBat3bV", None, ClientSecretBasic);
+        assert_eq!(plain.request().headers()[AUTHORIZATION], "Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW");
         assert_eq!(plain.body, "grant_type=client_credentials");
         assert!(!format!("{plain:?}").contains("gX1f") && !format!("{:?}", plain.request()).contains("czZC"));
-        let request = request("a b:ü", Some("push read"));
+        let request = request("a b:ü", Some("push read"), ClientSecretBasic);
         assert_eq!(request.body, "grant_type=client_credentials&scope=push+read&audience=https%3A%2F%2Fapi.example%2F");
-        assert_eq!(request.authorization, format!("Basic {}", STANDARD.encode_to_string("s6BhdRkqt3:a+b%3A%C3%BC")).as_str());
         let sent = request.request();
+        assert_eq!(sent.headers()[AUTHORIZATION], format!("Basic {}", STANDARD.encode_to_string("s6BhdRkqt3:a+b%3A%C3%BC")).as_str());
         assert_eq!(
             (sent.uri().to_string().as_str(), &sent.headers()[HOST]),
             ("/oauth/token?tenant=1", &HeaderValue::from_static("id.example"))
@@ -177,8 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_reads_the_secret_in_the_body_gets_it_there_alone() {
+        // RFC 6749 §2.3.1.
+        let plain = request("7Fjfp0ZBr1KtDRbnfVdmIw", None, ClientSecretPost);
+        assert_eq!(plain.body, "grant_type=client_credentials&client_id=s6BhdRkqt3&client_secret=7Fjfp0ZBr1KtDRbnfVdmIw");
+        assert!(!plain.request().headers().contains_key(AUTHORIZATION));
+        assert!(!format!("{plain:?}").contains("7Fjf") && !format!("{:?}", plain.request()).contains("7Fjf"));
+        let form = "grant_type=client_credentials&client_id=s6BhdRkqt3&client_secret=a+b%3A%C3%BC&scope=push&audience=https%3A%2F%2Fapi.example%2F";
+        assert_eq!(request("a b:ü", Some("push"), ClientSecretPost).body, form);
+    }
+
+    #[test]
     fn an_answer_grants_a_token_or_says_why_not_and_never_tells_the_secret() {
-        let request = request("hush", None);
+        let request = request("hush", None, ClientSecretBasic);
         let read = |status: u16, body: &str| {
             let granted = request.read(StatusCode::from_u16(status).unwrap(), body.as_bytes());
             granted.map(|granted| (granted.authorization.to_str().unwrap().to_owned(), granted.expires_in.map(|life| life.as_secs())))

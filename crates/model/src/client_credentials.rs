@@ -1,6 +1,6 @@
 //! OAuth 2.0 client credentials (RFC 6749 §4.4): how to get an access token for a webhook.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Invalid, Secret, Url};
 
@@ -13,12 +13,25 @@ pub struct ClientCredentials {
     pub client_id: String,
     /// The client's password (§2.3.1).
     pub client_secret: Secret,
+    /// How the client proves who it is.
+    pub token_endpoint_auth_method: TokenEndpointAuthMethod,
     /// The scopes that are asked for, separated by spaces (§3.3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// For which service the token is; no part of the standard, and asked for by Auth0 and others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
+}
+
+/// How a client proves to a token end point who it is (RFC 6749 §2.3.1). The names are OAuth's own (RFC 7591 §2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenEndpointAuthMethod {
+    /// By Basic credentials, which every server must read.
+    #[default]
+    ClientSecretBasic,
+    /// By `client_id` and `client_secret` in the request's body, for servers that read nothing else.
+    ClientSecretPost,
 }
 
 impl ClientCredentials {

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// The least and the most that is kept for everything that isn't a connection of a device or a push.
-const RESERVE: (usize, usize) = (64, 1024);
+const RESERVE: (usize, usize) = (64, 2048);
 
 /// What of the reserve is for the queue's files, the admin address and the runtime; the rest is for lookups of names.
 const FILES: usize = 48;

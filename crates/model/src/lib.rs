@@ -23,7 +23,7 @@ pub mod units;
 mod url;
 mod webhook;
 
-pub use client_credentials::ClientCredentials;
+pub use client_credentials::{ClientCredentials, TokenEndpointAuthMethod};
 pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT, RecordPlace};
 pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, DescriptorUse};
 pub use group::{GroupId, Organisation};

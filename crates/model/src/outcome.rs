@@ -88,6 +88,8 @@ pub enum LocalFailureKind {
     Route,
     /// No name server of this machine answers.
     NameServers,
+    /// No thread is free to look a name up: names that no server answers for hold all that it may use.
+    LookupThreads,
     /// The egress proxy can't be reached or doesn't work.
     Proxy,
     /// The system forbids the connection: a local firewall or a security policy.
@@ -204,8 +206,17 @@ impl fmt::Display for NoResponse {
 
 impl LocalFailureKind {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::NameServers, Self::Proxy, Self::Forbidden, Self::Panic];
+    pub const ALL: [Self; 9] = [
+        Self::FileDescriptors,
+        Self::Ports,
+        Self::Memory,
+        Self::Route,
+        Self::NameServers,
+        Self::LookupThreads,
+        Self::Proxy,
+        Self::Forbidden,
+        Self::Panic,
+    ];
 
     /// The label in metrics.
     #[must_use]
@@ -216,6 +227,7 @@ impl LocalFailureKind {
             Self::Memory => "memory",
             Self::Route => "route",
             Self::NameServers => "name_servers",
+            Self::LookupThreads => "lookup_threads",
             Self::Proxy => "proxy",
             Self::Forbidden => "forbidden",
             Self::Panic => "panic",
@@ -232,6 +244,7 @@ impl fmt::Display for LocalFailureKind {
             Self::Memory => "no memory for a connection: give the machine more, or connect fewer devices",
             Self::Route => "no route: check this machine's network",
             Self::NameServers => "no name server answers: check /etc/resolv.conf and the network",
+            Self::LookupThreads => "no threads for lookups: no server answers for many names; a higher limit of open files (RLIMIT_NOFILE) permits more threads",
             Self::Proxy => "the egress proxy doesn't work: check it, and [egress] proxy",
             Self::Forbidden => "this machine forbids the connection: check its firewall and security policy",
             Self::Panic => "an attempt panicked: please report this bug with its log lines",

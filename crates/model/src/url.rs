@@ -93,6 +93,9 @@ impl FromStr for Url {
         }
         let port = url.port_or_known_default().filter(|port| *port > 0).ok_or_else(|| refuse("a port is a number from 1 to 65535"))?;
         let host = match url.host().ok_or_else(|| refuse("it names no host"))? {
+            Host::Domain(name) if !name.bytes().all(is_of_a_name) => {
+                return Err(refuse("a host's name has letters, digits, dots, - and _"));
+            }
             Host::Domain(name) => name.to_owned(),
             Host::Ipv4(address) => IpAddr::from(address).to_string(),
             Host::Ipv6(address) => IpAddr::from(address).to_string(),
@@ -107,6 +110,11 @@ impl FromStr for Url {
             path,
         })
     }
+}
+
+/// Whether a byte is of a host's name, in its ASCII form. The `url` crate takes others, such as `{`, which RFC 3986 §3.2.2 doesn't.
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_".contains(&byte)
 }
 
 /// What the `url` crate would mend or describe in general words.
@@ -228,6 +236,8 @@ mod tests {
             ("http://[fe80::1%eth0]/", "zone"),
             ("http://[::1/", "https://host/path"),
             ("http://a b/", "https://host/path"),
+            ("http://`.example/", "letters, digits"),
+            ("http://a.example{}/", "letters, digits"),
             ("http://xn--a/", "https://host/path"),
             ("http://", "https://host/path"),
             ("http:///push", "https://host/path"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{
-    ClientCredentials, CustomHeader, HeaderName, Invalid, Rate, Secret, Tls, Url,
+    ClientCredentials, CustomHeader, HeaderName, Invalid, Rate, Secret, Tls, TokenEndpointAuthMethod, Url,
     header::{self, HeaderTable},
     units::{CountIn, CountsIn, DurationIn, DurationsIn, HOUR, SizeIn},
 };
@@ -190,6 +190,7 @@ struct AuthFields {
     token_url: Option<Url>,
     client_id: Option<String>,
     client_secret: Option<Secret>,
+    token_endpoint_auth_method: Option<TokenEndpointAuthMethod>,
     scope: Option<String>,
     audience: Option<String>,
 }
@@ -212,15 +213,16 @@ impl AuthKind {
             Self::Basic => &["kind", "username", "password"],
             Self::Bearer => &["kind", "token"],
             Self::ApiKey => &["kind", "header", "key"],
-            Self::OAuth2 => &["kind", "token_url", "client_id", "client_secret", "scope", "audience"],
+            Self::OAuth2 => &["kind", "token_url", "client_id", "client_secret", "token_endpoint_auth_method", "scope", "audience"],
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Auth {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let AuthFields { kind, username, password, token, header, key, token_url, client_id, client_secret, scope, audience } =
-            AuthFields::deserialize(deserializer)?;
+        let fields = AuthFields::deserialize(deserializer)?;
+        let AuthFields { kind, username, password, token, header, key, .. } = fields;
+        let AuthFields { token_url, client_id, client_secret, token_endpoint_auth_method, scope, audience, .. } = fields;
         let given = [
             ("username", username.is_some()),
             ("password", password.is_some()),
@@ -230,6 +232,7 @@ impl<'de> Deserialize<'de> for Auth {
             ("token_url", token_url.is_some()),
             ("client_id", client_id.is_some()),
             ("client_secret", client_secret.is_some()),
+            ("token_endpoint_auth_method", token_endpoint_auth_method.is_some()),
             ("scope", scope.is_some()),
             ("audience", audience.is_some()),
         ];
@@ -251,6 +254,7 @@ impl<'de> Deserialize<'de> for Auth {
                 token_url: token_url.ok_or_else(|| missing("token_url"))?,
                 client_id: client_id.ok_or_else(|| missing("client_id"))?,
                 client_secret: client_secret.ok_or_else(|| missing("client_secret"))?,
+                token_endpoint_auth_method: token_endpoint_auth_method.unwrap_or_default(),
                 scope,
                 audience,
             }),
@@ -473,6 +477,7 @@ mod tests {
             token_url: "https://id.example/token".parse().unwrap(),
             client_id: "c".into(),
             client_secret: Secret::new(Secret::HIDDEN),
+            token_endpoint_auth_method: scope.map_or_else(TokenEndpointAuthMethod::default, |_| TokenEndpointAuthMethod::ClientSecretPost),
             scope: scope.map(str::to_owned),
             audience: scope.map(str::to_owned),
         })
@@ -563,6 +568,7 @@ mod tests {
             (r#""auth":{"kind":"bearer","password":"p","token":"t"}"#, "unknown field `password`"),
             (r#""auth":{"kind":"oauth2","token_url":"http://a.example/","client_id":"c"}"#, "missing field `client_secret`"),
             (r#""auth":{"kind":"oauth2","token":"t"}"#, "unknown field `token`"),
+            (r#""auth":{"kind":"oauth2","token_endpoint_auth_method":"none"}"#, "expected `client_secret_basic` or `client_secret_post`"),
             (r#""compression":"br""#, "unknown variant `br`"),
             (r#""http_version":"3""#, "unknown variant `3`, expected one of `auto`, `1.1`, `2`"),
             (r#""tls":{"cert":"x"}"#, "unknown field `cert`"),

@@ -25,6 +25,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use pushline_deliver::LOOKUP_THREADS;
 use tokio::task::JoinError;
 
 use crate::{config::Config, dead_letters::HostPort, role::Role, stdout::ReaderGone};
@@ -34,6 +35,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit status after a panic, as Rust has it. 1 stands for errors, 2 for a command line that can't be read.
 const PANICKED: u8 = 101;
+
+/// Threads that may block beside lookups: those that read logs and save checkpoints.
+const OTHER_BLOCKING_THREADS: usize = 128;
 
 /// Takes the packets that IoT gateways publish over MQTT, keeps them in a durable queue, and pushes them to each customer's HTTP endpoint.
 ///
@@ -105,7 +109,8 @@ enum DeadLetters {
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let blocking_threads = LOOKUP_THREADS + OTHER_BLOCKING_THREADS;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking_threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("can't start the runtime")),
     };

@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -15,7 +16,6 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 /// A request's body.
-#[derive(Debug)]
 pub(crate) struct RequestBody(Option<Bytes>);
 
 /// Whether nothing holds a body any more: it was sent, or dropped.
@@ -45,6 +45,13 @@ impl RequestBody {
 impl Released {
     pub(super) fn get(&self) -> bool {
         self.0.load(Relaxed)
+    }
+}
+
+/// Without the bytes: they may hold a client's secret.
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RequestBody").field(&self.0.as_ref().map(Bytes::len)).finish()
     }
 }
 

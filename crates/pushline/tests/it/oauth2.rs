@@ -7,7 +7,7 @@ use std::{
 
 use pushline_testkit::{Gateway, Pushline, RawReceiver, folder, get};
 
-use crate::{BINARY, group, packets, webhook};
+use crate::{BINARY, group, packets, start, webhook};
 
 fn response(status: u16, body: &str) -> String {
     format!("HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
@@ -75,6 +75,27 @@ async fn one_token_serves_all_messages_and_another_one_is_fetched_when_the_serve
         [("error_response", Some(401), 1)]
     );
     assert_eq!(*granted.lock().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_token_end_point_that_reads_the_secret_in_the_body_grants_a_token() {
+    let dir = folder();
+    let tokens = RawReceiver::start(|request| {
+        assert_eq!(request.header("authorization"), None);
+        assert_eq!(request.body, b"grant_type=client_credentials&client_id=client&client_secret=s3cret&scope=push");
+        response(200, r#"{"access_token":"token","token_type":"Bearer"}"#)
+    });
+    let tokens = tokens.await;
+    let receiver = RawReceiver::start(|request| {
+        assert_eq!(request.header("authorization"), Some("Bearer token"));
+        response(200, "")
+    });
+    let receiver = receiver.await;
+    let options = oauth2(&tokens.url()).replace("scope", "token_endpoint_auth_method = \"client_secret_post\", scope");
+    let pushline = start(dir.path(), &receiver.url(), &options).await;
+    let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
+    gateway.publish(&packets("mti/1", ["a"])).await.unwrap();
+    pushline.until_metric("pushline_packets_delivered_total", "", |delivered| delivered == 1.0).await;
 }
 
 #[tokio::test]

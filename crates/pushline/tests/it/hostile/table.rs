@@ -33,9 +33,13 @@ pub(super) enum End {
     Blocked,
 }
 
-/// All cells that aren't empty.
-pub(super) fn cells() -> Vec<Cell> {
-    let (mut cells, mut section, mut reasons, mut used) = (Vec::new(), "", BTreeSet::new(), BTreeSet::new());
+/// The section with the rows that end otherwise in the long form.
+const LONG_FORM: &str = "With the real timeout";
+
+/// All cells that aren't empty, of the long form or of the ordinary one.
+pub(super) fn cells(is_long: bool) -> Vec<Cell> {
+    let (mut cells, mut in_place, mut section) = (Vec::new(), Vec::new(), "");
+    let (mut reasons, mut used) = (BTreeSet::new(), BTreeSet::new());
     for line in PAGE.lines() {
         if let Some(title) = line.strip_prefix("## ") {
             section = title;
@@ -49,12 +53,22 @@ pub(super) fn cells() -> Vec<Cell> {
             for (protocol, text) in HostileProtocol::ALL.into_iter().zip(outcomes) {
                 match text.strip_prefix('–') {
                     Some(reason) => drop(used.insert(reason)),
-                    None => cells.push(cell(section, row.trim_end_matches('`'), server, protocol, text, cause)),
+                    None => {
+                        let cell = cell(section, row.trim_end_matches('`'), server, protocol, text, cause);
+                        if section == LONG_FORM { &mut in_place } else { &mut cells }.push(cell);
+                    }
                 }
             }
         }
     }
     assert_eq!(used, reasons, "each empty cell has a reason, and each reason is needed");
+    for cell in in_place {
+        let replaced = cells.iter_mut().find(|other| other.row == cell.row && other.protocol == cell.protocol);
+        let replaced = replaced.unwrap_or_else(|| panic!("{} stands only under {LONG_FORM}", cell.row));
+        if is_long {
+            *replaced = cell;
+        }
+    }
     cells
 }
 
@@ -88,7 +102,7 @@ fn cell(section: &str, row: &str, server: &str, protocol: HostileProtocol, text:
 
 #[test]
 fn a_cell_of_the_page_is_read_as_the_page_explains_it() {
-    let cells = cells();
+    let cells = cells(false);
     let find = |row: &str, protocol| cells.iter().find(|cell| cell.row == row && cell.protocol == protocol);
     let lost = find("rst-refused-stream", HostileProtocol::Http2).unwrap();
     assert_eq!((lost.end.clone(), lost.attempts, lost.sent), (End::NoResponse("connection_lost".into()), 3, (12, 12)));
@@ -101,4 +115,11 @@ fn a_cell_of_the_page_is_read_as_the_page_explains_it() {
     assert_eq!(find("not-http", HostileProtocol::Http2).unwrap().cause, "HTTP/2");
     assert!(find("never-reads", HostileProtocol::Http2Tls).unwrap().is_large);
     assert!(find("wrong-name", HostileProtocol::Http1).is_none());
+    let of_never_reads = |is_long| {
+        let cells = self::cells(is_long);
+        cells.iter().filter(|cell| cell.row == "never-reads" && cell.is_large).map(|cell| cell.end.clone()).collect::<Vec<_>>()
+    };
+    let [timeout, lost] = ["timeout", "connection_lost"].map(|class| End::NoResponse(class.into()));
+    assert_eq!(of_never_reads(false), vec![timeout.clone(); 4]);
+    assert_eq!(of_never_reads(true), [timeout.clone(), timeout, lost.clone(), lost]);
 }
