@@ -51,7 +51,7 @@ use slab::Slab;
 
 use self::{
     catch_up::CatchUp,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, Unwritten},
     dispatch::Line,
     expiry::Expiry,
     lane::{Intake, Lane, LastRules, Scratch},
@@ -180,7 +180,7 @@ impl Core {
             pauses: BinaryHeap::new(),
             unknown: BinaryHeap::new(),
             catch_up: CatchUp::new(),
-            dead_letters: DeadLetters { unwritten: 0, is_owner: true },
+            dead_letters: DeadLetters { unwritten: Unwritten::default(), is_owner: true },
             expiry: Expiry::new(now),
             saving: Saving::new(now.monotonic),
             leaving: Leaving::No,
@@ -263,6 +263,7 @@ impl Core {
                 if self.next_second <= now.monotonic && !self.is_leaving() {
                     self.next_second = now.monotonic + self.tuning.save_every;
                     self.check_oldest(overflow, now, effects);
+                    self.catch_up.wanted |= self.dead_letters.unwritten.resume();
                     self.save_changes(effects);
                     effects.report = true;
                 }
@@ -327,3 +328,5 @@ mod edge_test;
 mod memory_test;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod reading_test;

@@ -56,7 +56,12 @@ impl Core {
         }
         // Until here it was a guess; each letter counts itself.
         self.dead_letters.unwritten = unwritten;
-        self.write_found(found, now, effects);
+        if !found.is_empty() {
+            // What comes next in these lanes becomes dead letters too, most likely.
+            found.keys().for_each(|&key| self.lanes[key].waits_to_dead_letter = true);
+            self.write_found(found, now, effects);
+            self.dead_letters.unwritten.pause(unwritten);
+        }
     }
 
     /// Lanes that want the block, by their `read_until`, the last one first.
@@ -130,7 +135,7 @@ impl Core {
         }
         let Ok(complete) = lane.rebuild(offer, cause) else { return false };
         if let Some(dead) = complete {
-            self.dead_letters.unwritten += held_by(offer.record);
+            self.dead_letters.unwritten.bytes += held_by(offer.record);
             found.entry(key).or_default().messages.push(dead);
         }
         true
@@ -148,7 +153,7 @@ impl Core {
             lane.close_window(self.partition, &mut self.scratch);
         }
         lane.dead_letter(offer, cause, self.live_offset);
-        self.dead_letters.unwritten += held_by(offer.record);
+        self.dead_letters.unwritten.bytes += held_by(offer.record);
         found.entry(key).or_default().add(offer, cause);
         true
     }
@@ -156,7 +161,7 @@ impl Core {
     /// Offers a record at or above `batched_until` to the webhook.
     fn take_behind(&mut self, key: LaneKey, offer: &Offer<'_>) -> bool {
         let lane = &mut self.lanes[key];
-        lane.fresh_at = self.expiry.checks;
+        (lane.fresh_at, lane.waits_to_dead_letter) = (self.expiry.checks, false);
         if lane.is_dead_lettering() {
             return false; // it begins no message before its dead letters are durable
         }

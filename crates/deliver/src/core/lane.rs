@@ -51,7 +51,7 @@ pub(crate) struct Lane {
     waiting: u32,
     /// Whether it stands in its webhook's line for the next permit.
     pub(super) in_line: bool,
-    /// It is behind, at a record that becomes a dead letter, while no more of them could be made.
+    /// It is behind, at a record that becomes a dead letter or may become one, while no more of them could be made.
     pub(super) waits_to_dead_letter: bool,
 }
 
