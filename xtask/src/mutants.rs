@@ -20,6 +20,9 @@ const MORE_SCHEDULES: u32 = 10;
 /// A run of the model test that takes longer is ended, in seconds. A mutant that can run for ever counts as noticed.
 const DEADLINE_SECONDS: u32 = 900;
 
+/// A build that takes longer is ended, in seconds: on a busy machine it takes its time.
+const BUILD_DEADLINE_SECONDS: u32 = 3600;
+
 /// The exit code of timeout(1) at its deadline.
 const TIMED_OUT: i32 = 124;
 
@@ -203,7 +206,9 @@ fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, Strin
         command.output().map_err(|error| format!("can't start timeout: {error}"))
     };
     const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-deliver", "--lib"];
-    if !cargo(DEADLINE_SECONDS, &[&TEST[..], &["--no-run"]].concat())?.status.success() {
+    let build = cargo(BUILD_DEADLINE_SECONDS, &[&TEST[..], &["--no-run"]].concat())?;
+    if !build.status.success() {
+        println!("{}: {}", build.status, String::from_utf8_lossy(&build.stderr).trim());
         return Ok(Verdict::Uncompilable);
     }
     let output = cargo(DEADLINE_SECONDS, &[&TEST[..], &["model_test"]].concat())?;
