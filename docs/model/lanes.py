@@ -22,7 +22,7 @@ ONLY = {"kafka": """closes_after_frame closes_not_at_end closes_not_in_slices cl
 send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease""".split(),
         "embedded": "horizon_is_now horizon_behind_end clock_follows_wall clock_starts_at_wall clock_starts_at_last".split()}
 OLD = "full unresponsive_has_memory replay_closes_nothing another_log_from_watermark unsaved trimmed_raises_alarm across_kept shape_not_in_id clock split forget_trimmed alarm_repeats watermark_first".split()
-TRY = "one_catch_up no_half evict_backoff".split()
+TRY = "one_catch_up no_half evict_backoff expired_cut".split()
 ALSO = {"kafka": {"old": ["zombie_believed"], "try": ["confirmed"]}, "embedded": {"old": [], "try": []}}
 # The rules of docs/delivery.md are played unless one of these is asked for, or a mutant that only it can have:
 DECIDE = set("send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease zombie_believed confirmed".split())
@@ -250,6 +250,9 @@ class Task:
     def offer(self, lane, rec, far=False):
         m = next((m for m in lane.msgs if m.state == EVICTED and m.first <= rec.off <= m.last and bool(rec.replay) == m.replay), None)
         dead = self.is_unknown(lane) or far and self.old(rec)
+        # "expired_cut": an expired packet of a group with a webhook is cut as any other, whether a message may begin or not
+        cuts = "expired_cut" in self.x and dead and not rec.replay and not self.is_unknown(lane) and self.webhook(lane) is not None
+        dead = dead and not (cuts and rec.off >= lane.batched_until)
         if rec.off < lane.batched_until:  # below batched_until a lane only rebuilds evicted messages
             if m and not m.body and dead:
                 return self.dead_letter_message(lane, m)
@@ -283,7 +286,7 @@ class Task:
             return self.dead_letter_record(lane, rec)  # D12: an open message is finished first
         if lane.body and lane.held + rec.size > lane.cut_rules[2]:
             self.cut(lane, True)
-        if not lane.body and not self.may_begin(lane):
+        if not lane.body and not cuts and not self.may_begin(lane):
             return self.refuse(lane, rec)
         if lane.window is None:
             self.open(lane, rec)
@@ -358,8 +361,13 @@ class Task:
     def is_unknown(self, lane):
         return lane.unknown_since is not None and self.w.now >= lane.unknown_since + UNKNOWN_WAIT
 
+    def is_beyond(self, off):
+        return self.old(self.log.all[off])
+
     def dead_letter_message(self, lane, m):  # an outstanding message goes whole
         self.w.any_dead_lettered = True
+        if "expired_cut" in self.x:  # its replay brings the id back
+            list(self.w.one_id(self, self.range(m), self.id_of(m)))
         self.log.unsettled.difference_update(self.range(m))
         self.release(m)
         lane.msgs.remove(m)
@@ -482,6 +490,9 @@ class Task:
                 if not rec or l.group != rec.group or self.offer(l, rec, far):
                     self.slice += [l] * bool(l.dead_lettering)
                     self.advance(l, min(upto + 1 + ("slice_skips_record" in self.x), self.live_offset))
+                if "expired_cut" in self.x and far:
+                    for m in [m for m in l.msgs if m.state == WAIT and self.is_beyond(m.first) and not m.replay]:
+                        self.dead_letter_message(l, m)
             pos = upto + 1
         if rec and "closes_after_frame" in self.x:
             self.close_by_record(rec._replace(off=pos), [l for l in self.lanes.values() if l.read_until == pos])
@@ -603,7 +614,9 @@ class Task:
         for n, h in list(self.webhooks.items()):
             check(h.held == held[n] >= 0, "leases", n, h.held, dict(held))
             check(not h.full or h.held, "refuses though it holds nothing", n)
-            loose = sum(l.held + sum(m.held for m in l.msgs if m.state not in ACTIVE) for l in self.lanes.values() if self.webhook(l) is h)
+            expires = lambda off: "expired_cut" in self.x and self.is_beyond(off)
+            loose = sum(l.held * (not l.body or not expires(l.body[0])) + sum(m.held for m in l.msgs if m.state not in ACTIVE and not expires(m.first))
+                        for l in self.lanes.values() if self.webhook(l) is h)
             check(not h.unresponsive or loose <= MAX_BODY + 16, "an unresponsive webhook holds too much", n, loose)
             check(h.suspended <= self.w.now or not loose, "a suspended webhook holds bodies", n, loose)
         check(self.free == self.w.memory - sum(held.values()), "memory budget", self.free, dict(held))
@@ -648,13 +661,17 @@ class World:
         self.base, self.since = max(self.now + self.wall, last * ("clock_starts_at_wall" not in self.x)), self.now
 
     # ---- the check that each record is sent under one id
+    def one_id(self, task, records, mid):
+        for o in records:
+            one, by = self.ids.setdefault((task.track, self.log.epoch, o), (mid, task))
+            check(one == mid, "one record, two message ids", o, one, mid)
+            yield o, by
+
     def sent(self, task, m):
         mid = task.id_of(m)
         self.messages.add((m.group, tuple(m.body), m.array))
         self.stats["sent"] += len(m.body)
-        for o in m.body:
-            one, by = self.ids.setdefault((task.track, self.log.epoch, o), (mid, task))
-            check(one == mid, "one record, two message ids", o, one, mid)
+        for o, by in self.one_id(task, m.body, mid):
             self.stats["sent again by another process"] += by is not task
             every = self.ever.setdefault((self.log.epoch, o), {mid})
             self.stats["excused"] += mid not in every

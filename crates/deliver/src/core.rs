@@ -7,7 +7,8 @@
 //! |---|---|
 //! | what a lane takes as it comes | `live.rs` |
 //! | when a window is over | `windows.rs` |
-//! | how lanes that are behind are served | `catch_up.rs` |
+//! | when lanes that are behind are served, and what is read for them | `catch_up.rs` |
+//! | what they take of it | `block.rs` |
 //! | whose message goes out next | `dispatch.rs` |
 //! | what follows from an outcome | `outcomes.rs` |
 //! | what is held of a suspended webhook | `suspensions.rs` |
@@ -18,6 +19,7 @@
 //! | when a checkpoint is saved | `saving.rs` |
 //! | how a task leaves its partition | `leaving.rs` |
 
+mod block;
 mod catch_up;
 mod dead_letters;
 mod dispatch;
@@ -33,6 +35,7 @@ mod reload;
 mod saving;
 mod settling;
 mod suspensions;
+mod tuning;
 mod windows;
 
 use std::{
@@ -48,7 +51,7 @@ use slab::Slab;
 
 use self::{
     catch_up::CatchUp,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, Unwritten},
     dispatch::Line,
     expiry::Expiry,
     lane::{Intake, Lane, LastRules, Scratch},
@@ -59,6 +62,7 @@ use self::{
 pub(crate) use self::{
     effects::{DeadLetterBatch, Effects, Excuse, Notice, ReadBlock, Save, StartAttempt},
     event::{AttemptEnded, Event, Leave, LogState, Now, OldestRead, SaveEnded, TickRefused},
+    tuning::Tuning,
 };
 use crate::{
     budgets::Budgets,
@@ -154,45 +158,6 @@ pub(crate) enum DeadLetterKey {
     Records { lane: LaneKey, until: Offset, packets: u64, bytes: usize },
 }
 
-/// Sizes and times that decide nothing about what is sent, only when. A test makes them small.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tuning {
-    /// A lane at most this many offsets behind live reading is near.
-    pub(crate) near: Offset,
-    /// Bytes of the first block of a slice; each further block has twice as many.
-    pub(crate) first_block: usize,
-    /// Bytes of a slice, at most.
-    pub(crate) slice: usize,
-    /// Catch-up reads find no more dead letters while this many bytes of them aren't durable.
-    pub(crate) dead_letter_bytes: usize,
-    /// How long lanes of unresponsive webhooks wait for each other before a slice.
-    pub(crate) gather: Duration,
-    /// How long a group may have no webhook before its packets become dead letters.
-    pub(crate) unknown_for: Duration,
-    /// How much later than a window is over a tick is appended.
-    pub(crate) tick_grace: Duration,
-    /// How long packets may wait: `backlog.max_age`.
-    pub(crate) max_age: Duration,
-    /// How often a changed checkpoint is saved and the gauges are set.
-    pub(crate) save_every: Duration,
-}
-
-impl Tuning {
-    pub(crate) fn new(max_age: Duration) -> Self {
-        Self {
-            near: 200_000,
-            first_block: 256 << 10,
-            slice: 8 << 20,
-            dead_letter_bytes: 1 << 20,
-            gather: Duration::from_millis(100),
-            unknown_for: Duration::from_mins(5),
-            tick_grace: Duration::from_millis(10),
-            max_age,
-            save_every: Duration::from_secs(1),
-        }
-    }
-}
-
 impl Core {
     /// Starts where a checkpoint says.
     pub(crate) fn new(partition: u32, webhooks: Arc<Webhooks>, restart: Restart, tuning: Tuning, start: Start, budgets: &Budgets) -> Self {
@@ -215,7 +180,7 @@ impl Core {
             pauses: BinaryHeap::new(),
             unknown: BinaryHeap::new(),
             catch_up: CatchUp::new(),
-            dead_letters: DeadLetters { unwritten: 0, is_owner: true },
+            dead_letters: DeadLetters { unwritten: Unwritten::default(), is_owner: true },
             expiry: Expiry::new(now),
             saving: Saving::new(now.monotonic),
             leaving: Leaving::No,
@@ -297,6 +262,7 @@ impl Core {
                 if self.next_second <= now.monotonic && !self.is_leaving() {
                     self.next_second = now.monotonic + self.tuning.save_every;
                     self.check_oldest(overflow, now, effects);
+                    self.catch_up.wanted |= self.dead_letters.unwritten.resume();
                     self.save_changes(effects);
                     effects.report = true;
                 }
@@ -361,3 +327,5 @@ mod edge_test;
 mod memory_test;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod reading_test;

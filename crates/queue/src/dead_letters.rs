@@ -115,9 +115,9 @@ impl DeadLetters {
     /// A page without the marks of replays.
     async fn page(&self, filter: &Filter, mut at: Offset, end: Offset, limit: usize) -> Result<Page, QueueError> {
         let (mut found, mut bytes, mut reader) = (Vec::new(), 0, self.read.reader(at));
-        while at < end
-            && let Some(frame) = self.next(&mut *reader, end).await?
-        {
+        while at < end {
+            reader.limit_ahead(PAGE_BYTES.saturating_sub(bytes));
+            let Some(frame) = self.next(&mut *reader, end).await? else { break };
             for (offset, record) in frame.records(at).take_while(|(offset, _)| *offset < end) {
                 if found.len() == limit || bytes >= PAGE_BYTES {
                     return Ok(Page { found, next: Some(offset), end });
@@ -214,7 +214,7 @@ fn decode(bytes: &[u8]) -> Option<DeadLetter> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use futures_util::{FutureExt, future::BoxFuture};
     use pushline_model::{DeadPacket, ResponseHeaders};
@@ -270,6 +270,77 @@ mod tests {
         let dead_letters = DeadLetters { read: Arc::new(Vanishing::default()), ..Memory::new().dead_letters() };
         let page = dead_letters.list(&Filter::default(), 0, 10).await.unwrap();
         assert_eq!(page, Page { found: vec![], next: None, end: 2 });
+    }
+
+    /// A log whose readers read ahead in blocks, each twice as long as the one before, and count it.
+    struct Ahead {
+        log: Arc<dyn Read>,
+        read: Arc<AtomicUsize>,
+    }
+
+    struct AheadReader {
+        reader: Box<dyn Reader>,
+        block: usize,
+        at_most: usize,
+        /// Bytes that were read ahead and not returned.
+        ahead: usize,
+        read: Arc<AtomicUsize>,
+    }
+
+    impl Read for Ahead {
+        fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
+            self.log.bounds()
+        }
+
+        fn reader(&self, from: Offset) -> Box<dyn Reader> {
+            Box::new(AheadReader {
+                reader: self.log.reader(from),
+                block: 1 << 18,
+                at_most: usize::MAX,
+                ahead: 0,
+                read: Arc::clone(&self.read),
+            })
+        }
+    }
+
+    impl Reader for AheadReader {
+        fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
+            async {
+                let frame = self.reader.next().await?;
+                while self.ahead < frame.bytes().len() {
+                    let block = self.block.min(self.at_most.max(1 << 18));
+                    self.ahead += block;
+                    self.block *= 2;
+                    self.read.fetch_add(block, Ordering::Relaxed);
+                }
+                self.ahead -= frame.bytes().len();
+                Ok(frame)
+            }
+            .boxed()
+        }
+
+        fn limit_ahead(&mut self, bytes: usize) {
+            self.at_most = bytes;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_reads_little_more_than_it_holds() {
+        let kept = Memory::new().dead_letters();
+        let read = Arc::new(AtomicUsize::new(0));
+        let dead_letters = DeadLetters { read: Arc::new(Ahead { log: Arc::clone(&kept.read), read: Arc::clone(&read) }), ..kept };
+        for _ in 0..3000 {
+            dead_letters.append(&dead_letter("o/1", 5000)).await.unwrap();
+        }
+        dead_letters.list(&Filter::default(), 0, 1).await.unwrap(); // the marks are read once
+        let pages = async |limit| {
+            read.store(0, Ordering::Relaxed);
+            let page = dead_letters.list(&Filter::default(), 100, limit).await.unwrap();
+            (page.found.len(), read.load(Ordering::Relaxed))
+        };
+        assert_eq!(pages(10).await, (10, 1 << 18));
+        let (found, read) = pages(10_000).await;
+        assert!(found > 800 && read <= PAGE_BYTES + (2 << 18), "{read} bytes were read for a page of {found} dead letters");
     }
 
     #[tokio::test]

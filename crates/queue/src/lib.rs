@@ -186,6 +186,12 @@ pub trait Reader: Send {
     ///
     /// Cancel safe. Reading never blocks the runtime's threads on a disk.
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>>;
+
+    /// Tells how many bytes the caller still wants at most, until it tells another number. A backend that reads far ahead reads no further, apart from a
+    /// smallest block; it returns the same frames. A backend that reads little ahead does nothing.
+    fn limit_ahead(&mut self, bytes: usize) {
+        _ = bytes;
+    }
 }
 
 /// Some partitions.

@@ -6,5 +6,6 @@ mod crate_graph;
 mod dependencies;
 mod files;
 mod links;
+mod mutants;
 mod named_tests;
 mod words;

@@ -31,6 +31,8 @@ pub(super) struct Bench {
     pub(super) in_flight: VecDeque<StartAttempt>,
     pub(super) dead_letters: VecDeque<DeadLetterBatch>,
     pub(super) block: Option<ReadBlock>,
+    /// Of all catch-up blocks.
+    pub(super) bytes_read: usize,
     pub(super) save: Option<Save>,
     pub(super) look_at: Option<Offset>,
     pub(super) ticks: usize,
@@ -138,6 +140,7 @@ impl Bench {
             in_flight: VecDeque::new(),
             dead_letters: VecDeque::new(),
             block: None,
+            bytes_read: 0,
             save: None,
             look_at: None,
             ticks: 0,
@@ -211,6 +214,7 @@ impl Bench {
             is_in
         };
         let frames: Vec<Frame> = self.frames.iter().filter(|frame| frame.end() > block.from).take_while(is_in).cloned().collect();
+        self.bytes_read += frames.iter().map(|frame| frame.bytes().len()).sum::<usize>();
         self.on(Event::CatchUpBlock { frames: &frames });
         Some(block.from)
     }

@@ -23,10 +23,17 @@ const BESIDE_PAYLOAD: usize = 512;
 /// How many dead letters are on their way.
 #[derive(Debug)]
 pub(super) struct DeadLetters {
-    /// Bytes of those that catch-up reads and expiry found and that aren't durable.
-    pub(super) unwritten: usize,
+    pub(super) unwritten: Unwritten,
     /// Whether this process still owns the partition. If it doesn't, none are written, and none are waited for.
     pub(super) is_owner: bool,
+}
+
+/// Dead letters that catch-up reads and expiry found and that aren't durable. They hold memory outside the budget.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Unwritten {
+    pub(super) bytes: usize,
+    /// No more are made before their bytes have come down to this.
+    resumes_at: Option<usize>,
 }
 
 /// What a block has found in one lane.
@@ -53,6 +60,24 @@ struct Unsent {
 enum Content {
     Packet(DeadPacket),
     Replay(Replay),
+}
+
+impl Unwritten {
+    /// A block has found dead letters. No more are made before those are durable: else the first lane whose dead letters are would read the next block
+    /// alone, and each other lane would read it again.
+    pub(super) fn pause(&mut self, before: Self) {
+        self.resumes_at = Some(before.bytes).filter(|bytes| self.bytes > *bytes);
+    }
+
+    /// More are made again: one that the log refuses holds up the others for a second. Returns whether none was to be made.
+    pub(super) fn resume(&mut self) -> bool {
+        self.resumes_at.take().is_some()
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.resumes_at = self.resumes_at.filter(|bytes| self.bytes > *bytes);
+    }
 }
 
 impl Found {
@@ -113,9 +138,10 @@ impl Core {
         !lane.is_dead_lettering() && self.may_write_dead_letters() && (is_for_none || may_expire || is_in_window())
     }
 
-    /// Whether catch-up reads may find more dead letters: those that aren't durable hold memory outside the budget.
+    /// Whether catch-up reads may find more dead letters.
     pub(super) fn may_write_dead_letters(&self) -> bool {
-        self.dead_letters.unwritten < self.tuning.dead_letter_bytes
+        let Unwritten { bytes, resumes_at } = self.dead_letters.unwritten;
+        resumes_at.is_none() && bytes < self.tuning.dead_letter_bytes
     }
 
     /// Asks for the dead letters that a block has found.
@@ -136,7 +162,7 @@ impl Core {
             records.into_iter().map(|unsent| unsent.into_letter(&lane.group, webhook, self.partition, now.wall)).collect();
         let packets = letters.iter().map(|letter| letter.packets.len() as u64).sum();
         let bytes = letters.iter().map(held).sum();
-        self.dead_letters.unwritten += bytes;
+        self.dead_letters.unwritten.bytes += bytes;
         effects.dead_letters.push(DeadLetterBatch { key: DeadLetterKey::Records { lane: key, until, packets, bytes }, letters });
     }
 
@@ -147,7 +173,7 @@ impl Core {
         let Some(message) = lane.dead_letter_message(key.first) else { return };
         let letter = letter(&group, webhook, message, cause, None, now.wall);
         let bytes = held(&letter);
-        self.dead_letters.unwritten += bytes;
+        self.dead_letters.unwritten.bytes += bytes;
         effects.dead_letters.push(DeadLetterBatch { key: DeadLetterKey::Unsent { message: key, bytes }, letters: vec![letter] });
     }
 
@@ -188,7 +214,7 @@ impl Core {
     }
 
     fn written(&mut self, bytes: usize) {
-        self.dead_letters.unwritten -= bytes;
+        self.dead_letters.unwritten.remove(bytes);
         self.catch_up.wanted = true;
     }
 }

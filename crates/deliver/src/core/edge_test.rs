@@ -378,14 +378,14 @@ fn no_more_dead_letters_are_made_than_can_be_written() {
     bench.pass(bench.core.tuning.unknown_for);
     loop {
         bench.catch_up_all();
-        assert!(bench.core.dead_letters.unwritten < most + 4096, "{}", bench.core.dead_letters.unwritten);
+        assert!(bench.core.dead_letters.unwritten.bytes < most + 4096, "{}", bench.core.dead_letters.unwritten.bytes);
         if bench.dead_letters.is_empty() {
             break;
         }
         letters.push(bench.write_dead_letters().len());
     }
     bench.pass(seconds(2));
-    assert_eq!((letters.iter().sum::<usize>(), bench.core.dead_letters.unwritten, bench.lanes()), (4000, 0, (0, 0)), "{letters:?}");
+    assert_eq!((letters.iter().sum::<usize>(), bench.core.dead_letters.unwritten.bytes, bench.lanes()), (4000, 0, (0, 0)), "{letters:?}");
 }
 
 #[test]

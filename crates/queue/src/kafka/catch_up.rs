@@ -104,8 +104,10 @@ pub(super) struct CatchUpReader {
     place: TopicPartition,
     /// After what lies in `ahead`.
     position: Offset,
-    /// Bytes of the next block.
+    /// Bytes of the next block, unless the caller wants fewer.
     block: usize,
+    /// How many bytes the caller wants at most.
+    at_most: usize,
     ahead: VecDeque<Frame>,
     /// A block that was asked for. A caller that stops waiting for it and comes back still gets it.
     asked: Option<oneshot::Receiver<Result<Vec<Frame>, QueueError>>>,
@@ -132,6 +134,7 @@ impl CatchUp {
             place,
             position: from,
             block: FIRST_BLOCK,
+            at_most: LARGEST_BLOCK,
             ahead: VecDeque::new(),
             asked: None,
             health: Arc::clone(health),
@@ -272,7 +275,8 @@ impl CatchUpReader {
                 Some(asked) => asked.await.unwrap_or(Err(QueueError::Closed)),
                 None => {
                     let (answer, block) = oneshot::channel();
-                    let (place, from, bytes, asked) = (self.place.clone(), self.position, self.block, Instant::now());
+                    let (place, from, asked) = (self.place.clone(), self.position, Instant::now());
+                    let bytes = self.block.min(self.at_most.max(FIRST_BLOCK));
                     let request = Request { place, from, bytes, asked, slice: SLICE, answer };
                     self.requests.send(request).map_err(|_| QueueError::Closed)?;
                     self.asked = Some(block);
@@ -311,5 +315,9 @@ impl CatchUpReader {
 impl Reader for CatchUpReader {
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, QueueError>> {
         self.next_frame().boxed()
+    }
+
+    fn limit_ahead(&mut self, bytes: usize) {
+        self.at_most = bytes;
     }
 }

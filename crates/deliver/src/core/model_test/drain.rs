@@ -125,7 +125,7 @@ impl World {
         for task in &self.main.tasks {
             let status = task.core.status(self.common.clock.now());
             assert_eq!((task.core.watermark(), status.unsettled - status.lag), (task.core.live_offset, 0));
-            assert_eq!(task.core.dead_letters.unwritten, 0);
+            assert_eq!(task.core.dead_letters.unwritten.bytes, 0);
         }
         let memory = i64::try_from(self.common.setup.memory).expect("it is small");
         assert_eq!(self.main.budgets.free(), memory, "bytes are held for nothing");
