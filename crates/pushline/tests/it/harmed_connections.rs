@@ -44,7 +44,7 @@ async fn through_a_network_that_harms_connections_every_packet_arrives_and_none_
         for (direction, fault) in
             [Direction::ToServer, Direction::ToClient].into_iter().flat_map(|direction| FAULTS.map(|fault| (direction, fault)))
         {
-            let before = pushline.metric("pushline_deliver_connections_total", "").await;
+            let before = pushline.metric("pushline_deliver_connections_total", "reused=\"false\"").await;
             proxy.set(direction, fault);
             let until = Instant::now() + LASTS;
             while Instant::now() < until {
@@ -53,7 +53,7 @@ async fn through_a_network_that_harms_connections_every_packet_arrives_and_none_
                 sleep(LASTS / 10).await;
             }
             proxy.set(direction, Fault::None);
-            harmed += usize::from(pushline.metric("pushline_deliver_connections_total", "").await > before);
+            harmed += usize::from(pushline.metric("pushline_deliver_connections_total", "reused=\"false\"").await > before);
         }
     }
     pushline.until_quiet().await;
