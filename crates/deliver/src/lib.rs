@@ -48,6 +48,8 @@ pub mod metrics;
 mod name_servers;
 mod network;
 mod no_response;
+#[cfg(test)]
+mod namespace;
 mod outcome;
 mod own_addresses;
 mod partition;

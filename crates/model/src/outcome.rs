@@ -82,6 +82,8 @@ pub enum LocalFailureKind {
     FileDescriptors,
     /// No local port is free for a connection to the endpoint's address.
     Ports,
+    /// This machine no longer has the address that connections shall come from.
+    SourceAddress,
     /// No memory, or no buffer of the network stack.
     Memory,
     /// This machine has no route to the endpoint's address.
@@ -204,8 +206,17 @@ impl fmt::Display for NoResponse {
 
 impl LocalFailureKind {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::FileDescriptors, Self::Ports, Self::Memory, Self::Route, Self::NameServers, Self::Proxy, Self::Forbidden, Self::Panic];
+    pub const ALL: [Self; 9] = [
+        Self::FileDescriptors,
+        Self::Ports,
+        Self::SourceAddress,
+        Self::Memory,
+        Self::Route,
+        Self::NameServers,
+        Self::Proxy,
+        Self::Forbidden,
+        Self::Panic,
+    ];
 
     /// The label in metrics.
     #[must_use]
@@ -213,6 +224,7 @@ impl LocalFailureKind {
         match self {
             Self::FileDescriptors => "file_descriptors",
             Self::Ports => "ports",
+            Self::SourceAddress => "source_address",
             Self::Memory => "memory",
             Self::Route => "route",
             Self::NameServers => "name_servers",
@@ -229,6 +241,7 @@ impl fmt::Display for LocalFailureKind {
         f.write_str(match self {
             Self::FileDescriptors => "no file descriptors: raise the limit of open files (RLIMIT_NOFILE)",
             Self::Ports => "no local ports: widen net.ipv4.ip_local_port_range, or send over fewer new connections",
+            Self::SourceAddress => "no source address: give this machine the address of [egress] source_address, or change the option",
             Self::Memory => "no memory for a connection: give the machine more, or connect fewer devices",
             Self::Route => "no route: check this machine's network",
             Self::NameServers => "no name server answers: check /etc/resolv.conf and the network",
