@@ -122,7 +122,12 @@ impl Lookups {
     pub(crate) fn of_the_system(at_once: usize) -> Self {
         let look_up = |host: &str| match lookup_host(host) {
             Ok(addresses) => Ok(addresses.map(|address| SocketAddr::new(address, 0)).collect()),
-            Err(error) => Err(LookupFailure::of(error)),
+            Err(error) => match LookupFailure::of(error) {
+                LookupFailure::ServerFailure if name_servers::refuse(host) => {
+                    Err(LookupFailure::Local(LocalFailureKind::NameServers, format!("they refuse to look up {host}")))
+                }
+                failure => Err(failure),
+            },
         };
         Self::by(look_up, at_once.min(AT_ONCE))
     }
@@ -253,6 +258,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::namespace::is_inside;
 
     const fn doubtful_at_once() -> usize {
         AT_ONCE * DOUBTFUL.0 / DOUBTFUL.1
@@ -362,11 +368,39 @@ mod tests {
         assert!(lookups.lock().without_address.is_empty());
     }
 
+    /// A lookup by the system, in a namespace whose name server answers each query with this code. `None` elsewhere.
+    fn by_a_name_server_that_answers(code: u8, test: &str) -> Option<Result<Vec<SocketAddr>, LookupFailure>> {
+        let configuration = "file=$(mktemp) && echo nameserver 127.0.0.1 >$file && mount --bind $file /etc/resolv.conf && rm $file";
+        if !is_inside(&format!("lookups::tests::{test}"), configuration) {
+            return None;
+        }
+        let socket = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, client)) = socket.recv_from(&mut query) {
+                (query[2], query[3]) = (0x81, 0x80 | code);
+                socket.send_to(&query[..length], client).unwrap();
+            }
+        });
+        Some(Lookups::of_the_system(1).look_up.as_ref()("no-such-name.example"))
+    }
+
     #[test]
     fn the_system_tells_a_name_that_does_not_exist() {
-        let found = Lookups::of_the_system(1).look_up.as_ref()("no-such-name.invalid");
-        // Without a name server it can't be told from a failure of the server.
-        assert!(matches!(found, Err(LookupFailure::NoSuchName | LookupFailure::ServerFailure)), "{found:?}");
+        let found = by_a_name_server_that_answers(3, "the_system_tells_a_name_that_does_not_exist");
+        assert!(matches!(found, None | Some(Err(LookupFailure::NoSuchName))), "{found:?}");
+    }
+
+    #[test]
+    fn the_system_tells_a_name_whose_own_servers_fail() {
+        let found = by_a_name_server_that_answers(2, "the_system_tells_a_name_whose_own_servers_fail");
+        assert!(matches!(found, None | Some(Err(LookupFailure::ServerFailure))), "{found:?}");
+    }
+
+    #[test]
+    fn a_name_server_that_serves_this_machine_no_longer_is_no_fault_of_a_name() {
+        let found = by_a_name_server_that_answers(5, "a_name_server_that_serves_this_machine_no_longer_is_no_fault_of_a_name");
+        assert!(matches!(found, None | Some(Err(LookupFailure::Local(LocalFailureKind::NameServers, _)))), "{found:?}");
     }
 
     #[tokio::test]
