@@ -24,6 +24,7 @@
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | TLS sessions to resume, of each server name | `tls_sessions.rs` |
 //! | whether the name servers of this machine answer | `name_servers.rs` |
+//! | whether files have changed since they were read | `file_watch.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod access_tokens;
@@ -38,6 +39,7 @@ mod deliver;
 mod dial;
 mod egress;
 mod endpoint;
+mod file_watch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod local_failures;
@@ -78,6 +80,7 @@ use pushline_queue::QueueError;
 pub use crate::{
     deliver::{Deliver, Options},
     egress::Egress,
+    file_watch::FileWatch,
     local_failures::LocalFailures,
     losses::Losses,
     network::{CONNECTIONS_PER_HOST, Network},
