@@ -20,7 +20,7 @@ fn clean_prefix(bytes: &[u8]) -> usize {
     let mut words = bytes.chunks_exact(WORD);
     let mut clean = 0;
     for word in &mut words {
-        if has_special(u64::from_le_bytes(word.try_into().unwrap_or_default())) {
+        if has_special(u64::from_le_bytes(word.try_into().expect("a word has eight bytes"))) {
             break;
         }
         clean += WORD;

@@ -1,10 +1,10 @@
 //! Access tokens of OAuth 2.0 client credentials (docs/document.md, Request; RFC 6749 §4.4): when one is fetched, and which attempts carry it.
 //!
-//! One fetch at a time: attempts that need its token wait for it, and share its failure. A token that still holds is renewed by one attempt while others
-//! carry it.
+//! One fetch at a time: attempts that need its token wait for it, and share its failure. A token that still holds is renewed by a task beside the attempts,
+//! which carry it meanwhile.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct AccessTokens {
     request: TokenRequest,
     /// The headers that carry the token.
     carriers: Vec<String>,
-    fetching: tokio::sync::Mutex<()>,
+    fetching: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
 
@@ -57,7 +57,7 @@ struct Token {
 enum Need {
     /// It carries the one of this fetch.
     Nothing(u64),
-    /// The same, and it renews that one unless another attempt does.
+    /// The same, and that one is to be renewed.
     Renew(u64),
     /// It fetches one.
     Fetch,
@@ -68,8 +68,8 @@ impl AccessTokens {
     pub(crate) fn of(webhook: &Webhook) -> Option<Self> {
         let Auth::OAuth2(credentials) = &webhook.auth else { return None };
         let carriers = webhook.credential_headers().into_iter().map(str::to_owned).collect();
-        let request = TokenRequest::new(credentials);
-        Some(Self { request, carriers, fetching: tokio::sync::Mutex::default(), state: Mutex::default() })
+        let request = TokenRequest::new(credentials, &webhook.tls);
+        Some(Self { request, carriers, fetching: Arc::default(), state: Mutex::default() })
     }
 
     /// Puts the token into a request's headers.
@@ -83,7 +83,7 @@ impl AccessTokens {
     }
 
     /// Makes an attempt with a token. If the server refuses the token (401), the attempt is made once more with a new one.
-    pub(crate) async fn attempt<F: Future<Output = Outcome>>(&self, network: &Network, make: impl Fn() -> F) -> Outcome {
+    pub(crate) async fn attempt<F: Future<Output = Outcome>>(self: &Arc<Self>, network: &Arc<Network>, make: impl Fn() -> F) -> Outcome {
         let number = match self.ready(network).await {
             Ok(number) => number,
             Err(outcome) => return outcome,
@@ -99,18 +99,33 @@ impl AccessTokens {
     }
 
     /// There is a token that holds. Returns its fetch's number.
-    async fn ready(&self, network: &Network) -> Result<u64, Outcome> {
+    async fn ready(self: &Arc<Self>, network: &Arc<Network>) -> Result<u64, Outcome> {
         let (need, fetches) = self.need(Instant::now());
         match need {
-            Need::Nothing(number) => return Ok(number),
+            Need::Nothing(number) => Ok(number),
             Need::Renew(number) => {
-                let Ok(_fetching) = self.fetching.try_lock() else { return Ok(number) };
-                // While the token holds, a failure matters to nobody.
-                drop(self.fetch(network).await);
+                self.renew_beside(network);
+                Ok(number)
             }
-            Need::Fetch => self.fetch_after(fetches, network).await?,
+            Need::Fetch => {
+                self.fetch_after(fetches, network).await?;
+                Ok(self.state().token.as_ref().expect("a fetch that ended well leaves a token").number)
+            }
         }
-        Ok(self.state().token.as_ref().map_or(0, |token| token.number))
+    }
+
+    /// Renews the token in a task of its own, unless it is being fetched already. While the token holds, a failure changes nothing for attempts.
+    fn renew_beside(self: &Arc<Self>, network: &Arc<Network>) {
+        let Ok(fetching) = Arc::clone(&self.fetching).try_lock_owned() else { return };
+        // Another task may have renewed it just now.
+        if !matches!(self.need(Instant::now()).0, Need::Renew(_)) {
+            return;
+        }
+        let (this, network) = (Arc::clone(self), Arc::clone(network));
+        tokio::spawn(async move {
+            drop(this.fetch(&network).await);
+            drop(fetching);
+        });
     }
 
     /// The token of that fetch was refused: there is another one.
@@ -184,17 +199,21 @@ mod tests {
 
     use super::*;
 
-    fn tokens() -> AccessTokens {
+    fn tokens() -> Arc<AccessTokens> {
+        tokens_of("http://id.example/token")
+    }
+
+    fn tokens_of(token_url: &str) -> Arc<AccessTokens> {
         let mut webhook = Webhook::new("w", "http://a.example/".parse().unwrap());
         webhook.auth = Auth::OAuth2(ClientCredentials {
-            token_url: "http://id.example/token".parse().unwrap(),
+            token_url: token_url.parse().unwrap(),
             client_id: "c".into(),
             client_secret: Secret::new("s"),
             token_endpoint_auth_method: TokenEndpointAuthMethod::default(),
             scope: None,
             audience: None,
         });
-        AccessTokens::of(&webhook).unwrap()
+        Arc::new(AccessTokens::of(&webhook).unwrap())
     }
 
     fn granted(tokens: &AccessTokens, token: &'static str, seconds: Option<u64>, now: Instant) {
@@ -227,5 +246,24 @@ mod tests {
         headers.insert("authorization", HeaderValue::from_static("Bearer"));
         tokens.authorize(&mut headers);
         assert_eq!((headers.len(), headers["authorization"].to_str().ok()), (1, Some("Bearer a")));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_carries_the_token_that_holds_and_does_not_wait_for_its_renewal() {
+        // The token end point takes connections and never answers.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tokens = tokens_of(&format!("http://{}/token", silent.local_addr().unwrap()));
+        let now = Instant::now();
+        granted(&tokens, "Bearer a", Some(3600), now);
+        tokens.state().token.as_mut().unwrap().life = Some((now, now + Duration::from_hours(1)));
+        let network = Network::new(crate::Egress::new(vec!["127.0.0.0/8".parse().unwrap()])).unwrap();
+        let made = tokens.attempt(&network, || async { Outcome::Accepted { status: 204 } });
+        let outcome = tokio::select! {
+            biased;
+            outcome = made => Some(outcome),
+            _ = silent.accept() => None,
+        };
+        assert_eq!(outcome, Some(Outcome::Accepted { status: 204 }), "no attempt waits for the token end point");
+        silent.accept().await.unwrap();
     }
 }

@@ -219,7 +219,7 @@ impl Core {
     pub(crate) fn on(&mut self, event: Event<'_>, now: Now, budgets: &Budgets, effects: &mut Effects) {
         effects.clear();
         self.evict_of_unresponsive(budgets);
-        self.follow_suspensions(now.monotonic, budgets);
+        self.follow_suspensions(now.monotonic, budgets, effects);
         self.happen(event, now, effects);
         self.pass_time(now, effects);
         if self.is_leaving() {

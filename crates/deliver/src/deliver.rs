@@ -125,8 +125,10 @@ impl Deliver {
     /// # Errors
     /// [`DeliverError`] when a webhook's requests can't be prepared; then nothing has changed.
     pub fn reload(&self, registry: Arc<Registry>) -> Result<(), DeliverError> {
-        let webhooks = self.webhooks.borrow().reload(registry)?;
+        let before = Arc::clone(&self.webhooks.borrow());
+        let webhooks = before.reload(registry)?;
         self.health.retain(|webhook| webhooks.has(webhook));
+        webhooks.end_suspensions(&before).into_iter().for_each(|webhook| self.health.suspension_over(webhook));
         self.webhooks.send_replace(Arc::new(webhooks));
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! Dialling: the addresses of a name in the order and at the pace of Happy Eyeballs (RFC 8305), until one takes the connection.
 
+#[cfg(test)]
+mod namespace_test;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -7,13 +10,17 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use pushline_model::{DescriptorPermit, LocalFailureKind, NoResponse};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{local_failures::Blame, network::ConnectError};
+use crate::{
+    local_failures::{Blame, Step},
+    network::ConnectError,
+};
 
 /// The next address is tried this long after the last one, if none has taken the connection meanwhile (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -41,8 +48,8 @@ pub(crate) async fn first_of(
             biased;
             Some((address, connected)) = attempts.next() => match connected {
                 Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    failures.note(&error, address, source);
+                Err(refused) => {
+                    failures.note(&refused, address, source);
                     next_at = Instant::now();
                 }
             },
@@ -71,24 +78,34 @@ async fn attempt(
     source: Option<IpAddr>,
     within: Duration,
     _permit: Option<DescriptorPermit>,
-) -> (SocketAddr, io::Result<TcpStream>) {
+) -> (SocketAddr, Result<TcpStream, Refused>) {
     let connected = timeout(within, connect(address, source)).await;
-    (address, connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+    (address, connected.unwrap_or_else(|_| Err((Step::Connect, io::ErrorKind::TimedOut.into()))))
 }
 
-async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+/// What the system refused, and why.
+type Refused = (Step, io::Error);
+
+async fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Refused> {
+    let socket = open(address).map_err(|error| (Step::Open, error))?;
     if let Some(source) = source {
-        if source.is_ipv4() != address.is_ipv4() {
-            return Err(rustix::io::Errno::AFNOSUPPORT.into());
-        }
-        // So that connections to different servers may have the same local port: there are only some thirty thousand.
-        socket.set_reuseaddr(true)?;
-        socket.bind((source, 0).into())?;
+        bind(&socket, source).map_err(|error| (Step::Bind, error))?;
     }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    socket.connect(address).await.map_err(|error| (Step::Connect, error))
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Takes the address, but no port: `connect` takes one that is free towards the server. Otherwise the ports of the address, some thirty thousand, would
+/// have to do for the connections to all servers together (ip(7), IP_BIND_ADDRESS_NO_PORT).
+fn bind(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
+    // A system that hasn't the option takes the port here.
+    setsockopt(socket, IpBindAddressNoPort, &true).ok();
+    socket.bind((source, 0).into())
 }
 
 /// By turns one address of each family, in the order of each; the family of the first begins (RFC 8305 §4).
@@ -119,16 +136,20 @@ struct Failures {
 }
 
 impl Failures {
-    fn note(&mut self, error: &io::Error, address: SocketAddr, source: Option<IpAddr>) {
+    fn note(&mut self, (step, error): &Refused, address: SocketAddr, source: Option<IpAddr>) {
         if let Some(source) = source.filter(|source| source.is_ipv4() != address.is_ipv4()) {
             let detail = format!("[egress] source_address is {source}, and {address} is of the other family");
             self.no_route = Some(ConnectError::Local(LocalFailureKind::Route, detail));
             return;
         }
-        match Blame::of(error, address) {
+        match Blame::of(*step, error, address) {
             Blame::Endpoint => self.remote = Some(ConnectError::NoResponse(NoResponse::Connect(refused(error, address).into()))),
             Blame::ThisMachine(kind) => {
-                let failure = Some(ConnectError::Local(kind, format!("can't connect to {address}: {error}")));
+                let what = match (step, source) {
+                    (Step::Bind, Some(source)) => format!("connections can't come from {source}"),
+                    _ => format!("can't connect to {address}"),
+                };
+                let failure = Some(ConnectError::Local(kind, format!("{what}: {error}")));
                 let place = if kind == LocalFailureKind::Route { &mut self.no_route } else { &mut self.local };
                 *place = failure;
             }
@@ -144,10 +165,8 @@ fn refused(error: &io::Error, address: SocketAddr) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("connection refused by {address}"),
         io::ErrorKind::TimedOut => format!("{address} didn't take the connection in time"),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            format!("{address} is unreachable: a router on the way said so")
-        }
-        _ => format!("can't connect to {address}: {error}"),
+        io::ErrorKind::ConnectionReset => format!("{address} reset the connection before it took it"),
+        _ => format!("{address} is unreachable: a router on the way reports \"{error}\""),
     }
 }
 

@@ -26,6 +26,15 @@ pub(crate) struct OffLimits {
     pub(crate) proxy: Vec<IpAddr>,
 }
 
+/// Why an address may not be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is the egress proxy's. No option permits it.
+    Proxy,
+    /// What it is, such as "loopback (RFC 1122)". `[egress] allow` may permit it.
+    Range(&'static str),
+}
+
 impl Egress {
     /// With the ranges that the operator lists.
     #[must_use]
@@ -45,26 +54,36 @@ impl Egress {
         Self { proxy: Some(proxy), ..self }
     }
 
-    /// Why an address may not be dialled, such as "loopback (RFC 1122)"; `None`: it may.
+    /// Why an address may not be dialled; `None`: it may.
     ///
     /// Of a form that embeds IPv4 addresses, each of those must be permitted.
-    pub(crate) fn refusal(&self, address: IpAddr, off_limits: &OffLimits) -> Option<&'static str> {
+    pub(crate) fn refusal(&self, address: IpAddr, off_limits: &OffLimits) -> Option<Refusal> {
         let purpose = Purpose::of(address);
         let embedded = if let Purpose::Embeds(form) = purpose { form.addresses(address) } else { Vec::new() };
         let is_proxy = |address: IpAddr| off_limits.proxy.contains(&address);
         if is_proxy(address) || embedded.iter().any(|v4| is_proxy(IpAddr::V4(*v4))) {
-            return Some("the egress proxy");
+            return Some(Refusal::Proxy);
         }
         if self.allow.iter().any(|range| range.contains(&address)) {
             return None;
         }
         if off_limits.own.contains(&address) {
-            return Some("this machine's own address");
+            return Some(Refusal::Range("this machine's own address"));
         }
         if let Purpose::Special(what) = purpose {
-            return Some(what);
+            return Some(Refusal::Range(what));
         }
         embedded.into_iter().find_map(|v4| self.refusal(v4.into(), off_limits))
+    }
+}
+
+impl Refusal {
+    /// What the address is.
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Proxy => "the egress proxy",
+            Self::Range(what) => what,
+        }
     }
 }
 
@@ -75,7 +94,7 @@ mod tests {
     fn refusal(egress: &Egress, address: &str) -> Option<&'static str> {
         let own = ["1.2.3.4", "2606:4700::42"].map(|own| own.parse().unwrap());
         let off_limits = OffLimits { own: Arc::new(HashSet::from(own)), proxy: vec!["10.0.0.9".parse().unwrap()] };
-        egress.refusal(address.parse().unwrap(), &off_limits)
+        egress.refusal(address.parse().unwrap(), &off_limits).map(Refusal::what)
     }
 
     #[test]

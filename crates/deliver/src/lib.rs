@@ -24,6 +24,7 @@
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | TLS sessions to resume, of each server name | `tls_sessions.rs` |
 //! | whether the name servers of this machine answer | `name_servers.rs` |
+//! | whether files have changed since they were read | `file_watch.rs` |
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod access_tokens;
@@ -38,6 +39,7 @@ mod deliver;
 mod dial;
 mod egress;
 mod endpoint;
+mod file_watch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod local_failures;
@@ -49,6 +51,8 @@ pub mod metrics;
 mod name_servers;
 mod network;
 mod no_response;
+#[cfg(test)]
+mod namespace;
 mod outcome;
 mod own_addresses;
 mod partition;
@@ -77,6 +81,7 @@ use pushline_queue::QueueError;
 pub use crate::{
     deliver::{Deliver, Options},
     egress::Egress,
+    file_watch::FileWatch,
     local_failures::LocalFailures,
     lookup_threads::LOOKUP_THREADS,
     losses::Losses,

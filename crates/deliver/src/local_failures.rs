@@ -2,12 +2,14 @@
 //!
 //! | the system says | what it means |
 //! |---|---|
+//! | ECONNREFUSED, ECONNRESET, ETIMEDOUT of `connect` | the endpoint's |
+//! | what routers on the way report to `connect` (ENETUNREACH, EHOSTUNREACH, …) | the endpoint's if this machine has a route to the address at this moment; else local: no route |
 //! | EMFILE, ENFILE | local: no file descriptor |
-//! | ENOMEM, ENOBUFS | local: no memory |
-//! | EADDRNOTAVAIL | local: no port, or no address of the endpoint's family |
-//! | EPERM, EACCES | local: a firewall or a security policy of this machine forbids it |
-//! | ENETUNREACH, EHOSTUNREACH, EAFNOSUPPORT | local if this machine has no route to the address at this moment; else a router on the way said so, and it is the endpoint's |
-//! | ECONNREFUSED, ETIMEDOUT, anything else | the endpoint's |
+//! | ENOMEM, ENOBUFS, EAGAIN | local: no memory |
+//! | EADDRINUSE; EADDRNOTAVAIL of `connect` | local: no port; no route, where there is none |
+//! | EADDRNOTAVAIL of `bind` | local: this machine has lost its source address |
+//! | EINVAL (a blackhole route), EAFNOSUPPORT, ENETDOWN | local: no route |
+//! | anything else | local: this machine forbids it. Firewalls answer EPERM or EACCES, seccomp and BPF whatever they were told to |
 //!
 //! An egress proxy that doesn't work is local (`proxy.rs`); a server that it can't reach isn't. A lookup that fails though the name may exist is local if no name server of this machine answers (`name_servers.rs`).
 //!
@@ -67,6 +69,17 @@ struct Failing {
     is_general: bool,
 }
 
+/// What the system was asked for when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A socket.
+    Open,
+    /// The address that the connection shall come from.
+    Bind,
+    /// The connection.
+    Connect,
+}
+
 /// What a failure to open a connection means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blame {
@@ -112,8 +125,8 @@ impl LocalFailures {
 
     fn is_general(&self, kind: LocalFailureKind) -> bool {
         match kind {
-            LocalFailureKind::FileDescriptors | LocalFailureKind::Ports | LocalFailureKind::Memory => true,
-            LocalFailureKind::NameServers | LocalFailureKind::Proxy => true,
+            LocalFailureKind::FileDescriptors | LocalFailureKind::Ports | LocalFailureKind::SourceAddress => true,
+            LocalFailureKind::Memory | LocalFailureKind::NameServers | LocalFailureKind::Proxy => true,
             LocalFailureKind::Route | LocalFailureKind::Forbidden => !self.gets_out(),
             // Names that answer go on, and it ends by itself.
             LocalFailureKind::LookupThreads | LocalFailureKind::Panic => false,
@@ -169,42 +182,65 @@ fn place(kind: LocalFailureKind) -> usize {
 }
 
 impl Blame {
-    /// For an error of opening a socket or connecting it to an address.
-    pub(crate) fn of(error: &io::Error, address: SocketAddr) -> Self {
-        Self::decide(error, || has_route(address))
+    /// For an error of opening a socket, binding it, or connecting it to an address.
+    pub(crate) fn of(step: Step, error: &io::Error, address: SocketAddr) -> Self {
+        Self::decide(step, error, address.is_ipv6(), || has_route(address))
     }
 
-    fn decide(error: &io::Error, has_route: impl Fn() -> bool) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::ADDRNOTAVAIL) if has_route() => Self::ThisMachine(LocalFailureKind::Ports),
-            Some(Errno::ADDRNOTAVAIL) => Self::ThisMachine(LocalFailureKind::Route),
-            Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::AFNOSUPPORT | Errno::NETDOWN) if !has_route() => {
-                Self::ThisMachine(LocalFailureKind::Route)
-            }
-            _ => Self::of_any(error),
+    fn decide(step: Step, error: &io::Error, is_ipv6: bool, has_route: impl Fn() -> bool) -> Self {
+        use LocalFailureKind::{Forbidden, Ports, Route, SourceAddress};
+        // Without an errno: Pushline's own limit of time.
+        let Some(errno) = Errno::from_io_error(error) else { return Self::Endpoint };
+        if let Some(kind) = lacking(errno) {
+            return Self::ThisMachine(kind);
+        }
+        match (step, errno) {
+            (Step::Connect, Errno::CONNREFUSED | Errno::CONNRESET | Errno::TIMEDOUT) => Self::Endpoint,
+            (Step::Connect, errno) if is_of_a_router(errno, is_ipv6) && has_route() => Self::Endpoint,
+            (Step::Bind, Errno::ADDRNOTAVAIL) => Self::ThisMachine(SourceAddress),
+            (_, Errno::ADDRNOTAVAIL) if has_route() => Self::ThisMachine(Ports),
+            (_, Errno::ADDRINUSE) => Self::ThisMachine(Ports),
+            (_, Errno::ADDRNOTAVAIL | Errno::INVAL | Errno::AFNOSUPPORT | Errno::NETDOWN) => Self::ThisMachine(Route),
+            (_, Errno::NETUNREACH | Errno::HOSTUNREACH) => Self::ThisMachine(Route),
+            _ => Self::ThisMachine(Forbidden),
         }
     }
 
     /// For an error that has nothing to do with an address.
     pub(crate) fn of_any(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            Some(Errno::MFILE | Errno::NFILE) => Self::ThisMachine(LocalFailureKind::FileDescriptors),
-            Some(Errno::NOMEM | Errno::NOBUFS) => Self::ThisMachine(LocalFailureKind::Memory),
             Some(Errno::PERM | Errno::ACCESS) => Self::ThisMachine(LocalFailureKind::Forbidden),
-            _ => Self::Endpoint,
+            errno => errno.and_then(lacking).map_or(Self::Endpoint, Self::ThisMachine),
         }
     }
 }
 
-/// Whether this machine has a route to an address now. Where that can't be asked for it says yes.
+/// What this machine lacks, whatever it was asked for.
+fn lacking(errno: Errno) -> Option<LocalFailureKind> {
+    match errno {
+        Errno::MFILE | Errno::NFILE => Some(LocalFailureKind::FileDescriptors),
+        Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN => Some(LocalFailureKind::Memory),
+        _ => None,
+    }
+}
+
+/// What ICMP messages of routers become (RFC 1122 §3.2.2.1, RFC 4443 §3.1): Linux's `icmp_err_convert` and, where a firewall forbids the way,
+/// `icmpv6_err_convert`.
+fn is_of_a_router(errno: Errno, is_ipv6: bool) -> bool {
+    match errno {
+        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::NONET => true,
+        Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::PROTO | Errno::MSGSIZE => true,
+        Errno::ACCESS => is_ipv6,
+        _ => false,
+    }
+}
+
+/// Whether this machine has a route to an address now. Where that can't be asked for, the answer is yes.
 pub(crate) fn has_route(address: SocketAddr) -> bool {
     let here: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     match UdpSocket::bind((here, 0)).and_then(|socket| socket.connect(address)) {
         Ok(()) => true,
-        Err(error) => !matches!(
-            Errno::from_io_error(&error),
-            Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT | Errno::NETDOWN)
-        ),
+        Err(error) => Errno::from_io_error(&error).is_none_or(|errno| lacking(errno).is_some()),
     }
 }
 
@@ -221,28 +257,51 @@ mod tests {
         errno.into()
     }
 
+    /// Every error of bind(2) and connect(2), and whatever a policy of the system may answer.
     #[test]
-    fn what_this_machine_lacks_is_never_the_endpoints_fault() {
-        use LocalFailureKind::{FileDescriptors, Forbidden, Memory, Ports, Route};
-        let local = [
-            (Errno::MFILE, true, FileDescriptors),
-            (Errno::NFILE, false, FileDescriptors),
-            (Errno::NOMEM, true, Memory),
-            (Errno::NOBUFS, true, Memory),
-            (Errno::ADDRNOTAVAIL, true, Ports),
-            (Errno::ADDRNOTAVAIL, false, Route),
-            (Errno::NETUNREACH, false, Route),
-            (Errno::HOSTUNREACH, false, Route),
-            (Errno::AFNOSUPPORT, false, Route),
-            (Errno::PERM, true, Forbidden),
-            (Errno::ACCESS, true, Forbidden),
-        ];
-        for (errno, has_route, kind) in local {
-            assert_eq!(Blame::decide(&error(errno), || has_route), Blame::ThisMachine(kind), "{errno:?}");
+    fn only_what_comes_from_the_network_is_the_endpoints_fault() {
+        use LocalFailureKind::{FileDescriptors, Forbidden, Memory, Ports, Route, SourceAddress};
+        let blame = |step, errno, is_ipv6, has_route| Blame::decide(step, &error(errno), is_ipv6, || has_route);
+        let from_the_network = |number| match Errno::from_raw_os_error(number) {
+            Errno::CONNREFUSED | Errno::CONNRESET | Errno::TIMEDOUT => true,
+            // ICMP.
+            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::NONET => true,
+            Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::PROTO | Errno::MSGSIZE => true,
+            _ => false,
+        };
+        for number in 1..=133 {
+            let errno = Errno::from_raw_os_error(number);
+            let is_endpoints = blame(Step::Connect, errno, false, true) == Blame::Endpoint;
+            assert_eq!(is_endpoints, from_the_network(number), "{errno:?}");
+            for step in [Step::Open, Step::Bind] {
+                assert_ne!(blame(step, errno, false, true), Blame::Endpoint, "{step:?} {errno:?}");
+            }
         }
-        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::NETUNREACH, Errno::HOSTUNREACH] {
-            assert_eq!(Blame::decide(&error(errno), || true), Blame::Endpoint, "{errno:?}");
+        for (step, errno, has_route, kind) in [
+            (Step::Open, Errno::MFILE, true, FileDescriptors),
+            (Step::Open, Errno::NFILE, false, FileDescriptors),
+            (Step::Open, Errno::AFNOSUPPORT, false, Route),
+            (Step::Connect, Errno::NOMEM, true, Memory),
+            (Step::Connect, Errno::NOBUFS, true, Memory),
+            (Step::Connect, Errno::AGAIN, true, Memory),
+            (Step::Connect, Errno::ADDRNOTAVAIL, true, Ports),
+            (Step::Connect, Errno::ADDRNOTAVAIL, false, Route),
+            (Step::Connect, Errno::ADDRINUSE, true, Ports),
+            (Step::Bind, Errno::ADDRINUSE, true, Ports),
+            (Step::Bind, Errno::ADDRNOTAVAIL, true, SourceAddress),
+            (Step::Connect, Errno::INVAL, true, Route),
+            (Step::Connect, Errno::NETDOWN, true, Route),
+            (Step::Connect, Errno::NETUNREACH, false, Route),
+            (Step::Connect, Errno::HOSTUNREACH, false, Route),
+            (Step::Connect, Errno::PERM, true, Forbidden),
+            (Step::Connect, Errno::ACCESS, true, Forbidden),
+            (Step::Connect, Errno::NOSYS, true, Forbidden),
+        ] {
+            assert_eq!(blame(step, errno, false, has_route), Blame::ThisMachine(kind), "{step:?} {errno:?}");
         }
+        // "Administratively prohibited" of ICMPv6, unless it is a route of this machine that prohibits it.
+        assert_eq!(blame(Step::Connect, Errno::ACCESS, true, true), Blame::Endpoint);
+        assert_eq!(blame(Step::Connect, Errno::ACCESS, true, false), Blame::ThisMachine(Forbidden));
     }
 
     #[test]

@@ -122,7 +122,12 @@ impl Lookups {
     pub(crate) fn of_the_system(threads: usize) -> Self {
         let look_up = |host: &str| match lookup_host(host) {
             Ok(addresses) => Ok(addresses.map(|address| SocketAddr::new(address, 0)).collect()),
-            Err(error) => Err(LookupFailure::of(error)),
+            Err(error) => match LookupFailure::of(error) {
+                LookupFailure::ServerFailure if name_servers::refuse(host) => {
+                    Err(LookupFailure::Local(LocalFailureKind::NameServers, format!("they refuse to look up {host}")))
+                }
+                failure => Err(failure),
+            },
         };
         Self::by(look_up, threads.min(LOOKUP_THREADS))
     }
@@ -276,6 +281,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::namespace::is_inside;
 
     /// Threads in these tests: four for silent names, two more for unproven ones, and one for those that answer.
     const THREADS: usize = 7;
@@ -416,11 +422,40 @@ mod tests {
         drop(hangs);
     }
 
-    #[tokio::test]
-    async fn the_system_tells_a_name_that_does_not_exist() {
-        let found = Lookups::of_the_system(1).addresses("no-such-name.invalid", 80, Instant::now() + GIVEN_UP).await;
-        // Without a name server it can't be told from a failure of the server.
-        assert!(matches!(found, Err(LookupFailure::NoSuchName | LookupFailure::ServerFailure)), "{found:?}");
+    /// A lookup by the system, in a namespace whose name server answers each query with this code. `None` elsewhere.
+    fn by_a_name_server_that_answers(code: u8, test: &str) -> Option<Result<Vec<SocketAddr>, LookupFailure>> {
+        let configuration = "file=$(mktemp) && echo nameserver 127.0.0.1 >$file && mount --bind $file /etc/resolv.conf && rm $file";
+        if !is_inside(&format!("lookups::tests::{test}"), configuration) {
+            return None;
+        }
+        let socket = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, client)) = socket.recv_from(&mut query) {
+                (query[2], query[3]) = (0x81, 0x80 | code);
+                socket.send_to(&query[..length], client).unwrap();
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Some(runtime.block_on(async { Lookups::of_the_system(1).look_up.as_ref()("no-such-name.example".to_owned()).await }))
+    }
+
+    #[test]
+    fn the_system_tells_a_name_that_does_not_exist() {
+        let found = by_a_name_server_that_answers(3, "the_system_tells_a_name_that_does_not_exist");
+        assert!(matches!(found, None | Some(Err(LookupFailure::NoSuchName))), "{found:?}");
+    }
+
+    #[test]
+    fn the_system_tells_a_name_whose_own_servers_fail() {
+        let found = by_a_name_server_that_answers(2, "the_system_tells_a_name_whose_own_servers_fail");
+        assert!(matches!(found, None | Some(Err(LookupFailure::ServerFailure))), "{found:?}");
+    }
+
+    #[test]
+    fn a_name_server_that_serves_this_machine_no_longer_is_no_fault_of_a_name() {
+        let found = by_a_name_server_that_answers(5, "a_name_server_that_serves_this_machine_no_longer_is_no_fault_of_a_name");
+        assert!(matches!(found, None | Some(Err(LookupFailure::Local(LocalFailureKind::NameServers, _)))), "{found:?}");
     }
 
     #[tokio::test]

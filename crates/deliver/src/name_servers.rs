@@ -1,9 +1,9 @@
-//! Whether the name servers of this machine answer at all: a lookup that failed is the name's fault only if they do.
+//! Whether the name servers of this machine work: a lookup that failed is the name's fault only if they do.
 //!
-//! `getaddrinfo` gives one code for a name whose own servers fail and for a machine whose name servers are silent.
+//! `getaddrinfo` gives one code for a name whose own servers fail, for a machine whose name servers are silent, and for one that they refuse to serve.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
@@ -14,18 +14,33 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long all name servers have to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long they have to refuse a name that the system couldn't look up.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// As many as the system's resolver asks.
 const MOST: usize = 3;
 
 /// Asks for the name servers of the root, which every working name server knows (RFC 1035 §4.1): id, recursion desired, one question.
 const QUERY: [u8; 17] = [0x70, 0x73, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
+/// The identifier of a query. The socket is connected, so no other server's answer arrives.
+const ID: [u8; 2] = [QUERY[0], QUERY[1]];
+
 /// SERVFAIL: a server that can reach no other.
 const SERVER_FAILURE: u8 = 2;
+
+/// FORMERR, NOTIMP, REFUSED: a server that looks up nothing for this machine.
+const REFUSALS: [u8; 3] = [1, 4, 5];
 
 /// Blocks for at most three seconds. True too where the system's configuration can't be read.
 pub(crate) fn answer() -> bool {
     fs::read_to_string(RESOLV_CONF).map_or(true, |text| any_answers(&configured(&text), PATIENCE))
+}
+
+/// Whether the name servers refuse to look this name up, which is no fault of the name. Blocks for at most a second. False where the system's
+/// configuration can't be read.
+pub(crate) fn refuse(host: &str) -> bool {
+    fs::read_to_string(RESOLV_CONF).is_ok_and(|text| all_refuse(&configured(&text), host, REFUSAL_PATIENCE))
 }
 
 /// The servers that the resolver asks; without any it asks one on this machine.
@@ -44,23 +59,44 @@ fn configured(text: &str) -> Vec<SocketAddr> {
 }
 
 fn any_answers(servers: &[SocketAddr], within: Duration) -> bool {
-    let deadline = Instant::now() + within;
-    let each = within / u32::try_from(servers.len().max(1)).expect("at most three servers");
-    servers.iter().any(|server| answers(*server, each.min(deadline.saturating_duration_since(Instant::now()))))
+    ask_each(servers, &QUERY, within).any(|code| code.is_some_and(|code| code != SERVER_FAILURE))
 }
 
-fn answers(server: SocketAddr, within: Duration) -> bool {
+/// One at least refuses, and none does anything else.
+fn all_refuse(servers: &[SocketAddr], host: &str, within: Duration) -> bool {
+    let Some(query) = query(host) else { return false };
+    let mut answers = ask_each(servers, &query, within).flatten().peekable();
+    answers.peek().is_some() && answers.all(|code| REFUSALS.contains(&code))
+}
+
+/// The response code of each server (RFC 1035 §4.1.1), asked one after the other. `None`: it didn't answer in time.
+fn ask_each(servers: &[SocketAddr], query: &[u8], within: Duration) -> impl Iterator<Item = Option<u8>> {
+    let deadline = Instant::now() + within;
+    let each = within / u32::try_from(servers.len().max(1)).expect("at most three servers");
+    servers.iter().map(move |server| ask(*server, query, each.min(deadline.saturating_duration_since(Instant::now()))).ok())
+}
+
+fn ask(server: SocketAddr, query: &[u8], within: Duration) -> io::Result<u8> {
     let here: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let asked = || -> std::io::Result<bool> {
-        let socket = UdpSocket::bind((here, 0))?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(within.max(Duration::from_millis(1))))?;
-        socket.send(&QUERY)?;
-        let mut answer = [0; 512];
-        let length = socket.recv(&mut answer)?;
-        Ok(length >= 12 && answer[..2] == QUERY[..2] && answer[3] & 0xf != SERVER_FAILURE)
-    };
-    asked().unwrap_or(false)
+    let socket = UdpSocket::bind((here, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(within.max(Duration::from_millis(1))))?;
+    socket.send(query)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    if length >= 12 && answer[..2] == ID { Ok(answer[3] & 0xf) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Asks for a name's IPv4 addresses (RFC 1035 §4.1.2). `None`: no query can hold the name.
+fn query(host: &str) -> Option<Vec<u8>> {
+    let mut query = QUERY[..12].to_vec();
+    for label in host.trim_end_matches('.').split('.') {
+        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
+        query.push(length);
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    Some(query)
 }
 
 #[cfg(test)]
@@ -91,6 +127,20 @@ mod tests {
         assert!(any_answers(&[server(2), server(0)], within));
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(!any_answers(&[silent.local_addr().unwrap()], Duration::from_millis(20)));
+    }
+
+    #[test]
+    fn name_servers_that_refuse_a_name_are_told_from_those_that_fail_for_it() {
+        let within = Duration::from_secs(5);
+        let refuse = |codes: &[u8]| all_refuse(&codes.iter().map(|code| server(*code)).collect::<Vec<_>>(), "a.example", within);
+        assert!(refuse(&[5]) && refuse(&[4, 1]));
+        assert!(!refuse(&[2]) && !refuse(&[3]) && !refuse(&[0]) && !refuse(&[5, 2]));
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let silent = silent.local_addr().unwrap();
+        assert!(all_refuse(&[silent, server(5)], "a.example", Duration::from_millis(500)));
+        assert!(!all_refuse(&[silent], "a.example", Duration::from_millis(20)), "the servers of the name may be silent, too");
+        assert_eq!(query("a.bc.").unwrap()[12..], *b"\x01a\x02bc\x00\x00\x01\x00\x01");
+        assert_eq!(query(&"x".repeat(64)), None);
     }
 
     #[test]

@@ -28,14 +28,14 @@ use crate::{
     DeliverError, Egress,
     connection::{self, Connection, Protocol, Transport},
     dial,
-    egress::OffLimits,
+    egress::{OffLimits, Refusal},
     local_failures::LocalFailures,
     lookups::{LookupFailure, Lookups},
     metrics::CONNECTIONS,
     no_response,
     own_addresses::OwnAddresses,
     pool::{Pool, Slot},
-    proxy::Proxy,
+    proxy::{self, NoTunnel, Proxy, ProxyCheck},
     route::Route,
     stream::Stream,
     tls::{Identities, Identity, InvalidTlsFile},
@@ -59,6 +59,7 @@ pub struct Network {
     descriptors: Arc<DescriptorBudget>,
     pool: Pool,
     local_failures: Arc<LocalFailures>,
+    proxy_check: ProxyCheck,
     /// Connections taken for an attempt, of HTTP/1.1 and of HTTP/2: new ones, and ones that were used before.
     connections: [[Counter; 2]; 2],
 }
@@ -126,6 +127,7 @@ impl Network {
             descriptors,
             pool: Pool::new(per_host),
             local_failures: Arc::default(),
+            proxy_check: ProxyCheck::default(),
             connections: ["http/1.1", "h2"]
                 .map(|protocol| ["false", "true"].map(|reused| counter!(CONNECTIONS, "protocol" => protocol, "reused" => reused))),
         }))
@@ -242,13 +244,28 @@ impl Network {
                 Err(ConnectError::NoResponse(why)) => return Err(named.broken(why.cause())),
                 dialled => dialled?,
             };
-            match named.open_tunnel(&mut stream, *address, until).await {
+            let no_tunnel = match named.open_tunnel(&mut stream, *address, until).await {
                 Ok(()) => return Ok((stream, address.ip())),
-                Err(ConnectError::NoResponse(why)) => last = Some(ConnectError::NoResponse(why)),
-                Err(local) => return Err(local),
+                Err(no_tunnel) => no_tunnel,
+            };
+            drop(stream);
+            match no_tunnel {
+                NoTunnel::Broken(why) => return Err(named.broken(why)),
+                NoTunnel::Unclear(why) if !self.proxy_check.works(self.ask_proxy(named, proxy)).await => return Err(named.broken(why)),
+                NoTunnel::Server(why) | NoTunnel::Unclear(why) => last = Some(why),
             }
         }
-        Err(last.expect("there is an address, and each failed"))
+        let why = last.expect("there is an address, and each failed");
+        Err(ConnectError::NoResponse(NoResponse::Connect(why.into())))
+    }
+
+    /// Whether the proxy works when it is asked for nothing but an answer of its own.
+    async fn ask_proxy(&self, named: &Proxy, proxy: &[SocketAddr]) -> bool {
+        let deadline = Instant::now() + proxy::CHECK_TIMEOUT;
+        match self.dial(proxy, deadline).await {
+            Ok((mut stream, _)) => named.answers(&mut stream, deadline).await,
+            Err(_) => false,
+        }
     }
 
     /// The addresses of a URL's host that the egress guard permits: one at least. They are dialled as they are, and the name isn't looked up again.
@@ -266,16 +283,10 @@ impl Network {
         for address in found {
             match self.egress.refusal(address.ip(), &off_limits) {
                 None => addresses.push(address),
-                Some(why) => refused.push(format!("{}: {why}", address.ip())),
+                Some(why) => refused.push((address.ip(), why)),
             }
         }
-        if addresses.is_empty() {
-            let refused = refused.join(", ");
-            return Err(ConnectError::Blocked(format!(
-                "the egress guard refuses {refused}; to permit its range, add it to [egress] allow"
-            )));
-        }
-        Ok(Permitted { addresses, proxy })
+        if addresses.is_empty() { Err(blocked(&refused)) } else { Ok(Permitted { addresses, proxy }) }
     }
 
     /// A literal is its own address.
@@ -325,6 +336,14 @@ impl Network {
             )
         })
     }
+}
+
+/// The egress guard refuses all addresses of a name.
+fn blocked(refused: &[(IpAddr, Refusal)]) -> ConnectError {
+    let each: Vec<String> = refused.iter().map(|(address, why)| format!("{address}: {}", why.what())).collect();
+    let is_only_the_proxy = refused.iter().all(|(_, why)| *why == Refusal::Proxy);
+    let advice = if is_only_the_proxy { "no option permits it" } else { "to permit its range, add it to [egress] allow" };
+    ConnectError::Blocked(format!("the egress guard refuses {}; {advice}", each.join(", ")))
 }
 
 impl std::fmt::Debug for Network {

@@ -22,17 +22,14 @@ pub(crate) fn of_handshake(error: &io::Error) -> NoResponse {
     })
 }
 
-/// Of a request that failed. `unread`: what the server sent and hyper didn't take, where that is known.
-pub(crate) fn of_request(error: &hyper::Error, unread: &[u8]) -> NoResponse {
+/// Of a request that failed. `answer`: what the server sent, where hyper has taken none of it.
+pub(crate) fn of_request(error: &hyper::Error, answer: &[u8]) -> NoResponse {
     if error.is_parse_too_large() {
         return NoResponse::Malformed("the answer's header section is too large: more than 128 KiB or 256 headers".into());
     }
     if error.is_parse() || error.is_parse_status() {
-        let told = error.to_string();
-        // Then the head was taken, and what lies unread is the body.
-        let is_of_the_body = told.contains("content-length") || told.contains("transfer-encoding");
-        let quoted = (!is_of_the_body).then(|| malformed_status_line(unread)).flatten();
-        return NoResponse::Malformed(quoted.unwrap_or_else(|| format!("the answer isn't HTTP/1.1: {told}")).into());
+        let told = malformed_status_line(answer).unwrap_or_else(|| format!("the answer isn't HTTP/1.1: {error}"));
+        return NoResponse::Malformed(told.into());
     }
     if let Some(error) = h2_error(error) {
         return of_http2(error);
@@ -166,7 +163,8 @@ fn certificate(error: &CertificateError) -> String {
         C::InvalidPurpose | C::InvalidPurposeContext { .. } => "the certificate isn't one for servers".into(),
         C::Other(other) => match other.0.downcast_ref() {
             Some(webpki::Error::CaUsedAsEndEntity) => {
-                "certificate of an unknown issuer: it is self-signed, or an authority's own certificate".into()
+                "certificate of an unknown issuer: it is self-signed, or an authority's own certificate (CA:TRUE); such a certificate can't be a server's, even if tls.ca_file lists it"
+                    .into()
             }
             Some(webpki::Error::UnsupportedCertVersion) => "the certificate's format is too old: X.509 version 3 is needed".into(),
             _ => format!("the certificate is invalid: {other}"),
@@ -212,6 +210,7 @@ mod tests {
         assert_eq!(said("HTTP/2 200 OK\r\n\r\n"), "the answer begins with \"HTTP/2 200 OK\" instead of an HTTP/1.1 status line");
         assert_eq!(said("HTTP/1.1 20 OK\r\n\r\n"), "the answer begins with \"HTTP/1.1 20 OK\" instead of an HTTP/1.1 status line");
         assert_eq!(said("HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"), "");
+        assert_eq!(said(""), "", "the library has taken the head, and what it refuses lies in there");
     }
 
     #[test]

@@ -2,14 +2,24 @@
 //!
 //! Pushline looks the server's name up, asks the egress guard, and names the permitted *address* to the proxy. If the proxy looked the name up, the guard
 //! would have seen another answer than the one that is dialled.
+//!
+//! | the proxy answers | what it means |
+//! |---|---|
+//! | 2xx | the tunnel is open |
+//! | 403, 502, 504 | the server's: the proxy refuses it, or can't reach it |
+//! | 405, 407, 429, no HTTP, nothing and closes | local: the proxy doesn't work |
+//! | another status; nothing in time | the server's if the proxy answers when it is asked about itself (`OPTIONS *`); else local |
+//!
+//! The last row: proxies that work answer 500 or 503 for a server that refuses, and are silent while one swallows what it is sent.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use base64_simd::STANDARD;
-use pushline_model::{LocalFailureKind, NoResponse, Secret};
+use pushline_model::{LocalFailureKind, Secret};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Mutex,
     time::{Instant, timeout},
 };
 
@@ -17,6 +27,12 @@ use crate::network::ConnectError;
 
 /// The longest head of an answer to CONNECT, in bytes.
 const LONGEST_HEAD: usize = 16 << 10;
+
+/// How long the proxy may take to answer when it is asked about itself.
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For how long such an answer counts: many attempts fail together.
+const CHECK_COUNTS: Duration = Duration::from_secs(1);
 
 /// An HTTP proxy that the operator names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +43,22 @@ pub struct Proxy {
     authorization: Option<Secret>,
 }
 
-/// What the proxy says of a tunnel.
+/// Why there is no tunnel. The texts are for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoTunnel {
+    /// The proxy doesn't work.
+    Broken(String),
+    /// The proxy refuses the server, or can't reach it.
+    Server(String),
+    /// One of the two.
+    Unclear(String),
+}
+
+/// Whether the proxy works, found out once for all attempts that ask at the same time.
+#[derive(Debug, Default)]
+pub(crate) struct ProxyCheck(Mutex<Option<(Instant, bool)>>);
+
+/// What the proxy answers.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Open,
@@ -58,26 +89,25 @@ impl Proxy {
     }
 
     /// Asks for a tunnel to an address. What the server sends through it stays unread.
-    ///
-    /// # Errors
-    /// The server's fault where the proxy can't reach it or refuses it; else the proxy doesn't work, and that is a local failure.
-    pub(crate) async fn open_tunnel(&self, stream: &mut TcpStream, target: SocketAddr, deadline: Instant) -> Result<(), ConnectError> {
+    pub(crate) async fn open_tunnel(&self, stream: &mut TcpStream, target: SocketAddr, deadline: Instant) -> Result<(), NoTunnel> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let answer = match timeout(left, self.ask(stream, target)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(self.broken(format!("it closed the connection: {error}"))),
-            Err(_) => return Err(refused(format!("{target} didn't take the connection in time: the egress proxy gave no answer"))),
-        };
-        match answer {
-            Answer::Open => Ok(()),
-            Answer::Status(407) => {
-                Err(self.broken("it wants other credentials (status 407): set username and password of [egress] proxy".to_owned()))
-            }
-            Answer::Status(status @ (403 | 405)) => {
-                Err(refused(format!("the egress proxy refuses connections to {target} (status {status})")))
-            }
-            Answer::Status(status) => Err(refused(format!("the egress proxy can't connect to {target} (status {status})"))),
-            Answer::NotHttp => Err(self.broken("its answer isn't HTTP".to_owned())),
+        match timeout(left, self.ask(stream, &format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"))).await {
+            Ok(Ok(Answer::Open)) => Ok(()),
+            Ok(Ok(Answer::Status(status))) => Err(NoTunnel::of(status, target)),
+            Ok(Ok(Answer::NotHttp)) => Err(NoTunnel::Broken("its answer isn't HTTP".to_owned())),
+            Ok(Err(error)) => Err(NoTunnel::Broken(format!("it closed the connection: {error}"))),
+            Err(_) => Err(NoTunnel::Unclear(format!("{target} didn't take the connection in time: the egress proxy gave no answer"))),
+        }
+    }
+
+    /// Asks the proxy about itself: with this limit it passes nothing on (RFC 9110 §7.6.2). One that works has an answer, whichever.
+    pub(crate) async fn answers(&self, stream: &mut TcpStream, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = format!("OPTIONS * HTTP/1.1\r\nHost: {}:{}\r\nMax-Forwards: 0\r\n", self.host, self.port);
+        match timeout(left, self.ask(stream, &request)).await {
+            Ok(Ok(Answer::Open)) => true,
+            Ok(Ok(Answer::Status(status))) => status < 500 && status != 429,
+            Ok(Ok(Answer::NotHttp) | Err(_)) | Err(_) => false,
         }
     }
 
@@ -86,9 +116,10 @@ impl Proxy {
         ConnectError::Local(LocalFailureKind::Proxy, format!("egress proxy {}:{}: {why}", self.host, self.port))
     }
 
-    async fn ask(&self, stream: &mut TcpStream, target: SocketAddr) -> std::io::Result<Answer> {
+    /// Sends a request's head, to which it adds its credentials, and reads the answer's.
+    async fn ask(&self, stream: &mut TcpStream, head: &str) -> std::io::Result<Answer> {
         let authorization = self.authorization.as_ref().map(|value| format!("Proxy-Authorization: {}\r\n", value.reveal()));
-        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{}\r\n", authorization.unwrap_or_default());
+        let request = format!("{head}{}\r\n", authorization.unwrap_or_default());
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::new();
         // What follows the head belongs to the server: it is looked at, and left where it is.
@@ -111,13 +142,37 @@ impl Proxy {
     }
 }
 
-fn refused(why: String) -> ConnectError {
-    ConnectError::NoResponse(NoResponse::Connect(why.into()))
+impl NoTunnel {
+    fn of(status: u16, target: SocketAddr) -> Self {
+        match status {
+            407 => Self::Broken("it wants other credentials (status 407): set username and password of [egress] proxy".to_owned()),
+            405 => Self::Broken("it opens no tunnels (status 405): let it permit CONNECT".to_owned()),
+            429 => Self::Broken("it permits no more tunnels at this time (status 429)".to_owned()),
+            403 => Self::Server(format!("the egress proxy refuses connections to {target} (status 403)")),
+            502 | 504 => Self::Server(format!("the egress proxy can't connect to {target} (status {status})")),
+            status => Self::Unclear(format!("the egress proxy opens no tunnel to {target} (status {status})")),
+        }
+    }
+}
+
+impl ProxyCheck {
+    /// `ask` is polled only where no answer counts now.
+    pub(crate) async fn works(&self, ask: impl Future<Output = bool>) -> bool {
+        let mut last = self.0.lock().await;
+        if let Some((at, works)) = *last
+            && at.elapsed() < CHECK_COUNTS
+        {
+            return works;
+        }
+        let works = ask.await;
+        *last = Some((Instant::now(), works));
+        works
+    }
 }
 
 /// Reads the status line (RFC 9112 §4). Any 2xx opens the tunnel.
 fn answer(head: &[u8]) -> Answer {
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = head.split(|byte| *byte == b'\r').next().expect("a split has a first part");
     let status = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 ")).and_then(|rest| rest.get(..3));
     match status.and_then(|status| std::str::from_utf8(status).ok()?.parse().ok()) {
         Some(200..=299) => Answer::Open,
@@ -128,14 +183,12 @@ fn answer(head: &[u8]) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::net::TcpListener;
 
     use super::*;
 
     /// The tunnel through a proxy that answers so in parts, and what is read behind the answer.
-    async fn through(parts: &'static [&'static str]) -> (Result<(), ConnectError>, String, String) {
+    async fn through(parts: &'static [&'static str]) -> (Result<(), NoTunnel>, String, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let proxy = tokio::spawn(async move {
@@ -169,20 +222,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_that_does_not_work_is_a_local_failure_and_a_server_that_it_does_not_reach_is_not() {
-        for (parts, is_local, says) in [
-            (&["HTTP/1.1 407 Who\r\n\r\n"][..], true, "credentials"),
-            (&["SSH-2.0\r\n\r\n"][..], true, "isn't HTTP"),
-            (&["HTTP/1.1 200"][..], true, "closed the connection"),
-            (&["HTTP/1.1 403 No\r\n\r\n"][..], false, "refuses"),
-            (&["HTTP/1.1 502 Bad\r\n\r\n"][..], false, "can't connect"),
-            (&["HTTP/1.0 504 Late\r\n\r\n"][..], false, "can't connect"),
+    async fn an_answer_tells_whether_the_proxy_or_the_server_is_to_blame_where_it_can() {
+        type Kind = fn(String) -> NoTunnel;
+        for (parts, kind, says) in [
+            (&["HTTP/1.1 407 Who\r\n\r\n"][..], NoTunnel::Broken as Kind, "credentials"),
+            (&["HTTP/1.1 405 No\r\n\r\n"][..], NoTunnel::Broken, "CONNECT"),
+            (&["HTTP/1.1 429 Slow\r\n\r\n"][..], NoTunnel::Broken, "429"),
+            (&["SSH-2.0\r\n\r\n"][..], NoTunnel::Broken, "isn't HTTP"),
+            (&["HTTP/1.1 200"][..], NoTunnel::Broken, "closed the connection"),
+            (&["HTTP/1.1 403 No\r\n\r\n"][..], NoTunnel::Server, "refuses"),
+            (&["HTTP/1.1 502 Bad\r\n\r\n"][..], NoTunnel::Server, "can't connect"),
+            (&["HTTP/1.0 504 Late\r\n\r\n"][..], NoTunnel::Server, "can't connect"),
+            (&["HTTP/1.1 400 What\r\n\r\n"][..], NoTunnel::Unclear, "400"),
+            (&["HTTP/1.1 500 Oh\r\n\r\n"][..], NoTunnel::Unclear, "500"),
+            (&["HTTP/1.1 503 Busy\r\n\r\n"][..], NoTunnel::Unclear, "503"),
         ] {
-            match through(parts).await.0 {
-                Err(ConnectError::Local(LocalFailureKind::Proxy, told)) if is_local && told.contains(says) => {}
-                Err(ConnectError::NoResponse(NoResponse::Connect(told))) if !is_local && told.contains(says) => {}
-                other => panic!("{parts:?}: {other:?}"),
-            }
+            let no_tunnel = through(parts).await.0.unwrap_err();
+            let (NoTunnel::Broken(why) | NoTunnel::Server(why) | NoTunnel::Unclear(why)) = &no_tunnel;
+            assert!(no_tunnel == kind(why.clone()) && why.contains(says), "{parts:?}: {no_tunnel:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_that_fail_together_ask_the_proxy_once() {
+        let (check, asked) = (ProxyCheck::default(), std::cell::Cell::new(0));
+        let works = || check.works(async { asked.replace(asked.get() + 1) == 0 });
+        assert_eq!((works().await, works().await, asked.get()), (true, true, 1));
+        tokio::time::advance(CHECK_COUNTS).await;
+        assert_eq!((works().await, works().await, asked.get()), (false, false, 2));
     }
 }

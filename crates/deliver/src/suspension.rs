@@ -26,6 +26,16 @@ pub(crate) struct Suspensions {
     running: Mutex<BTreeMap<(Instant, u64), Arc<Suspension>>>,
 }
 
+/// What becomes of a suspension whose time was looked at.
+enum End {
+    /// It ends now.
+    Now,
+    /// It ended before, and may have begun anew.
+    Before,
+    /// It goes on until then.
+    Later(Instant),
+}
+
 /// One webhook's suspension.
 #[derive(Debug)]
 pub(crate) struct Suspension {
@@ -62,20 +72,26 @@ impl Suspensions {
         self.running().keys().next().map(|(at, _)| *at)
     }
 
-    /// Ends those whose time is over: all tasks are owed a wake-up, since their lanes may begin again.
-    pub(crate) fn end_due(&self, now: Instant) {
+    /// Ends those whose time is over, and returns them: all tasks are owed a wake-up, since their lanes may begin again.
+    pub(crate) fn end_due(&self, now: Instant) -> Vec<Arc<Suspension>> {
+        let mut ended = Vec::new();
         if !self.any.load(Ordering::Acquire) {
-            return;
+            return ended;
         }
         let mut running = self.running();
         while let Some(first) = running.first_entry().filter(|first| first.key().0 <= now) {
             let ((_, number), suspension) = first.remove_entry();
             match suspension.end(number, now) {
-                Some(later) => _ = running.insert((later, number), suspension),
-                None => self.owed.owe_catch_up(),
+                End::Later(later) => _ = running.insert((later, number), suspension),
+                End::Now => {
+                    self.owed.owe_catch_up();
+                    ended.push(suspension);
+                }
+                End::Before => {}
             }
         }
         self.any.store(!running.is_empty(), Ordering::Release);
+        ended
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<(Instant, u64), Arc<Suspension>>> {
@@ -113,10 +129,10 @@ impl Suspension {
         Some(state.begun)
     }
 
-    /// Its server is another one now. Tasks learn of it by the reload that follows.
-    pub(crate) fn end_now(&self) {
+    /// Its server is another one now. Tasks learn of it by the reload that follows. Returns whether it was on.
+    pub(crate) fn end_now(&self) -> bool {
         self.state().until = None;
-        self.is_on.store(false, Ordering::Release);
+        self.is_on.swap(false, Ordering::AcqRel)
     }
 
     /// Whether it began after that many beginnings of the process.
@@ -124,16 +140,18 @@ impl Suspension {
         self.state().begun > begun
     }
 
-    /// Ends if it is over and hasn't begun anew since `number`. Returns when it will be over, if it isn't.
-    fn end(&self, number: u64, now: Instant) -> Option<Instant> {
+    /// Ends if it is over and hasn't begun anew since `number`.
+    fn end(&self, number: u64, now: Instant) -> End {
         let mut state = self.state();
-        let is_that = state.begun == number;
-        let later = state.until.filter(|until| is_that && *until > now);
-        if is_that && later.is_none() {
-            state.until = None;
-            self.is_on.store(false, Ordering::Release);
+        match state.until.filter(|_| state.begun == number) {
+            None => End::Before,
+            Some(until) if until > now => End::Later(until),
+            Some(_) => {
+                state.until = None;
+                self.is_on.store(false, Ordering::Release);
+                End::Now
+            }
         }
-        later
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -168,9 +186,8 @@ mod tests {
         assert_eq!(one.extend(at(12)), Some(3));
         one.end_now();
         assert_eq!((one.is_on(), one.extend(at(20)), one.is_on()), (false, Some(4), true));
-        all.end_due(at(12));
-        assert!(one.is_on(), "what was to end then has ended before");
-        all.end_due(at(20));
+        assert!(all.end_due(at(12)).is_empty() && one.is_on(), "what was to end then has ended before");
+        assert!(all.end_due(at(20)).iter().any(|ended| Arc::ptr_eq(ended, &one)));
         assert!(!one.is_on() && all.due().is_none());
     }
 }

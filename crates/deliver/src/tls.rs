@@ -6,9 +6,8 @@ mod files;
 mod handshakes;
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::Path,
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
@@ -27,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::{error, info, warn};
 
-use crate::{connection::Protocol, metrics::CERTIFICATE_EXPIRY};
+use crate::{FileWatch, connection::Protocol, metrics::CERTIFICATE_EXPIRY};
 
 pub use self::files::{CertificateExpiry, InvalidTlsFile, TlsFiles};
 pub(crate) use self::handshakes::Handshakes;
@@ -51,6 +50,7 @@ pub(crate) struct Identities {
 pub(crate) struct Identity {
     tls: Tls,
     state: Mutex<State>,
+    watch: Mutex<FileWatch>,
 }
 
 struct State {
@@ -59,16 +59,12 @@ struct State {
     generation: u64,
     /// How many servers' sessions the cache holds.
     servers: usize,
-    /// The stamps of the files when they were read, and at the last look.
-    read: Stamps,
-    seen: Stamps,
+    /// Why the files couldn't be read at the last look, if they couldn't.
+    unread: Option<InvalidTlsFile>,
     expiry: Option<CertificateExpiry>,
     /// How many of [`WARN_BEFORE`] were logged.
     warned: usize,
 }
-
-/// When each file was written, its length and its inode. `None`: it isn't there.
-type Stamps = Vec<Option<(SystemTime, u64, u64)>>;
 
 impl Identities {
     pub(crate) fn new(more_roots: Vec<CertificateDer<'static>>) -> Self {
@@ -85,10 +81,10 @@ impl Identities {
             identity.enlarge_cache(Arc::strong_count(&identity));
             return Ok(identity);
         }
-        let (read, files) = (stamps(tls), TlsFiles::read(tls)?);
+        let (watch, files) = (FileWatch::new(files_of(tls)), TlsFiles::read(tls)?);
         let config = self.config(&files, 1);
-        let state = State { config, generation: 0, servers: 1, seen: read.clone(), read, expiry: files.expiry, warned: 0 };
-        let identity = Arc::new(Identity { tls: tls.clone(), state: Mutex::new(state) });
+        let state = State { config, generation: 0, servers: 1, unread: None, expiry: files.expiry, warned: 0 };
+        let identity = Arc::new(Identity { tls: tls.clone(), state: Mutex::new(state), watch: Mutex::new(watch) });
         by_tls.retain(|_, identity| identity.strong_count() > 0);
         by_tls.insert(tls.clone(), Arc::downgrade(&identity));
         Ok(identity)
@@ -96,12 +92,13 @@ impl Identities {
 
     /// Reads files that have changed, and looks at what expires. It blocks.
     ///
-    /// A file that changed since the last look is being written: it is read at the next look. What can't be read leaves the identity as it was.
+    /// What can't be read, or is of no use, leaves the identity as it was.
     pub(crate) fn refresh(&self, now: SystemTime) {
         let identities: Vec<Arc<Identity>> = self.lock().values().filter_map(Weak::upgrade).collect();
         for identity in &identities {
-            if identity.is_to_be_read(stamps(&identity.tls)) {
-                self.read_again(identity);
+            let mut watch = identity.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            if watch.look() && self.read_again(identity) {
+                watch.judged();
             }
             identity.warn_of_expiry(now);
         }
@@ -112,17 +109,28 @@ impl Identities {
         }
     }
 
-    fn read_again(&self, identity: &Identity) {
+    /// Returns whether the files' contents were judged.
+    fn read_again(&self, identity: &Identity) -> bool {
         let shown = identity.tls.cert_file.as_ref().or(identity.tls.ca_file.as_ref()).map(|file| tracing::field::display(file.display()));
-        match TlsFiles::read(&identity.tls) {
+        let read = TlsFiles::read(&identity.tls);
+        let mut state = identity.lock();
+        let unread_before = state.unread.take();
+        match read {
             Ok(files) => {
-                let mut state = identity.lock();
                 state.config = self.config(&files, state.servers);
                 state.generation += 1;
                 (state.expiry, state.warned) = (files.expiry, 0);
                 info!(file = shown, "certificates read again: new connections use them, and open ones take no further request");
+                true
             }
-            Err(error) => error!(file = shown, %error, "certificates not read again: the old ones stay in effect"),
+            Err(error) => {
+                if error.was_read || unread_before.as_ref() != Some(&error) {
+                    error!(file = shown, %error, "certificates not read again: the old ones stay in effect");
+                }
+                let was_read = error.was_read;
+                state.unread = Some(error).filter(|error| !error.was_read);
+                was_read
+            }
         }
     }
 
@@ -186,17 +194,6 @@ impl Identity {
         }
     }
 
-    fn is_to_be_read(&self, now: Stamps) -> bool {
-        let mut state = self.lock();
-        let rests = state.seen == now;
-        state.seen.clone_from(&now);
-        let is_new = rests && now != state.read;
-        if is_new {
-            state.read = now;
-        }
-        is_new
-    }
-
     fn warn_of_expiry(&self, now: SystemTime) {
         let mut state = self.lock();
         let Some(expiry) = &state.expiry else { return };
@@ -219,10 +216,6 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-fn stamps(tls: &Tls) -> Stamps {
-    let stamp = |file: &Path| {
-        let metadata = fs::metadata(file).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-    };
-    [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().map(|file| stamp(file)).collect()
+fn files_of(tls: &Tls) -> Vec<PathBuf> {
+    [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().cloned().collect()
 }

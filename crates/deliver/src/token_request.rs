@@ -1,6 +1,6 @@
 //! One fetch of an access token (RFC 6749 §4.4.2, §4.4.3): the request, over a connection of its own through the egress guard, and what the answer means.
 //!
-//! What goes wrong is told without the client's secret and without anything that the server says beside an error code.
+//! The connection is made with the webhook's `tls`, except for its `server_name`, which is the webhook's own server's. What goes wrong is told without the client's secret and without anything that the server says beside an error code.
 
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(crate) struct TokenRequest {
     authorization: Option<HeaderValue>,
     body: Bytes,
     secret: Secret,
+    tls: Tls,
 }
 
 /// A token that the server granted.
@@ -51,7 +52,7 @@ pub(crate) struct Granted {
 }
 
 impl TokenRequest {
-    pub(crate) fn new(credentials: &ClientCredentials) -> Self {
+    pub(crate) fn new(credentials: &ClientCredentials, tls: &Tls) -> Self {
         let ClientCredentials { token_url, client_id, client_secret, token_endpoint_auth_method, scope, audience } = credentials;
         let is_basic = *token_endpoint_auth_method == TokenEndpointAuthMethod::ClientSecretBasic;
         let in_body = |text| (!is_basic).then_some(text);
@@ -65,7 +66,8 @@ impl TokenRequest {
         let mut form = Serializer::new(String::new());
         form.extend_pairs(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
         let authorization = is_basic.then(|| basic(client_id, client_secret));
-        Self { url: token_url.clone(), authorization, body: form.finish().into(), secret: client_secret.clone() }
+        let tls = Tls { server_name: None, ..tls.clone() };
+        Self { url: token_url.clone(), authorization, body: form.finish().into(), secret: client_secret.clone(), tls }
     }
 
     /// Fetches a token.
@@ -73,7 +75,7 @@ impl TokenRequest {
     /// # Errors
     /// The outcome of an attempt that needs it.
     pub(crate) async fn send(&self, network: &Network) -> Result<Granted, Outcome> {
-        let identity = network.identity(&Tls::default()).expect("without files, none can be of no use");
+        let identity = network.identity(&self.tls).map_err(|error| self.failed(&error.to_string()))?;
         let sharer = network.pool().join(Origin::over_http1(&self.url), identity);
         let Checkout { permit: _permit, connection } = match sharer.connection(network, &self.url, true).await {
             Ok(checkout) => checkout,
@@ -102,11 +104,13 @@ impl TokenRequest {
     }
 
     fn read(&self, status: StatusCode, body: &[u8]) -> Result<Granted, String> {
-        let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+        let answer: Result<Value, _> = serde_json::from_slice(body);
         if status != StatusCode::OK {
-            let code = answer["error"].as_str().filter(|code| self.may_tell(code)).map_or(String::new(), |code| format!(" {code}"));
+            let error = answer.as_ref().ok().and_then(|answer| answer["error"].as_str());
+            let code = error.filter(|code| self.may_tell(code)).map_or(String::new(), |code| format!(" {code}"));
             return Err(format!("it answered with HTTP status {}{code}", status.as_u16()));
         }
+        let answer = answer.map_err(|_| "its answer isn't JSON")?;
         let token = answer["access_token"].as_str().ok_or("its answer has no access_token")?;
         let kind = answer["token_type"].as_str().unwrap_or("Bearer");
         if !kind.eq_ignore_ascii_case("Bearer") {
@@ -163,14 +167,15 @@ mod tests {
     use super::*;
 
     fn request(client_secret: &str, scope: Option<&str>, method: TokenEndpointAuthMethod) -> TokenRequest {
-        TokenRequest::new(&ClientCredentials {
+        let credentials = ClientCredentials {
             token_url: "https://id.example/oauth/token?tenant=1".parse().unwrap(),
             client_id: "s6BhdRkqt3".into(),
             client_secret: Secret::new(client_secret),
             token_endpoint_auth_method: method,
             scope: scope.map(str::to_owned),
             audience: scope.map(|_| "https://api.example/".to_owned()),
-        })
+        };
+        TokenRequest::new(&credentials, &Tls { server_name: Some("a.example".into()), ..Tls::default() })
     }
 
     #[test]
@@ -227,6 +232,9 @@ mod tests {
             assert_eq!(refused(400, body), "it answered with HTTP status 400", "{body}");
         }
         assert_eq!(refused(200, "{}"), "its answer has no access_token");
+        for body in ["<html>", "", "access_token=t"] {
+            assert_eq!(refused(200, body), "its answer isn't JSON", "{body}");
+        }
         assert_eq!(refused(200, r#"{"access_token":"t","token_type":"mac"}"#), "its token_type isn't Bearer");
         assert_eq!(refused(200, r#"{"access_token":"a\nb","token_type":"Bearer"}"#), "its access_token can't stand in a header");
         assert_eq!(refused(302, ""), "it answered with HTTP status 302");

@@ -14,7 +14,7 @@ use std::{
 
 use hashbrown::HashMap;
 use metrics::{Counter, Gauge, counter, gauge};
-use pushline_model::Outcome;
+use pushline_model::{Outcome, Timestamp};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -90,7 +90,12 @@ struct Limit {
 struct Unlogged {
     failing: u64,
     recovered: u64,
+    suspended: u64,
+    resumed: u64,
 }
+
+/// Where a line is counted that isn't logged.
+type Count = fn(&mut Unlogged) -> &mut u64;
 
 /// What is to be done with a change.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,11 +129,27 @@ impl WebhookHealth {
         let now = Instant::now();
         let mut state = self.lock();
         let Some(change) = state.attempt_ended(webhook, outcome, now) else { return };
-        let log = state.limit.log(&change, now);
+        let log = state.limit.log(change.count(), now);
         self.publish(&state);
         drop(state);
+        self.log(log, || change.log(webhook, outcome));
+    }
+
+    /// The webhook's server asked to be left alone until then.
+    pub(crate) fn suspended(self: &Arc<Self>, webhook: &str, until: Timestamp) {
+        let log = self.lock().limit.log(|unlogged| &mut unlogged.suspended, Instant::now());
+        self.log(log, || warn!(webhook, %until, "webhook suspended: its server asked for that by Retry-After; its messages wait"));
+    }
+
+    /// That time is over, or the webhook has another server.
+    pub(crate) fn suspension_over(self: &Arc<Self>, webhook: &str) {
+        let log = self.lock().limit.log(|unlogged| &mut unlogged.resumed, Instant::now());
+        self.log(log, || info!(webhook, "webhook no longer suspended: its messages are sent again"));
+    }
+
+    fn log(self: &Arc<Self>, log: Log, line: impl FnOnce()) {
         match log {
-            Log::Now => change.log(webhook, outcome),
+            Log::Now => line(),
             Log::Later(Some(due)) => _ = tokio::spawn(Arc::clone(self).summarise(due)),
             Log::Later(None) => {}
         }
@@ -150,12 +171,18 @@ impl WebhookHealth {
     /// Logs how many changes weren't logged one by one.
     async fn summarise(self: Arc<Self>, due: Instant) {
         sleep_until(due).await;
-        let Unlogged { failing, recovered } = mem::take(&mut self.lock().limit.unlogged);
+        let Unlogged { failing, recovered, suspended, resumed } = mem::take(&mut self.lock().limit.unlogged);
         if failing > 0 {
             warn!("{failing} more webhooks began to fail");
         }
         if recovered > 0 {
             info!("{recovered} more webhooks accept messages again");
+        }
+        if suspended > 0 {
+            warn!("{suspended} more webhooks suspended: their servers asked for that by Retry-After");
+        }
+        if resumed > 0 {
+            info!("{resumed} more webhooks no longer suspended");
         }
     }
 
@@ -218,7 +245,7 @@ impl State {
 }
 
 impl Limit {
-    fn log(&mut self, change: &Change, now: Instant) -> Log {
+    fn log(&mut self, count: Count, now: Instant) -> Log {
         if self.began.is_none_or(|began| now >= began + SECOND) {
             (self.began, self.lines) = (Some(now), 0);
         }
@@ -227,18 +254,22 @@ impl Limit {
             return Log::Now;
         }
         let is_first = self.unlogged == Unlogged::default();
-        match change {
-            Change::Recovers { .. } => self.unlogged.recovered += 1,
-            Change::Fails | Change::FailsAgain | Change::OtherCause => self.unlogged.failing += 1,
-        }
+        *count(&mut self.unlogged) += 1;
         Log::Later(self.began.filter(|_| is_first).map(|began| began + SECOND))
     }
 }
 
 impl Change {
+    fn count(&self) -> Count {
+        match self {
+            Self::Recovers { .. } => |unlogged| &mut unlogged.recovered,
+            Self::Fails | Self::FailsAgain | Self::OtherCause => |unlogged| &mut unlogged.failing,
+        }
+    }
+
     fn log(&self, webhook: &str, outcome: &Outcome) {
         match self {
-            Self::Fails => warn!(webhook, cause = %outcome, "webhook began to fail: its messages are retried or become dead letters"),
+            Self::Fails => warn!(webhook, cause = %outcome, "webhook began to fail: {}", what_follows(outcome)),
             Self::FailsAgain => {
                 warn!(webhook, cause = %outcome, "webhook fails again; its recovery is logged after a minute without failure");
             }
@@ -247,6 +278,14 @@ impl Change {
                 info!(webhook, failed_attempts, seconds = after.as_secs(), "webhook accepts messages again");
             }
         }
+    }
+}
+
+/// What becomes of the webhook's messages while attempts end like this.
+fn what_follows(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::BlockedAddress { .. } => "its messages become dead letters at once; correct its URL or [egress] allow",
+        _ => "its messages are retried or become dead letters",
     }
 }
 
@@ -312,11 +351,17 @@ mod tests {
     #[test]
     fn thousands_that_begin_to_fail_at_once_are_some_lines_and_one_for_the_rest() {
         let (mut limit, now) = (Limit::default(), Instant::now());
-        let logs: Vec<Log> = (0..5000).map(|_| limit.log(&Change::Fails, now)).collect();
+        let logs: Vec<Log> = (0..5000).map(|_| limit.log(Change::Fails.count(), now)).collect();
         assert_eq!(logs.iter().filter(|log| **log == Log::Now).count(), 20);
         assert_eq!(logs.iter().filter(|log| **log == Log::Later(Some(now + SECOND))).count(), 1);
-        assert_eq!(mem::take(&mut limit.unlogged), Unlogged { failing: 4980, recovered: 0 });
-        assert_eq!(limit.log(&Change::Fails, now + SECOND), Log::Now);
+        assert_eq!(mem::take(&mut limit.unlogged), Unlogged { failing: 4980, ..Unlogged::default() });
+        assert_eq!(limit.log(Change::Fails.count(), now + SECOND), Log::Now);
+    }
+
+    #[test]
+    fn the_line_about_a_blocked_address_promises_no_retry() {
+        assert!(!what_follows(&Outcome::BlockedAddress { what: "127.0.0.1: loopback".into() }).contains("retried"));
+        assert!(what_follows(&error(500)).contains("retried"));
     }
 
     #[tokio::test]

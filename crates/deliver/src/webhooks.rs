@@ -11,6 +11,7 @@ use crate::{
     budgets::{Budgets, WebhookBudgets},
     endpoint::Endpoint,
     request::HeaderCaseCache,
+    suspension::Suspension,
 };
 
 /// A webhook as lanes see it: its definition, its part of the budgets, and its endpoint.
@@ -53,7 +54,8 @@ impl Webhooks {
         none.reload(registry)
     }
 
-    /// For a registry that was read again: a webhook that is the same keeps its handle, one that changed keeps its part of the budgets.
+    /// For a registry that was read again: a webhook that is the same keeps its handle, one that changed keeps its part of the budgets. Nothing changes
+    /// until the new one is published, with [`Self::end_suspensions`].
     ///
     /// # Errors
     /// [`DeliverError`] when a webhook's requests can't be prepared.
@@ -65,9 +67,6 @@ impl Webhooks {
                 return Ok((webhook.name.clone(), Arc::clone(same)));
             }
             let budgets = before.map_or_else(|| self.budgets.of_webhook(), |before| before.budgets.clone());
-            if before.is_some_and(|before| before.webhook.url != webhook.url) {
-                budgets.suspension.end_now();
-            }
             let endpoint = Endpoint::new(Arc::clone(webhook), Arc::clone(&self.network), &mut header_cases)?;
             let rules = CutRules::of(webhook);
             let rules_hash = rules.hash();
@@ -75,6 +74,16 @@ impl Webhooks {
         };
         let by_name = registry.webhooks().iter().map(handle).collect::<Result<_, DeliverError>>()?;
         Ok(Self { registry, by_name, budgets: Arc::clone(&self.budgets), network: Arc::clone(&self.network) })
+    }
+
+    /// This registry takes the place of `before`. A webhook whose URL changed has another server, which hasn't asked to be left alone. Returns the webhooks
+    /// that were suspended.
+    pub(crate) fn end_suspensions(&self, before: &Self) -> Vec<&str> {
+        let moved = |handle: &&Arc<WebhookHandle>| {
+            let before = before.by_name.get(handle.webhook.name.as_str());
+            before.is_some_and(|before| before.webhook.url != handle.webhook.url) && handle.budgets.suspension.end_now()
+        };
+        self.by_name.values().filter(moved).map(|handle| handle.webhook.name.as_str()).collect()
     }
 
     /// Where a group's messages go; `None`: this process knows no webhook of the group.
@@ -98,6 +107,11 @@ impl Webhooks {
         self.by_name.values().filter(move |handle| handle.budgets.suspension.began_after(begun))
     }
 
+    /// The webhook that has this suspension.
+    pub(crate) fn suspended_by(&self, suspension: &Arc<Suspension>) -> Option<&Arc<WebhookHandle>> {
+        self.by_name.values().find(|handle| Arc::ptr_eq(&handle.budgets.suspension, suspension))
+    }
+
     /// How many webhooks are suspended.
     pub(crate) fn suspended(&self) -> usize {
         self.by_name.values().filter(|handle| handle.budgets.suspension.is_on()).count()
@@ -111,5 +125,36 @@ impl Webhooks {
     #[cfg(test)]
     pub(crate) fn handles(&self) -> impl Iterator<Item = &Arc<WebhookHandle>> {
         self.by_name.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use pushline_model::{RegistryBuilder, Tls};
+
+    use super::*;
+    use crate::Egress;
+
+    fn registry(webhooks: [Webhook; 2]) -> Arc<Registry> {
+        let mut builder = RegistryBuilder::default();
+        webhooks.into_iter().for_each(|webhook| builder.webhook(webhook).unwrap());
+        Arc::new(builder.build())
+    }
+
+    #[tokio::test]
+    async fn a_suspension_ends_when_the_registry_with_another_url_is_published_and_not_when_one_is_refused() {
+        let (budgets, network) = (Budgets::new(1 << 20), Network::new(Egress::default()).unwrap());
+        let webhook = |name: &str, host: &str| Webhook::new(name, format!("http://{host}.example/").parse().unwrap());
+        let before = Webhooks::new(registry([webhook("a", "one"), webhook("b", "one")]), &budgets, &network).unwrap();
+        let suspension = Arc::clone(&before.by_name["a"].budgets.suspension);
+        suspension.extend(Instant::now() + Duration::from_secs(3600));
+        let mut unusable = webhook("b", "one");
+        unusable.tls = Tls { ca_file: Some("/nonexistent".into()), ..Tls::default() };
+        before.reload(registry([webhook("a", "two"), unusable])).unwrap_err();
+        let after = before.reload(registry([webhook("a", "two"), webhook("b", "two")])).unwrap();
+        assert!(suspension.is_on());
+        assert_eq!((after.end_suspensions(&before), suspension.is_on()), (vec!["a"], false));
     }
 }

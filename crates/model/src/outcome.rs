@@ -82,6 +82,8 @@ pub enum LocalFailureKind {
     FileDescriptors,
     /// No local port is free for a connection to the endpoint's address.
     Ports,
+    /// This machine no longer has the address that connections shall come from.
+    SourceAddress,
     /// No memory, or no buffer of the network stack.
     Memory,
     /// This machine has no route to the endpoint's address.
@@ -206,9 +208,10 @@ impl fmt::Display for NoResponse {
 
 impl LocalFailureKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::FileDescriptors,
         Self::Ports,
+        Self::SourceAddress,
         Self::Memory,
         Self::Route,
         Self::NameServers,
@@ -224,6 +227,7 @@ impl LocalFailureKind {
         match self {
             Self::FileDescriptors => "file_descriptors",
             Self::Ports => "ports",
+            Self::SourceAddress => "source_address",
             Self::Memory => "memory",
             Self::Route => "route",
             Self::NameServers => "name_servers",
@@ -241,6 +245,7 @@ impl fmt::Display for LocalFailureKind {
         f.write_str(match self {
             Self::FileDescriptors => "no file descriptors: raise the limit of open files (RLIMIT_NOFILE)",
             Self::Ports => "no local ports: widen net.ipv4.ip_local_port_range, or send over fewer new connections",
+            Self::SourceAddress => "no source address: give this machine the address of [egress] source_address, or change the option",
             Self::Memory => "no memory for a connection: give the machine more, or connect fewer devices",
             Self::Route => "no route: check this machine's network",
             Self::NameServers => "no name server answers: check /etc/resolv.conf and the network",

@@ -39,7 +39,7 @@ impl MessageId {
         for (place, symbol) in text[4..].iter_mut().enumerate() {
             // 22 times six bits from the top; the last symbol holds the two bits that are left.
             let bits = if place < 21 { wide >> (122 - 6 * place) } else { wide << 4 };
-            *symbol = ALPHABET[usize::try_from(bits & 63).unwrap_or_default()];
+            *symbol = ALPHABET[usize::try_from(bits & 63).expect("six bits")];
         }
         text
     }
@@ -70,7 +70,7 @@ impl MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(std::str::from_utf8(&self.text()).unwrap_or_default())
+        f.pad(std::str::from_utf8(&self.text()).expect("base64url is ASCII"))
     }
 }
 

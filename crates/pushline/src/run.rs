@@ -34,6 +34,8 @@ pub(crate) struct Running {
     settings: Settings,
     /// Bytes of the largest record that the queue was opened for.
     largest_record: usize,
+    /// Why the configuration couldn't be read at the last reload, if it couldn't.
+    unread: Option<String>,
     routing: Routing,
     queue: Arc<dyn Queue>,
     deliver: Option<Deliver>,
@@ -118,7 +120,7 @@ impl Running {
         });
         let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
         info!(mqtt, admin = %admin.address(), "ready");
-        Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
+        Ok(Self { role, settings, largest_record, unread: None, routing, queue, deliver, intake, admin })
     }
 
     /// Serves until a signal stops the process (`None`), or until one of its parts fails.
@@ -127,9 +129,11 @@ impl Running {
             tokio::select! {
                 request = signals.next() => match request {
                     Request::Stop => return None,
-                    Request::Reload => self.reload(path),
+                    Request::Reload => _ = self.reload(path),
                 },
-                () = watcher.changed() => self.reload(path),
+                () = watcher.changed() => if self.reload(path) {
+                    watcher.judged();
+                },
                 failure = self.failed() => {
                     error!(error = format!("{failure:#}"), "fatal error, shutting down");
                     return Some(failure);
@@ -148,8 +152,9 @@ impl Running {
         &*self.queue
     }
 
-    /// Reloads webhooks and groups (docs/delivery.md, Reload). A file with a mistake changes nothing.
-    fn reload(&mut self, path: &Path) {
+    /// Reloads webhooks and groups (docs/delivery.md, Reload). A file with a mistake changes nothing. Returns whether the file could be read.
+    fn reload(&mut self, path: &Path) -> bool {
+        let unread_before = self.unread.take();
         match Config::load(path).and_then(|config| self.apply(config)) {
             Ok(()) => {
                 let registry = self.routing.registry.load();
@@ -160,8 +165,16 @@ impl Running {
                     "configuration reloaded"
                 );
             }
-            Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded: the old one stays in effect"),
+            Err(error) => {
+                let text = format!("{error:#}");
+                // The watcher tries again each second.
+                if unread_before.as_ref() != Some(&text) {
+                    error!(error = text, "configuration not reloaded: the old one stays in effect");
+                }
+                self.unread = error.is::<config::Unreadable>().then_some(text);
+            }
         }
+        self.unread.is_none()
     }
 
     fn apply(&mut self, config: Config) -> anyhow::Result<()> {

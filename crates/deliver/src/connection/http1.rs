@@ -118,7 +118,10 @@ impl Http1 {
         // What isn't HTTP on a connection that has carried a response is the rest of that response.
         let is_rest = error.error().is_parse() || error.error().is_parse_status();
         let is_stale = self.is_reused && (is_rest || self.meter.was_closed_before(mark));
-        let why = no_response::of_request(error.error(), &self.unread().await);
+        let meter = Arc::clone(&self.meter);
+        let unread = self.unread().await;
+        let is_whole = meter.read_since(mark) == unread.len() as u64;
+        let why = no_response::of_request(error.error(), if is_whole { &unread } else { &[] });
         if let Some(refusal) = refusal.get() {
             return SendError::NoResponse(no_response::of_refusal(refusal));
         }

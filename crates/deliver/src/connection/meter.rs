@@ -108,6 +108,11 @@ impl Meter {
         Mark(self.read.load(Relaxed))
     }
 
+    /// How many bytes were read since a request began.
+    pub(super) fn read_since(&self, request: Mark) -> u64 {
+        self.read.load(Relaxed) - request.0
+    }
+
     /// Whether the connection has ended, just now, as one does that its server closed before it read the request.
     pub(super) fn was_closed_before(&self, request: Mark) -> bool {
         self.read.load(Relaxed) == request.0 && self.has_just_written()

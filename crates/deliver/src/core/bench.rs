@@ -268,6 +268,7 @@ impl Bench {
 
     pub(super) fn reload(&mut self, registry: Arc<Registry>) {
         let webhooks = Arc::new(self.core.webhooks.reload(registry).unwrap());
+        webhooks.end_suspensions(&self.core.webhooks);
         self.on(Event::Reloaded(webhooks));
     }
 

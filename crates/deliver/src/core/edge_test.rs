@@ -510,6 +510,7 @@ fn the_last_attempt_suspends_the_webhook_too_and_a_status_that_is_not_retried_do
     let Outcome::ErrorResponse { response, headers, .. } = busy("9") else { unreachable!() };
     bench.end_attempt(Outcome::ErrorResponse { status: 429, response, headers });
     assert_eq!(bench.shapes(), [(1, 1, false)]);
+    let begun = bench.now.wall;
     bench.end_attempt(busy("9"));
     assert_eq!(bench.dead(), [Cause::ErrorResponse; 2]);
     bench.pass(seconds(8));
@@ -518,6 +519,9 @@ fn the_last_attempt_suspends_the_webhook_too_and_a_status_that_is_not_retried_do
     bench.pass(seconds(1));
     bench.catch_up_all();
     assert_eq!(bench.shapes(), [(2, 1, false)]);
+    // Operators read of its begin and of its end.
+    let (webhook, until) = ("w".to_owned(), begun.plus(seconds(9)));
+    assert_eq!(bench.notices, [Notice::Suspended { webhook: webhook.clone(), until }, Notice::SuspensionOver { webhook }]);
 }
 
 #[test]

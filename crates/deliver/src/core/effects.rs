@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use pushline_model::{DeadLetter, MessageId, Offset};
+use pushline_model::{DeadLetter, MessageId, Offset, Timestamp};
 
 use super::{DeadLetterKey, MessageKey};
 use crate::{concurrency_limit::Permit, wakeup::Wake, webhooks::WebhookHandle};
@@ -97,6 +97,10 @@ pub(crate) enum Notice {
     TicksResumed,
     /// Messages that may have been sent before under another id: their cut isn't the same one, for a reason that is no fault of this process.
     Excused { reason: Excuse, messages: u64 },
+    /// The webhook's server asked to be left alone until then.
+    Suspended { webhook: String, until: Timestamp },
+    /// That time is over.
+    SuspensionOver { webhook: String },
     /// The time for attempts in flight is over: they are sent again after the start.
     AttemptsCutOff,
     /// The last save couldn't be made in time.

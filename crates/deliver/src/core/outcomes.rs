@@ -8,7 +8,7 @@ use std::{cmp::Reverse, sync::Arc, time::Instant};
 use pushline_model::{Attempt, Cause, Outcome};
 
 use super::{
-    AttemptEnded, Core, Effects, LaneKey, MessageKey, Now,
+    AttemptEnded, Core, Effects, LaneKey, MessageKey, Notice, Now,
     message::{Message, Prepared, State},
     take_due,
 };
@@ -56,7 +56,7 @@ impl Core {
             handle.budgets.answered();
         }
         let suspends_for = suspends_for(&handle.webhook, &outcome, now.wall);
-        let suspended = suspends_for.and_then(|wait| handle.budgets.suspension.extend(now.monotonic + wait));
+        let suspended = suspends_for.and_then(|wait| Some((wait, handle.budgets.suspension.extend(now.monotonic + wait)?)));
         match next {
             Next::Settled => {
                 drop(prepared);
@@ -73,7 +73,8 @@ impl Core {
         if !is_answered && matches!(next, Next::Again { .. } | Next::DeadLetter(Cause::NoResponse)) {
             self.open_breaker(handle, key.lane);
         }
-        if let Some(begun) = suspended {
+        if let Some((wait, begun)) = suspended {
+            effects.notices.push(Notice::Suspended { webhook: handle.webhook.name.clone(), until: now.wall.plus(wait) });
             self.suspended(handle, begun, now.monotonic);
         }
     }

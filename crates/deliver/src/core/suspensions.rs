@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::Core;
+use super::{Core, Effects, Notice};
 use crate::{budgets::Budgets, webhooks::WebhookHandle};
 
 impl Core {
     /// Suspensions end when their time is over, and what this partition holds of webhooks that another one suspended is evicted.
-    pub(super) fn follow_suspensions(&mut self, now: Instant, budgets: &Budgets) {
-        budgets.suspensions().end_due(now);
+    pub(super) fn follow_suspensions(&mut self, now: Instant, budgets: &Budgets, effects: &mut Effects) {
+        for ended in budgets.suspensions().end_due(now) {
+            // The registry may know the webhook no longer.
+            let webhook = self.webhooks.suspended_by(&ended).map(|handle| handle.webhook.name.clone());
+            effects.notices.extend(webhook.map(|webhook| Notice::SuspensionOver { webhook }));
+        }
         let begun = budgets.suspensions().begun();
         if begun != self.suspensions {
             let since = std::mem::replace(&mut self.suspensions, begun);

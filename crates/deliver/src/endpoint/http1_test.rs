@@ -108,6 +108,17 @@ async fn two_different_lengths_are_a_malformed_answer() {
 }
 
 #[tokio::test]
+async fn a_malformed_answer_is_quoted_where_its_first_line_is_malformed_and_its_body_never_is() {
+    let cause = async |bytes| match attempt(&answers(bytes).await.endpoint(|webhook| webhook.retries = 0), true).await {
+        Outcome::NoResponse(NoResponse::Malformed(cause)) => cause,
+        other => panic!("{other:?}"),
+    };
+    assert!(cause(b"SSH-2.0-x\r\n\r\n").await.contains("begins with \"SSH-2.0-x\""));
+    let of_a_length = cause(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n<html>").await;
+    assert!(!of_a_length.contains("begins with"), "{of_a_length}");
+}
+
+#[tokio::test]
 async fn the_first_stale_connection_empties_the_pool_and_its_message_goes_again_on_a_new_one() {
     let (both, stale) = (Arc::new(Barrier::new(2)), Arc::<AtomicUsize>::default());
     let counted = Arc::clone(&stale);

@@ -96,7 +96,9 @@ async fn no_webhook_reaches_the_proxy_or_a_private_address_behind_it() {
         "http://10.0.0.1/".to_owned(),
     ] {
         let outcome = attempt(through(proxy), &url).await;
-        assert!(matches!(outcome, Outcome::BlockedAddress { .. }), "{url}: {outcome:?}");
+        let Outcome::BlockedAddress { what } = outcome else { panic!("{url}: {outcome:?}") };
+        // Nothing permits the proxy's own address.
+        assert_eq!(what.contains("[egress] allow"), url.contains("10.0.0.1"), "{what}");
     }
     assert_eq!(lines.lock().unwrap().len(), 0);
 }
@@ -110,6 +112,50 @@ async fn a_server_that_the_proxy_does_not_reach_is_to_blame_and_a_proxy_that_is_
     let away = SocketAddr::new([127, 0, 0, 9].into(), closed.port());
     let outcome = attempt(through(away), "http://a.example/").await;
     assert!(matches!(outcome, Outcome::LocalFailure(LocalFailure { kind: LocalFailureKind::Proxy, .. })), "{outcome:?}");
+}
+
+/// A proxy that opens no tunnel: what it answers to CONNECT and to everything else; `None`: nothing.
+async fn useless_proxy(to_connect: Option<u16>, to_others: Option<u16>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.9:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && client.read_buf(&mut head).await.unwrap_or(0) > 0 {}
+                let answer = if head.starts_with(b"CONNECT ") { to_connect } else { to_others };
+                match answer {
+                    Some(status) => client.write_all(format!("HTTP/1.1 {status} X\r\n\r\n").as_bytes()).await.unwrap_or(()),
+                    None => std::future::pending().await,
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_proxy_that_opens_no_tunnel_and_does_not_answer_about_itself_is_a_local_failure() {
+    for (to_connect, to_others, is_local) in [
+        (Some(503), Some(503), true),
+        (Some(500), Some(500), true),
+        (Some(503), None, true),
+        (None, None, true),
+        (Some(503), Some(200), false),
+        (Some(500), Some(400), false),
+        (None, Some(405), false),
+    ] {
+        let proxy = useless_proxy(to_connect, to_others).await;
+        let network = Network::new(egress()).unwrap();
+        let (named, server) = (Proxy::new("127.0.0.9", proxy.port()), ([127, 0, 0, 1], 9).into());
+        let no_tunnel = network.dial_through(&named, &[proxy], &[server], Instant::now() + Duration::from_secs(1)).await;
+        let fits = match &no_tunnel {
+            Err(ConnectError::Local(LocalFailureKind::Proxy, _)) => is_local,
+            Err(ConnectError::NoResponse(NoResponse::Connect(_))) => !is_local,
+            _ => false,
+        };
+        assert!(fits, "{to_connect:?} {to_others:?}: {no_tunnel:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use pushline_model::{MessageId, Outcome, Webhook};
+use pushline_model::{Auth, ClientCredentials, MessageId, Outcome, Secret, TokenEndpointAuthMethod, Webhook};
 use rustls::{
     HandshakeKind, ServerConfig, SupportedProtocolVersion,
     pki_types::PrivateKeyDer,
@@ -196,6 +196,38 @@ async fn an_authority_of_the_customers_own_replaces_the_public_ones_and_the_name
     assert_refused(&attempt(&endpoint(&network, "localhost", address, Tls::default())).await, "unknown issuer");
     let (address, _) = Server::of(&public).start().await;
     assert_refused(&attempt(&endpoint(&network, "localhost", address, Tls { server_name: None, ..tls })).await, "unknown issuer");
+}
+
+#[tokio::test]
+async fn an_authoritys_own_certificate_is_no_servers_even_where_the_authority_is_trusted() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Certified::authority());
+    let (ca_file, _) = authority.write(folder.path(), "ca");
+    let (address, _) = Server::of(&authority).start().await;
+    let outcome = attempt(&endpoint(&network(&[]), "localhost", address, Tls { ca_file, ..Tls::default() })).await;
+    assert_refused(&outcome, "can't be a server's, even if tls.ca_file lists it");
+}
+
+#[tokio::test]
+async fn an_access_token_is_fetched_with_the_webhooks_tls_but_for_the_name_of_its_server() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Certified::authority());
+    let (ca_file, _) = authority.write(folder.path(), "ca");
+    let client = Certified::signed("client", &authority);
+    let (cert_file, key_file) = client.write(folder.path(), "client");
+    let shown = Certified::signed("localhost", &authority);
+    let (address, seen) = Server { requires: Some(&authority), ..Server::of(&shown) }.start().await;
+    let mut webhook = Webhook::new("w", "https://api.example/".parse().unwrap());
+    webhook.tls = Tls { ca_file, cert_file, key_file, server_name: Some("inside.example".into()) };
+    webhook.auth = Auth::OAuth2(ClientCredentials {
+        token_url: format!("https://localhost:{}/token", address.port()).parse().unwrap(),
+        client_id: "c".into(),
+        client_secret: Secret::new("ABC"),
+        token_endpoint_auth_method: TokenEndpointAuthMethod::default(),
+        scope: Some("ABC".into()),
+        audience: None,
+    });
+    let outcome = attempt(&Endpoint::new(Arc::new(webhook), network(&[]), &mut HeaderCaseCache::default()).unwrap()).await;
+    assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Token(why)) if why.contains("HTTP status 204")), "{outcome:?}");
+    assert_eq!(seen.lock().unwrap()[0].0, Some(client.der()));
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ impl Task {
                     excused(partition, reason, messages);
                     self.metrics.excused(reason, messages);
                 }
+                Notice::Suspended { webhook, until } => self.context.health.suspended(&webhook, until),
+                Notice::SuspensionOver { webhook } => self.context.health.suspension_over(&webhook),
                 Notice::AttemptsCutOff => {
                     info!(
                         partition,

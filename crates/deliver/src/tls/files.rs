@@ -46,6 +46,14 @@ pub struct InvalidTlsFile {
     pub field: &'static str,
     /// What is wrong with it, and what would be right.
     pub problem: String,
+    /// Whether its contents were read. If not, nothing is known about them, and reading it again may succeed.
+    pub was_read: bool,
+}
+
+/// What is wrong with a file, without the field that names it.
+struct Problem {
+    problem: String,
+    was_read: bool,
 }
 
 impl TlsFiles {
@@ -75,51 +83,63 @@ impl CertificateExpiry {
 
 /// A rotation has the old and the new authority in one file: the file is of use until the last of them expires.
 fn roots(file: &Path, expiries: &mut Vec<CertificateExpiry>) -> Result<RootCertStore, InvalidTlsFile> {
-    let invalid = |problem| InvalidTlsFile { field: "ca_file", problem };
+    let invalid = |problem: Problem| problem.of("ca_file");
     let certificates = certificates(file).map_err(invalid)?;
     let last = certificates.iter().filter_map(expires_at).max();
     expiries.extend(last.map(|at| CertificateExpiry { file: file.to_owned(), at }));
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        let problem = |error| format!("a certificate in {} can't be an authority's: {error}", file.display());
+        let problem = |error| Problem::contents(format!("a certificate in {} can't be an authority's: {error}", file.display()));
         roots.add(certificate).map_err(|error| invalid(problem(error)))?;
     }
     Ok(roots)
 }
 
 fn certified_key(chain: &Path, key: &Path, expiries: &mut Vec<CertificateExpiry>) -> Result<CertifiedKey, InvalidTlsFile> {
-    let certificates = certificates(chain).map_err(|problem| InvalidTlsFile { field: "cert_file", problem })?;
+    let certificates = certificates(chain).map_err(|problem| problem.of("cert_file"))?;
     let first = certificates.iter().filter_map(expires_at).min();
     expiries.extend(first.map(|at| CertificateExpiry { file: chain.to_owned(), at }));
-    let invalid = |problem| InvalidTlsFile { field: "key_file", problem };
+    let invalid = |problem: Problem| problem.of("key_file");
     let private_key = PrivateKeyDer::from_pem_slice(&read(key).map_err(invalid)?).map_err(|error| {
-        invalid(match error {
+        invalid(Problem::contents(match error {
             pem::Error::NoItemsFound => format!("{} holds no private key in PEM form; an encrypted one can't be read", key.display()),
             error => format!("{} isn't PEM: {error}", key.display()),
-        })
+        }))
     })?;
     CertifiedKey::from_der(certificates, private_key, &default_provider()).map_err(|error| {
-        invalid(match error {
+        invalid(Problem::contents(match error {
             rustls::Error::InconsistentKeys(_) => {
                 format!("the key in {} doesn't belong to the certificate in {}", key.display(), chain.display())
             }
             error => format!("the key in {} can't be used: {error}", key.display()),
-        })
+        }))
     })
 }
 
-/// One at least.
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => Err(format!("{} holds no certificate in PEM form", file.display())),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(format!("{} isn't PEM: {error}", file.display())),
+impl Problem {
+    fn contents(problem: String) -> Self {
+        Self { problem, was_read: true }
+    }
+
+    fn of(self, field: &'static str) -> InvalidTlsFile {
+        InvalidTlsFile { field, problem: self.problem, was_read: self.was_read }
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("can't read {}: {error}", file.display()))
+/// One at least.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => {
+            Err(Problem::contents(format!("{} holds no certificate in PEM form", file.display())))
+        }
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(Problem::contents(format!("{} isn't PEM: {error}", file.display()))),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Problem> {
+    fs::read(file).map_err(|error| Problem { problem: format!("can't read {}: {error}", file.display()), was_read: false })
 }
 
 /// When a certificate expires. webpki tells it only of one that has expired, and checks that before all else, so it is asked about the end of time.
@@ -169,6 +189,7 @@ mod tests {
         ] {
             let invalid = TlsFiles::read(&tls(&folder, files)).unwrap_err();
             assert!(invalid.field == field && invalid.problem.contains(says), "{files:?}: {invalid}");
+            assert_eq!(invalid.was_read, says != "No such file", "{files:?}");
         }
     }
 

@@ -266,7 +266,7 @@ impl<'de> Deserializer<'de> for SecretFile<'_, '_> {
 impl SecretFile<'_, '_> {
     fn read(&self) -> Result<String, Refusal> {
         let path = <std::path::PathBuf as serde::Deserialize>::deserialize(self.node)?;
-        read_value(&self.node.source.path(&path)).map_err(Refusal::other)
+        read_value(&self.node.source.path(&path)).map_err(|error| Refusal::other(error.to_string()))
     }
 }
 

@@ -22,12 +22,14 @@ use pushline_model::{Registry, Webhook};
 use toml::{Spanned, de::DeValue};
 
 pub(crate) use self::{
+    files::Unreadable,
     mistakes::Mistakes,
     registry::Certificates,
     settings::{Kafka, Queue, Settings},
 };
 
 use self::{
+    files::TextError,
     mistakes::Collector,
     read::Table,
     source::{PREFIX, Source},
@@ -54,7 +56,10 @@ const LONGEST_TOPIC: usize = 64 << 10;
 impl Config {
     /// Reads a file, everything that it names, and the environment of this process.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = files::read_text(path).map_err(anyhow::Error::msg)?;
+        let text = files::read_text(path).map_err(|error| match error {
+            TextError::Unreadable(error) => anyhow::Error::new(error),
+            TextError::NotText(problem) => anyhow::Error::msg(problem),
+        })?;
         let variables = variables().collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self::parse(path, &text, variables)?)
     }

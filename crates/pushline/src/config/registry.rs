@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
         let Some(path) = group.devices_file.as_ref().map(|path| self.source.path(path)) else { return };
         let text = match read_text(&path) {
             Ok(text) => text,
-            Err(problem) => return table.mistake(self.mistakes, "devices_file", problem),
+            Err(error) => return table.mistake(self.mistakes, "devices_file", error.to_string()),
         };
         // One ICCID a line; empty lines and those that begin with `#` are passed over.
         let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));

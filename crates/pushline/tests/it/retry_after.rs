@@ -11,7 +11,7 @@ use std::{
 use pushline_testkit::{Gateway, RawReceiver, folder, get};
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{packets, start};
+use crate::{packets, reload::until_logged, start};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -33,8 +33,10 @@ async fn nothing_is_sent_before_the_time_that_the_server_named_and_everything_af
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", (0..5).map(|number| format!("p{number}")))).await.unwrap();
     pushline.until_metric("pushline_webhooks_suspended", "", |suspended| suspended == 1.0).await;
+    until_logged(&pushline, "webhook suspended: its server asked for that by Retry-After", 1).await;
     gateway.publish(&packets("mti/2", ["later"])).await.unwrap();
     pushline.until_quiet().await;
+    until_logged(&pushline, "webhook no longer suspended", 1).await;
     let mut seen = Vec::new();
     while let Ok(one) = arrivals.try_recv() {
         seen.push(one);

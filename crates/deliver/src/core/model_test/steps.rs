@@ -124,6 +124,7 @@ impl Process {
     /// The registry was read again: each task gets it in its own time.
     fn read_again(&mut self, registry: &std::sync::Arc<pushline_model::Registry>, config: usize) {
         let webhooks = self.webhooks.reload(std::sync::Arc::clone(registry)).expect("its requests can be prepared");
+        webhooks.end_suspensions(&self.webhooks);
         self.webhooks = std::sync::Arc::new(webhooks);
         for task in &mut self.tasks {
             task.reload = Some((std::sync::Arc::clone(&self.webhooks), config));
