@@ -105,7 +105,7 @@ impl AccessTokens {
             Need::Nothing(number) => return Ok(number),
             Need::Renew(number) => {
                 let Ok(_fetching) = self.fetching.try_lock() else { return Ok(number) };
-                // While the token holds, a failure matters to nobody.
+                // While the token holds, a failure has no consequence.
                 drop(self.fetch(network).await);
             }
             Need::Fetch => self.fetch_after(fetches, network).await?,

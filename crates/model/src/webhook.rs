@@ -421,7 +421,7 @@ impl Webhook {
     }
 
     /// The same webhook for a reader who may not see what customers keep secret: the URL's query, which often is a token, and the values of
-    /// custom headers, which carry keys under names that nobody foresees. A [`Secret`] is never written anyway.
+    /// custom headers, which carry keys under names that aren't known beforehand. A [`Secret`] is never written anyway.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let auth = match &self.auth {

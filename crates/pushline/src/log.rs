@@ -1,5 +1,5 @@
 //! The log on standard error. It tells about the process and must never stop it: whether standard error is closed, its reader has gone, its disk
-//! is full or nobody reads its pipe, the process goes on. Lines that can't be written are dropped and counted.
+//! is full or its pipe has no reader, the process goes on. Lines that can't be written are dropped and counted.
 //!
 //! Threads format their lines and put them into a bounded buffer; one thread writes the buffer. Only that thread ever waits for standard error.
 
@@ -280,7 +280,7 @@ mod tests {
     fn threads_never_wait_for_a_reader_and_the_buffer_is_bounded() {
         let (lines, take, output) = scripted();
         let line = [vec![b'x'; 1023], vec![b'\n']].concat();
-        // The writer waits inside of the first write, which nobody lets end.
+        // The writer waits inside of the first write, which doesn't end before the test permits it.
         lines.push(&line);
         while !lines.lock().is_writing {
             thread::yield_now();

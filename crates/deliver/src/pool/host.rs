@@ -73,7 +73,7 @@ struct Spoken {
 
 #[derive(Debug)]
 struct Waiter {
-    /// It wants a connection that nobody has used.
+    /// It wants a connection that no attempt has used.
     is_fresh: bool,
     answer: oneshot::Sender<Grant>,
 }
@@ -117,7 +117,7 @@ impl Host {
 
     /// A connection for one request: one that is open, or a new one. `is_fresh`: one that no request has used.
     ///
-    /// Waits where the host has as many as it may have. While nobody knows whether the server speaks HTTP/2, one attempt opens a connection and the
+    /// Waits where the host has as many as it may have. While it isn't known whether the server speaks HTTP/2, one attempt opens a connection and the
     /// others wait for it: they may share it.
     pub(crate) async fn connection(
         self: &Arc<Self>,

@@ -271,7 +271,7 @@ fn the_environment_overrides_what_is_no_list() {
 }
 
 #[test]
-fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
+fn a_variable_that_names_no_field_is_another_programs_unless_it_has_levels() {
     let with = |text: &str, variables: &[(&str, &str)]| {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::parse(Path::new("p.toml"), text, variables)

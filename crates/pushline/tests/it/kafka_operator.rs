@@ -1,4 +1,4 @@
-//! What an operator sees of it on Kafka with whatever tools there are: raw payloads, lag, somebody else's records, dead letters from any process.
+//! What an operator sees of it on Kafka with other tools: raw payloads, lag, records of another producer, dead letters from any process.
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Kafka, PATIENCE, Pushline, folder, kcat, payloads};
 use tokio::time::timeout;
