@@ -28,7 +28,7 @@ pub(super) async fn list(log: &DeadLetters, query: &str) -> Response {
     };
     let page = match log.list(&filter, from, limit).await {
         Ok(page) => page,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", error.with_source())),
     };
     let mut body = Vec::new();
     for line in page.found.iter().flat_map(lines) {

@@ -71,7 +71,7 @@ async fn replay_page(queue: &dyn Queue, log: DeadLetterLog, routing: &Routing, q
     match page.await.map(|(replayed, page)| (serde_json::to_string(&replayed), page)) {
         Ok((Ok(body), page)) => page_of(body, &page),
         Ok((Err(error), _)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}\n", anyhow::Error::from(error))),
     }
 }
 

@@ -100,6 +100,17 @@ async fn help_tells_a_newcomer_what_there_is() {
     let help = text(&pushline(&["--help"]).await.stdout);
     for command in ["demo", "run", "check", "receive", "dead-letters"] {
         assert!(help.contains(&format!("\n  {command}")), "{help}");
+#[tokio::test]
+async fn an_address_that_is_taken_is_reported_with_the_reason_once() {
+    let dir = folder();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let configuration = Pushline::configuration("").replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1);
+    std::fs::write(dir.path().join("pushline.toml"), configuration).unwrap();
+    let (ended_well, log) = Pushline::end_of(BINARY, dir.path()).await;
+    let line = log.lines().last().unwrap();
+    assert!(!ended_well && line.starts_with("pushline: can't listen on ") && line.matches("os error 98").count() == 1, "{log}");
+}
+
     }
 }
 
