@@ -70,10 +70,10 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
         }
     };
     let failure = running.serve(path, &mut signals, &mut watcher).await;
-    info!("shutting down; a second signal stops the process at once");
+    info!("shutting down; a second signal, at least a second after the first, stops the process at once");
     let shut_down = tokio::select! {
         result = running.shutdown() => result,
-        () = signals.stop() => Err(anyhow!("stopped at once by a second signal: the next start sends again what was in flight")),
+        () = signals.stop_at_once() => Err(anyhow!("stopped at once by a second signal: the next start sends again what was in flight")),
     };
     match failure {
         // What fails during the shutdown is its consequence.
