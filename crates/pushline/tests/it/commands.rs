@@ -139,8 +139,20 @@ async fn dead_letters_are_listed_for_people_and_for_programs() {
         (Some("unrouted"), Some("bm9ib2R5J3M="), Some("1"))
     );
     assert_eq!(text(&pushline(&["dead-letters", "list", "--cause", "expired", "--admin", &admin]).await.stdout), "");
-    let wrong = pushline(&["dead-letters", "list", "--cause", "boredom"]).await;
-    assert!(!wrong.status.success() && text(&wrong.stderr).contains("boredom"));
+    for (option, value, says) in [
+        (
+            "--cause",
+            "boredom",
+            "there is no cause \"boredom\": there are error_response, no_response, blocked_address, unrouted, no_webhook,",
+        ),
+        ("--group", "mti", "\"mti\" is not a group: write it as organisation/name"),
+        ("--message-id", "x", "\"x\" is not a message id: msg_ and 22"),
+    ] {
+        for command in ["list", "replay"] {
+            let wrong = pushline(&["dead-letters", command, option, value, "--admin", &admin]).await;
+            assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains(says), "{}", text(&wrong.stderr));
+        }
+    }
 }
 
 #[tokio::test]
