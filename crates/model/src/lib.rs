@@ -58,8 +58,8 @@ pub enum Invalid {
     /// A group key is `organisation/name`.
     #[error("{0:?} is not a group: write it as organisation/name")]
     GroupKey(String),
-    /// A webhook's address.
-    #[error("{url:?} is not a webhook's URL: {reason}")]
+    /// The address of a webhook or of a token end point.
+    #[error("{url:?} can't be requested: {reason}")]
     Url {
         /// As it was given.
         url: String,

@@ -57,8 +57,8 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut watcher = ConfigWatcher::new(path);
     let config = Config::load(path)?;
     fd_limit::raise();
-    if !config.passed_over.is_empty() {
-        warn!(variables = config.passed_over.join(", "), "ignored environment variables that name no field");
+    for warning in &config.warnings {
+        warn!("configuration: {warning}");
     }
     let admin = Admin::start(config.settings.admin.address).await?;
     info!(admin = %admin.address(), "admin server listening");

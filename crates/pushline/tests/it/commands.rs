@@ -44,6 +44,11 @@ async fn whatever_else_is_in_the_environment_is_nobodys_business() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let output = check("PUSHLINE_QUEUE__DIR").await.unwrap();
     assert!(text(&output.stderr).contains("environment variable PUSHLINE_QUEUE__DIR: its value isn't UTF-8"), "{}", text(&output.stderr));
+    let output = command().args(["check", "--config"]).arg(&file).env("PUSHLINE_SHUTDWN_GRACE", "1s").output().await.unwrap();
+    let shown = text(&output.stdout);
+    assert!(
+        output.status.success() && shown.contains("# warning: ignored environment variables that name no field: PUSHLINE_SHUTDWN_GRACE\n")
+    );
 }
 
 #[tokio::test]
@@ -96,11 +101,6 @@ async fn a_second_process_on_the_same_folder_is_refused() {
 }
 
 #[tokio::test]
-async fn help_tells_a_newcomer_what_there_is() {
-    let help = text(&pushline(&["--help"]).await.stdout);
-    for command in ["demo", "run", "check", "receive", "dead-letters"] {
-        assert!(help.contains(&format!("\n  {command}")), "{help}");
-#[tokio::test]
 async fn an_address_that_is_taken_is_reported_with_the_reason_once() {
     let dir = folder();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -111,6 +111,11 @@ async fn an_address_that_is_taken_is_reported_with_the_reason_once() {
     assert!(!ended_well && line.starts_with("pushline: can't listen on ") && line.matches("os error 98").count() == 1, "{log}");
 }
 
+#[tokio::test]
+async fn help_tells_a_newcomer_what_there_is() {
+    let help = text(&pushline(&["--help"]).await.stdout);
+    for command in ["demo", "run", "check", "receive", "dead-letters"] {
+        assert!(help.contains(&format!("\n  {command}")), "{help}");
     }
 }
 
