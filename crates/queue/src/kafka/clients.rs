@@ -209,8 +209,7 @@ mod tests {
         }
         // What a client has whatever the operator writes is refused: it would be ignored without a word.
         for config in [producer(&Options::new("a:1")), group(&Options::new("a:1")), catch_up(&Options::new("a:1"))] {
-            let ours = config.config_map().keys().filter(|name| !DEFAULTS.contains(&name.as_str()));
-            let free: Vec<&String> = ours.filter(|name| !OURS.contains(&name.as_str())).collect();
+            let free: Vec<&str> = config.config_map().into_keys().filter(|name| !DEFAULTS.contains(name) && !OURS.contains(name)).collect();
             assert!(free.is_empty(), "{free:?}");
         }
         assert_eq!(check_property("security.protocol", "ssl"), Ok(()));
