@@ -1,4 +1,4 @@
-//! Nobody waits for another customer's server: a hundred customers in one partition, of whom one hangs, ten hang, or one answers in 20 s; the throughput of
+//! No customer waits for another one's server: a hundred customers in one partition, of whom one hangs, ten hang, or one answers in 20 s; the throughput of
 //! the others, how old their packets are when they arrive, and what it costs, beside a run in which all answer. Median of five pairs, as ratios. A pair in
 //! which all answer both times says how much of a ratio is the machine's own.
 

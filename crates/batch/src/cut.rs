@@ -1,6 +1,6 @@
 //! Cutting (docs/document.md, Window; docs/delivery.md, Windows): which packets of a group share a message, and whether it is an array.
 //!
-//! Whoever reads the log decides when a window is over ([`Window::is_over_by`]) and closes it; nothing else closes one.
+//! The reader of the log decides when a window is over ([`Window::is_over_by`]) and closes it; nothing else closes one.
 
 use std::time::Duration;
 

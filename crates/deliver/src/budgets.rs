@@ -1,5 +1,5 @@
 //! What all partition tasks of a process share: one memory budget, the count of breaker openings, the suspensions, and the wake-ups that are due. They
-//! answer, and ring nobody by themselves ([`crate::wakeup`]).
+//! answer, and wake no task by themselves ([`crate::wakeup`]).
 
 use std::{sync::Arc, time::Instant};
 

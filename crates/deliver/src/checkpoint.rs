@@ -151,7 +151,7 @@ impl Restart {
         let restart = match checkpoint {
             None => Self::at(watermark),
             Some(checkpoint) => match checkpoint.last {
-                Some(last) if !is_named && last.offset >= start => return another, // of another log, nobody can say what is missing
+                Some(last) if !is_named && last.offset >= start => return another, // of another log: what is missing can't be known
                 // The record was deleted as settled. All that the lanes had is settled too, but they may have open windows.
                 Some(_) if !is_named && checkpoint.live_offset < start => Self::at(watermark),
                 _ => Self::resume(checkpoint, watermark),

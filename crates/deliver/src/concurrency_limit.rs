@@ -69,6 +69,6 @@ mod tests {
         drop(permit);
         assert!(owed.take().is_some_and(|wake| !wake.for_catch_up));
         drop(limit.acquire(1).unwrap());
-        assert!(owed.take().is_none(), "nobody asked meanwhile");
+        assert!(owed.take().is_none(), "no lane asked meanwhile");
     }
 }

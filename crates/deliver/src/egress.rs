@@ -22,7 +22,7 @@ pub struct Egress {
 pub(crate) struct OffLimits {
     /// This machine's own. The operator may allow them.
     pub(crate) own: Arc<HashSet<IpAddr>>,
-    /// The egress proxy's. Nothing allows them: a proxy trusts whoever reaches it.
+    /// The egress proxy's. Nothing allows them: a proxy trusts every client that reaches it.
     pub(crate) proxy: Vec<IpAddr>,
 }
 

@@ -102,7 +102,7 @@ pub fn is_signing_secret(secret: &pushline_model::Secret) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
     /// TLS can't be set up.
-    #[error("can't set up TLS: {0}")]
+    #[error("can't set up TLS")]
     Tls(#[from] rustls::Error),
     /// A file of a webhook's `tls` is of no use.
     #[error("webhook {webhook:?}: {error}")]

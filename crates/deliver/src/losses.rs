@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Losses(AtomicU64);
 
 impl Losses {
-    /// How many nobody has acknowledged. The process isn't ready while there are any.
+    /// How many no operator has acknowledged. The process isn't ready while there are any.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -163,7 +163,7 @@ fn certificate(error: &CertificateError) -> String {
         C::InvalidPurpose | C::InvalidPurposeContext { .. } => "the certificate isn't one for servers".into(),
         C::Other(other) => match other.0.downcast_ref() {
             Some(webpki::Error::CaUsedAsEndEntity) => {
-                "certificate of an unknown issuer: it is self-signed, or an authority's own certificate (CA:TRUE); such a certificate can't be a server's, even if tls.ca_file lists it"
+                "the server's certificate is an authority's (CA:TRUE), as many self-signed ones are: it can't be a server's too, even where tls.ca_file lists it; give the server a certificate with CA:FALSE"
                     .into()
             }
             Some(webpki::Error::UnsupportedCertVersion) => "the certificate's format is too old: X.509 version 3 is needed".into(),

@@ -1,4 +1,4 @@
-//! The addresses of this machine's own network interfaces, for the egress guard: what listens on them may trust whoever is on this machine.
+//! The addresses of this machine's own network interfaces, for the egress guard: what listens on them may trust every process of this machine.
 
 use std::{
     collections::HashSet,

@@ -149,7 +149,7 @@ impl Task {
     fn saved(&mut self, saved: Result<(), QueueError>) -> Result<(), QueueError> {
         let ended = match saved {
             Ok(()) => SaveEnded::Durable,
-            Err(error) if error.is_passing() => SaveEnded::Postponed { why: error.to_string() },
+            Err(error) if error.is_passing() => SaveEnded::Postponed { why: error.with_source() },
             Err(error) => return Err(error),
         };
         self.metrics.saved(&ended);

@@ -22,7 +22,7 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>, TlsRefusal),
 }
 
-/// Why TLS failed once the handshake was over: with TLS 1.3 a server looks at the client's certificate only then. Whoever holds a
+/// Why TLS failed once the handshake was over: with TLS 1.3 a server looks at the client's certificate only then. Each holder of a
 /// clone learns it, though the error that reaches them may be that of a write.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsRefusal(Arc<OnceLock<rustls::Error>>);

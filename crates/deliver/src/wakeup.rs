@@ -1,6 +1,6 @@
 //! Waking partition tasks when a budget that they share has more to give.
 //!
-//! A budget rings nobody. It notes in [`Owed`] that a wake-up is due, whoever drops the lease, permit or pause. The next event of any task takes the note
+//! A budget wakes no task. It notes in [`Owed`] that a wake-up is due when a lease, a permit or a pause is dropped. The next event of any task takes the note
 //! and wakes the others by an effect; the taker looks after itself. So no wake-up is lost, as long as an event follows each drop.
 
 use std::sync::{

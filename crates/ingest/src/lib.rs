@@ -25,7 +25,7 @@ pub use crate::listener::{Listener, Options};
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     /// The address can't be bound.
-    #[error("can't listen on {address} ([mqtt.listener] address): {source}")]
+    #[error("can't listen on {address} ([mqtt.listener] address)")]
     Bind {
         /// The configured address.
         address: SocketAddr,

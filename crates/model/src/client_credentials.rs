@@ -35,7 +35,8 @@ pub enum TokenEndpointAuthMethod {
 }
 
 impl ClientCredentials {
-    pub(crate) fn validate(&self) -> Result<(), Invalid> {
+    /// Each field that is wrong, and what is wrong with it.
+    pub(crate) fn validate(&self) -> Vec<(&'static str, Invalid)> {
         let is_text = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
         let texts = [
             ("client_id", Some(self.client_id.as_str())),
@@ -43,10 +44,8 @@ impl ClientCredentials {
             ("scope", self.scope.as_deref()),
             ("audience", self.audience.as_deref()),
         ];
-        match texts.into_iter().find(|(_, text)| text.is_some_and(|text| !is_text(text))) {
-            Some((what, _)) => Err(Invalid::Credential(what)),
-            None => Ok(()),
-        }
+        let wrong = texts.into_iter().filter(|(_, text)| text.is_some_and(|text| !is_text(text)));
+        wrong.map(|(field, _)| (field, Invalid::Credential(field))).collect()
     }
 
     /// The same with the token end point's query hidden.

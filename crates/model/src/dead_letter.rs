@@ -59,7 +59,7 @@ impl FromStr for Cause {
     type Err = Invalid;
 
     fn from_str(name: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|cause| cause.name() == name).ok_or_else(|| Invalid::Missing { what: "cause", name: name.to_owned() })
+        Self::ALL.into_iter().find(|cause| cause.name() == name).ok_or_else(|| Invalid::Cause(name.to_owned()))
     }
 }
 

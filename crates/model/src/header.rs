@@ -59,6 +59,10 @@ pub struct CustomHeader {
     value: String,
 }
 
+/// The headers that belong to one connection (RFC 9110 §7.6.1), and that which makes a client wait before its body (§10.1.1). HTTP/2 refuses most of
+/// them (RFC 9113 §8.2.2).
+const OF_THE_CONNECTION: [&str; 7] = ["upgrade", "keep-alive", "te", "trailer", "proxy-connection", "http2-settings", "expect"];
+
 /// The headers that Pushline sets itself (docs/document.md, Request).
 const RESERVED: [&str; 5] = ["host", "content-length", "content-type", "transfer-encoding", "connection"];
 
@@ -70,6 +74,8 @@ impl CustomHeader {
         let name = HeaderName::new(name)?;
         let reason = if RESERVED.iter().any(|reserved| name.is(reserved)) {
             Some("Pushline sets it itself")
+        } else if OF_THE_CONNECTION.iter().any(|own| name.is(own)) {
+            Some("it is about the connection, which Pushline manages itself")
         } else if name.as_str().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("webhook-")) {
             Some("webhook-* headers are Pushline's own (Standard Webhooks)")
         } else {
@@ -174,7 +180,21 @@ mod tests {
 
     #[test]
     fn what_pushline_sets_itself_is_refused_whatever_its_case() {
-        for name in ["Host", "content-LENGTH", "Content-Type", "transfer-encoding", "Connection", "Webhook-Id", "webhook-anything"] {
+        for name in [
+            "Host",
+            "content-LENGTH",
+            "Content-Type",
+            "transfer-encoding",
+            "Connection",
+            "Upgrade",
+            "Keep-Alive",
+            "TE",
+            "Expect",
+            "Proxy-Connection",
+            "Trailer",
+            "Webhook-Id",
+            "webhook-anything",
+        ] {
             assert!(matches!(CustomHeader::new(name, "x"), Err(Invalid::HeaderName { .. })), "{name}");
         }
     }

@@ -58,8 +58,8 @@ pub enum Invalid {
     /// A group key is `organisation/name`.
     #[error("{0:?} is not a group: write it as organisation/name")]
     GroupKey(String),
-    /// A webhook's address.
-    #[error("{url:?} is not a webhook's URL: {reason}")]
+    /// The address of a webhook or of a token end point.
+    #[error("{url:?} can't be requested: {reason}")]
     Url {
         /// As it was given.
         url: String,
@@ -109,6 +109,12 @@ pub enum Invalid {
         /// Its name.
         name: String,
     },
+    /// A cause of dead letters.
+    #[error("there is no cause {0:?}: there are {causes}", causes = Cause::ALL.map(Cause::name).join(", "))]
+    Cause(String),
+    /// The text of a message id.
+    #[error("{0:?} is not a message id: msg_ and 22 letters, digits, hyphens or underscores")]
+    MessageId(String),
     /// A name that leads nowhere.
     #[error("there is no {what} {name:?}")]
     Missing {

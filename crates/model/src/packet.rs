@@ -1,10 +1,10 @@
 //! A packet, and the message that packets become.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Iccid, Timestamp};
+use crate::{Iccid, Invalid, Timestamp};
 
 /// A place in a partition's log. Offsets rise; there can be gaps.
 pub type Offset = u64;
@@ -65,6 +65,14 @@ impl MessageId {
         }
         let id = Self(wide.to_be_bytes());
         (id.text()[..] == *text.as_bytes()).then_some(id)
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Self::parse(text).ok_or_else(|| Invalid::MessageId(text.to_owned()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Where a packet belongs, by its topic: for whoever takes packets in, and for whoever sends an unrouted packet again after the configuration was mended. There
-//! is no other way to it, so both always agree. Pure.
+//! Where a packet belongs, by its topic: for the listener, and for the replay of an unrouted packet after the configuration was mended. There is
+//! no other way to it, so both always agree. Pure.
 
 use crate::{Group, GroupId, Iccid, Registry, TopicPattern, registry::Route, topics::Named};
 

@@ -66,6 +66,11 @@ impl FromStr for TopicPattern {
         let levels = text.strip_prefix('/').unwrap_or(text);
         let (levels, deeper) = levels.strip_suffix("/#").map_or((levels, false), |levels| (levels, true));
         let levels: Vec<Level> = levels.split('/').map(Level::of).collect();
+        let odd =
+            |level: &Level| matches!(level, Level::Literal(literal) if literal.is_empty() || literal.contains(['{', '}', '+', '#', '\0']));
+        if !text.is_empty() && levels.iter().any(odd) {
+            return refuse("a level is {org}, {iccid}, {group} or a text without + # { }; only the last may be #");
+        }
         for (level, reason) in [(Level::Org, "it needs {org} exactly once"), (Level::Iccid, "it needs {iccid} exactly once")] {
             if levels.iter().filter(|other| **other == level).count() != 1 {
                 return refuse(reason);
@@ -73,11 +78,6 @@ impl FromStr for TopicPattern {
         }
         if levels.iter().filter(|level| **level == Level::Group).count() > 1 {
             return refuse("{group} can stand in it once at most");
-        }
-        let odd =
-            |level: &Level| matches!(level, Level::Literal(literal) if literal.is_empty() || literal.contains(['{', '}', '+', '#', '\0']));
-        if levels.iter().any(odd) {
-            return refuse("a level is {org}, {iccid}, {group} or a text without + # { }; only the last may be #");
         }
         Ok(Self { levels, deeper, text: text.to_owned() })
     }
@@ -153,6 +153,7 @@ mod tests {
             ("{org}/#/{iccid}", "without"),
             ("{org}//{iccid}", "without"),
             ("{org}/{device}/{iccid}", "without"),
+            ("{foo}/{org}", "without"),
         ] {
             let error = pattern.parse::<TopicPattern>().unwrap_err().to_string();
             assert!(error.contains(reason), "{pattern}: {error}");

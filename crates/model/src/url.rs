@@ -100,6 +100,9 @@ impl FromStr for Url {
             Host::Ipv4(address) => IpAddr::from(address).to_string(),
             Host::Ipv6(address) => IpAddr::from(address).to_string(),
         };
+        if !is_a_dns_name(&url) {
+            return Err(refuse("no such name can exist in DNS: 1 to 63 characters between two dots, 253 in all"));
+        }
         let path = utf8_percent_encode(&url[Position::BeforePath..Position::AfterQuery], UNWISE).to_string();
         Ok(Self {
             https: url.scheme() == "https",
@@ -117,12 +120,19 @@ fn is_of_a_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-_".contains(&byte)
 }
 
+/// Whether DNS could hold the host, where it is a name (RFC 1035 §2.3.4).
+fn is_a_dns_name(url: &url::Url) -> bool {
+    let Some(name) = url.domain() else { return true };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
+}
+
 /// What the `url` crate would mend or describe in general words.
 fn check_authority(text: &str) -> Result<(), &'static str> {
     let (_, rest) = text.split_once("://").ok_or("it begins with http:// or https://")?;
     let authority = rest.split(['/', '?', '#', '\\']).next().ok_or("it names no host")?;
     if authority.contains('@') {
-        return Err("user and password don't belong in it, use auth = { kind = \"basic\", … }");
+        return Err("user and password don't belong in it, auth has fields for them");
     }
     if authority.is_empty() || authority.starts_with(':') {
         return Err("it names no host; write it as https://host/path");
@@ -224,6 +234,11 @@ mod tests {
             ("http://@a.example/", "auth"),
             ("http://u:hu?hush@a.example/", "http://***@a.example/"),
             ("ftp://a.example/push?token=hush", "a.example/push?***"),
+            ("http://a..b/", "DNS"),
+            ("http://.a/", "DNS"),
+            ("http://a../", "DNS"),
+            (&format!("http://{}.example/", "a".repeat(64)), "DNS"),
+            (&format!("http://{}a/", "a.".repeat(127)), "DNS"),
             ("http://a.example/push?token=hush#x", "fragment"),
             ("http://a.example:0/", "port"),
             ("http://a.example:99999/", "port"),

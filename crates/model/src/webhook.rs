@@ -92,7 +92,7 @@ pub struct Webhook {
     #[serde(default)]
     pub secret: Option<Secret>,
     /// Sign each attempt in place of `secret` while a customer moves from one to the next: a receiver accepts any of the signatures.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secrets", skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<Secret>,
 }
 
@@ -129,6 +129,12 @@ mod default {
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;
     if name.is_empty() || name.chars().any(char::is_control) { Err(D::Error::custom(Invalid::WebhookName(name))) } else { Ok(name) }
+}
+
+/// At least one: an empty list would turn signing off without a word.
+fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    let secrets = Vec::deserialize(deserializer)?;
+    if secrets.is_empty() { Err(D::Error::custom("it is empty: leave it out to send unsigned messages")) } else { Ok(secrets) }
 }
 
 /// Which HTTP is spoken with a webhook's server.
@@ -334,10 +340,12 @@ pub enum Order {
 
 /// A field that is wrong in the light of the others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
+#[error("{field}{}: {problem}", part.map_or(String::new(), |part| format!(".{part}")))]
 pub struct InvalidField {
     /// The webhook's field, as it is written.
     pub field: &'static str,
+    /// The field of its table, such as the `token` of `auth`, where one is wrong.
+    pub part: Option<&'static str>,
     /// What is wrong with it.
     pub problem: Invalid,
 }
@@ -378,30 +386,30 @@ impl Webhook {
     /// Checks what no single field can: credentials, and headers that would clash. Returns everything that is wrong; empty: the webhook is valid.
     #[must_use]
     pub fn validate(&self) -> Vec<InvalidField> {
-        let mut invalid = Vec::new();
-        if let Err(problem) = self.auth.validate() {
-            invalid.push(InvalidField { field: "auth", problem });
-        }
+        let whole = |field, problem| InvalidField { field, part: None, problem };
+        let credentials = self.auth.validate().into_iter();
+        let mut invalid: Vec<InvalidField> =
+            credentials.map(|(part, problem)| InvalidField { part: Some(part), ..whole("auth", problem) }).collect();
         if self.secret.is_some() && !self.secrets.is_empty() {
-            invalid.push(InvalidField { field: "secrets", problem: Invalid::BothSecrets });
+            invalid.push(whole("secrets", Invalid::BothSecrets));
         }
         if let Err(problem) = self.tls.validate(self.url.is_https()) {
-            invalid.push(InvalidField { field: "tls", problem });
+            invalid.push(whole("tls", problem));
         }
         let carriers = self.credential_headers();
         for (place, header) in self.headers.iter().enumerate() {
             let name = header.name();
             if self.headers[..place].iter().any(|earlier| earlier.name().is(name.as_str())) {
                 let problem = Invalid::Duplicate { what: "header", name: name.as_str().to_owned() };
-                invalid.push(InvalidField { field: "headers", problem });
+                invalid.push(whole("headers", problem));
             }
             if self.compression != Compression::None && name.is("Content-Encoding") {
                 let problem = Invalid::HeaderName { name: name.as_str().to_owned(), reason: "compression sets it" };
-                invalid.push(InvalidField { field: "headers", problem });
+                invalid.push(whole("headers", problem));
             }
             if carriers.iter().any(|carrier| name.is(carrier)) {
                 let problem = Invalid::HeaderName { name: name.as_str().to_owned(), reason: "it carries this webhook's credentials" };
-                invalid.push(InvalidField { field: "headers", problem });
+                invalid.push(whole("headers", problem));
             }
         }
         invalid
@@ -425,7 +433,7 @@ impl Webhook {
     }
 
     /// The same webhook for a reader who may not see what customers keep secret: the URL's query, which often is a token, and the values of
-    /// custom headers, which carry keys under names that nobody foresees. A [`Secret`] is never written anyway.
+    /// custom headers, which carry keys under names that aren't known beforehand. A [`Secret`] is never written anyway.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let auth = match &self.auth {
@@ -437,31 +445,29 @@ impl Webhook {
 }
 
 impl Auth {
-    fn validate(&self) -> Result<(), Invalid> {
-        match self {
-            Self::None => Ok(()),
-            Self::Basic { username, password } => {
-                if username.contains(':') || username.chars().any(char::is_control) {
-                    return Err(Invalid::BasicUser);
-                }
-                if password.reveal().chars().any(char::is_control) {
-                    return Err(Invalid::Credential("password"));
-                }
-                Ok(())
-            }
-            Self::Bearer { token } => credential("token", token),
+    /// Each field that is wrong, and what is wrong with it.
+    fn validate(&self) -> Vec<(&'static str, Invalid)> {
+        let is_text = |text: &str| !text.chars().any(char::is_control);
+        let checks: [Option<(&'static str, Invalid)>; 2] = match self {
+            Self::None => [None, None],
+            Self::Basic { username, password } => [
+                (username.contains(':') || !is_text(username)).then_some(("username", Invalid::BasicUser)),
+                (!is_text(password.reveal())).then_some(("password", Invalid::Credential("password"))),
+            ],
+            Self::Bearer { token } => [credential("token", token), None],
             Self::ApiKey { header, key } => {
                 // The rules of a custom header hold for this one too.
-                CustomHeader::new(header.as_str(), "")?;
-                credential("key", key)
+                [CustomHeader::new(header.as_str(), "").err().map(|problem| ("header", problem)), credential("key", key)]
             }
-            Self::OAuth2(credentials) => credentials.validate(),
-        }
+            Self::OAuth2(credentials) => return credentials.validate(),
+        };
+        checks.into_iter().flatten().collect()
     }
 }
 
-fn credential(what: &'static str, secret: &Secret) -> Result<(), Invalid> {
-    if secret.reveal().is_empty() || !header::is_value(secret.reveal()) { Err(Invalid::Credential(what)) } else { Ok(()) }
+fn credential(field: &'static str, secret: &Secret) -> Option<(&'static str, Invalid)> {
+    let is_credential = !secret.reveal().is_empty() && header::is_value(secret.reveal());
+    (!is_credential).then_some((field, Invalid::Credential(field)))
 }
 
 #[cfg(test)]
@@ -532,7 +538,7 @@ mod tests {
         webhook.headers = vec![CustomHeader::new("authorization", "mine").unwrap()];
         assert_eq!(webhook.validate(), []);
         webhook.auth = Auth::Bearer { token: Secret::new("t") };
-        assert!(matches!(&webhook.validate()[..], [InvalidField { field: "headers", problem: Invalid::HeaderName { .. } }]));
+        assert!(matches!(&webhook.validate()[..], [InvalidField { field: "headers", problem: Invalid::HeaderName { .. }, .. }]));
         webhook.auth_headers = AuthHeaders::Authentication;
         assert_eq!(webhook.validate(), []);
     }
@@ -564,6 +570,7 @@ mod tests {
             (r#""rate":"50""#, "a rate is a whole number"),
             (r#""concurrency":0"#, "0 is out of range, expected 1 to 1000"),
             (r#""headers":{"Host":"x"}"#, "can't be a custom header"),
+            (r#""secrets":[]"#, "it is empty: leave it out to send unsigned messages"),
             (r#""auth":{"kind":"basic","password":"p"}"#, "missing field `username`"),
             (r#""auth":{"kind":"bearer","password":"p","token":"t"}"#, "unknown field `password`"),
             (r#""auth":{"kind":"oauth2","token_url":"http://a.example/","client_id":"c"}"#, "missing field `client_secret`"),
@@ -616,13 +623,17 @@ mod tests {
         let refused = |auth| {
             let mut webhook = webhook();
             webhook.auth = auth;
-            matches!(&webhook.validate()[..], [InvalidField { field: "auth", .. }])
+            let invalid = webhook.validate();
+            assert!(invalid.iter().all(|invalid| invalid.field == "auth"), "{invalid:?}");
+            invalid.into_iter().map(|invalid| invalid.part.expect("a field of auth is wrong")).collect::<Vec<_>>()
         };
-        assert!(refused(Auth::Basic { username: "a:b".into(), password: Secret::new("x") }));
-        assert!(refused(Auth::Basic { username: "a".into(), password: Secret::new("x\n") }));
-        assert!(refused(Auth::Bearer { token: Secret::new("a\nb") }));
-        assert!(refused(Auth::Bearer { token: Secret::new("") }));
-        assert!(refused(oauth2(Some(""))) && !refused(oauth2(Some("a b"))));
-        assert!(refused(Auth::ApiKey { header: HeaderName::new("Content-Type").unwrap(), key: Secret::new("x") }));
+        let basic = |username: &str, password| Auth::Basic { username: username.into(), password: Secret::new(password) };
+        assert_eq!(refused(basic("a:b", "x")), ["username"]);
+        assert_eq!(refused(basic("a:b", "x\n")), ["username", "password"]);
+        assert_eq!(refused(Auth::Bearer { token: Secret::new("a\nb") }), ["token"]);
+        assert_eq!(refused(Auth::Bearer { token: Secret::new("") }), ["token"]);
+        assert_eq!(refused(oauth2(Some(""))), ["scope", "audience"]);
+        assert!(refused(oauth2(Some("a b"))).is_empty());
+        assert_eq!(refused(Auth::ApiKey { header: HeaderName::new("Content-Type").unwrap(), key: Secret::new("") }), ["header", "key"]);
     }
 }

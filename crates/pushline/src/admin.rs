@@ -32,7 +32,7 @@ use axum::{
     http::StatusCode,
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -184,17 +184,27 @@ impl IntoResponse for Starting {
 fn router(shared: Arc<Shared>) -> Router {
     // Payloads are read here, and things are changed: a web page in an operator's browser may do neither.
     let guarded = Router::new()
-        .route("/dead-letters", get(list_dead_letters))
-        .route("/unrouted", get(list_unrouted))
-        .route("/dead-letters/replay", post(replay_dead_letters))
-        .route("/unrouted/replay", post(replay_unrouted))
-        .route("/losses/acknowledge", post(acknowledge_losses))
+        .route("/dead-letters", read_only(get(list_dead_letters)))
+        .route("/unrouted", read_only(get(list_unrouted)))
+        .route("/dead-letters/replay", post_only(post(replay_dead_letters)))
+        .route("/unrouted/replay", post_only(post(replay_unrouted)))
+        .route("/losses/acknowledge", post_only(post(acknowledge_losses)))
         .route_layer(from_fn(web_guard::refuse_web_pages));
     let open = Router::new()
-        .route("/metrics", get(async |State(shared): State<Arc<Shared>>| text(StatusCode::OK, shared.metrics.render())))
-        .route("/healthz", get(async || text(StatusCode::OK, "alive\n")))
-        .route("/readyz", get(readiness));
+        .route("/metrics", read_only(get(async |State(shared): State<Arc<Shared>>| text(StatusCode::OK, shared.metrics.render()))))
+        .route("/healthz", read_only(get(async || text(StatusCode::OK, "alive\n"))))
+        .route("/readyz", read_only(get(readiness)));
     layers(open.merge(guarded)).with_state(shared)
+}
+
+/// Answers every method but GET and HEAD with 405 (RFC 9110 §15.5.6).
+fn read_only<S: Clone + Send + Sync + 'static>(path: MethodRouter<S>) -> MethodRouter<S> {
+    path.fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n"))
+}
+
+/// Answers every method but POST with 405.
+fn post_only<S: Clone + Send + Sync + 'static>(path: MethodRouter<S>) -> MethodRouter<S> {
+    path.fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"))
 }
 
 /// What holds for every path.
@@ -204,9 +214,6 @@ fn layers<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
             let paths =
                 "the admin server has /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay] and /losses/acknowledge\n";
             text(StatusCode::NOT_FOUND, paths)
-        })
-        .method_not_allowed_fallback(async || {
-            text(StatusCode::METHOD_NOT_ALLOWED, "the path takes the methods that the Allow header names\n")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(answer_panics))
@@ -248,7 +255,7 @@ async fn acknowledge_losses(State(shared): State<Arc<Shared>>) -> Result<Respons
         Some(losses) => text(StatusCode::OK, format!("acknowledged the loss of {} offsets\n", losses.acknowledge())),
         None => text(
             StatusCode::NOT_FOUND,
-            "this process delivers nothing, so it knows of no loss: ask the admin server of a deliver process\n",
+            "this process delivers nothing, so it tracks no losses: ask the admin server of a deliver process\n",
         ),
     })
 }

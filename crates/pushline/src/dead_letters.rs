@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use pushline_model::{Cause, Offset, Timestamp};
+use pushline_model::{Cause, GroupId, Invalid, MessageId, Offset, Organisation, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
@@ -33,7 +33,7 @@ pub(crate) struct Selection {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090")]
     admin: HostPort,
     /// Only dead letters of this group (organisation/name)
-    #[arg(long)]
+    #[arg(long, value_parser = read_group)]
     group: Option<String>,
     /// Only dead letters with this cause: error_response, no_response, blocked_address, unrouted, no_webhook, expired, unreadable
     #[arg(long)]
@@ -46,7 +46,7 @@ pub(crate) struct Selection {
     until: Option<Timestamp>,
     /// Only the dead letter of this message (msg_…)
     #[arg(long, value_name = "ID")]
-    message_id: Option<String>,
+    message_id: Option<MessageId>,
 }
 
 /// Which dead letters are listed, and how.
@@ -114,6 +114,17 @@ pub(crate) fn read_time(text: &str) -> Result<Timestamp, String> {
     time.map(Timestamp::of).map_err(problem)
 }
 
+/// Reads a group of dead letters: `organisation/name`, or `organisation/` for unrouted packets of that organisation.
+///
+/// # Errors
+/// It can't be one.
+pub(crate) fn read_group(text: &str) -> Result<String, Invalid> {
+    if !text.strip_suffix('/').is_some_and(Organisation::is_valid) {
+        text.parse::<GroupId>()?;
+    }
+    Ok(text.to_owned())
+}
+
 /// Lists dead letters, then unrouted packets, page by page.
 pub(crate) async fn list(options: &List) -> anyhow::Result<()> {
     for log in LOGS {
@@ -153,7 +164,8 @@ impl Selection {
             ("cause", self.cause.map(|cause| cause.to_string())),
             ("since", self.since.map(|time| time.to_string())),
             ("until", self.until.map(|time| time.to_string())),
-            ("message_id", self.message_id.clone()),
+            ("message_id", self.message_id.map(|id| id.to_string())),
+            ("all", self.is_all().then(|| "true".to_owned())),
             ("from", Some(start.from.to_string())),
             ("below", start.below.map(|below| below.to_string())),
         ];

@@ -1,7 +1,9 @@
 //! The log on standard error. It tells about the process and must never stop it: whether standard error is closed, its reader has gone, its disk
-//! is full or nobody reads its pipe, the process goes on. Lines that can't be written are dropped and counted.
+//! is full or its pipe has no reader, the process goes on. Lines that can't be written are dropped and counted.
 //!
 //! Threads format their lines and put them into a bounded buffer; one thread writes the buffer. Only that thread ever waits for standard error.
+
+mod fields;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -19,8 +21,9 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::Directive};
 
+use self::fields::Fields;
 use crate::metrics::{LOG_LINES_DROPPED, PANICS};
 
 /// Bytes of lines that may wait to be written. Lines beyond are dropped.
@@ -66,19 +69,37 @@ pub(crate) fn start(format: Format) -> anyhow::Result<()> {
     let lines = LINES.get_or_init(Lines::default);
     let writer = lines.clone();
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_to(StandardError)).context("can't start the log's thread")?;
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let value = std::env::var_os("RUST_LOG").unwrap_or_default();
+    let value = value.to_string_lossy();
+    let (filter, refused) = selected(&value);
     let subscriber = tracing_subscriber::fmt()
+        // The library would report them to standard error by a macro that panics where it can't be written.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(|| LINES.get().cloned().unwrap_or_default())
         .with_target(false)
         .with_ansi(io::stderr().is_terminal());
     let started = match format {
-        Format::Text => subscriber.try_init(),
+        Format::Text => subscriber.fmt_fields(Fields).try_init(),
         Format::Json => subscriber.json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!(error)).context("can't start the log")?;
     std::panic::set_hook(Box::new(log_panic));
+    for directive in refused {
+        print(&format!(
+            "pushline: RUST_LOG: ignored {directive:?}: write a level such as debug, or target=level such as pushline_deliver=debug"
+        ));
+    }
     Ok(())
+}
+
+/// The lines that the value of RUST_LOG selects (`info` where it is empty), and those of its directives that can't be read. The library's own lossy
+/// reading reports them by a macro that panics where standard error can't be written.
+fn selected(value: &str) -> (EnvFilter, Vec<&str>) {
+    let directives = value.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    let (valid, refused): (Vec<&str>, Vec<&str>) = directives.partition(|directive| directive.parse::<Directive>().is_ok());
+    let builder = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
+    (builder.parse(valid.join(",")).expect("each directive was read before"), refused)
 }
 
 /// Waits until the last lines are written, for a second at the most.
@@ -225,7 +246,7 @@ impl Write for StandardError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::mpsc;
 
     use super::*;
@@ -277,10 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn a_directive_that_cannot_be_read_is_named_and_the_others_count() {
+        for (value, filter, refused) in [
+            ("", "info", &[][..]),
+            (",", "info", &[]),
+            ("warn", "warn", &[]),
+            ("a=b=c", "info", &["a=b=c"]),
+            ("a=debug,b=loud,[,warn", "a=debug,warn", &["b=loud", "["]),
+        ] {
+            let (selected, named) = selected(value);
+            assert_eq!((selected.to_string().as_str(), &named[..]), (filter, refused), "{value:?}");
+        }
+    }
+
+    #[test]
     fn threads_never_wait_for_a_reader_and_the_buffer_is_bounded() {
         let (lines, take, output) = scripted();
         let line = [vec![b'x'; 1023], vec![b'\n']].concat();
-        // The writer waits inside of the first write, which nobody lets end.
+        // The writer waits inside of the first write, which doesn't end before the test permits it.
         lines.push(&line);
         while !lines.lock().is_writing {
             thread::yield_now();
@@ -296,18 +331,22 @@ mod tests {
         assert_eq!((output.recv().unwrap().len(), output.recv().unwrap().len()), (line.len(), CAPACITY));
     }
 
-    #[test]
-    fn a_panic_is_a_log_line_with_its_place() {
+    /// What is logged meanwhile.
+    pub(super) fn logged(act: impl FnOnce()) -> String {
         let lines = Lines::default();
         let output = lines.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || output.clone()).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_target(false).fmt_fields(Fields).with_writer(move || output.clone());
+        tracing::subscriber::with_default(subscriber.finish(), act);
+        String::from_utf8(lines.lock().bytes.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_panic_is_a_log_line_with_its_place() {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(log_panic));
-        tracing::subscriber::with_default(subscriber, || {
-            drop(std::panic::catch_unwind(|| panic!("the {} is broken", "sky")));
-        });
+        let log = logged(|| drop(std::panic::catch_unwind(|| panic!("the {} is broken", "sky"))));
         std::panic::set_hook(hook);
-        let log = String::from_utf8(lines.lock().bytes.clone()).unwrap();
         let line = log.lines().next().unwrap();
         assert!(
             line.contains("ERROR") && line.contains("the sky is broken") && line.contains("place=crates/pushline/src/log.rs:"),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dead_letters::{LOGS, PageStart, Selection},
-    stdout::print,
+    stdout::{counted, print},
 };
 
 /// Which dead letters are replayed: selected ones, or all.
@@ -49,13 +49,15 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             sum.already += page.already;
             sum.unrouted += page.unrouted;
             if next.is_some() {
-                crate::log::print(&format!("replayed {} messages so far", sum.messages));
+                crate::log::print(&format!("replayed {} so far", counted(sum.messages, "message")));
             }
             start = next;
         }
     }
     let Replayed { messages, packets, already, unrouted } = sum;
     print(format_args!(
-        "replayed {messages} messages with {packets} packets; skipped {already} that were replayed before and {unrouted} that match no group\n"
+        "replayed {} with {}; skipped {already} that were replayed before and {unrouted} that match no group\n",
+        counted(messages, "message"),
+        counted(packets, "packet")
     ))
 }

@@ -59,8 +59,8 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
     let mut watcher = ConfigWatcher::new(path);
     let config = Config::load(path)?;
     fd_limit::raise();
-    if !config.passed_over.is_empty() {
-        warn!(variables = config.passed_over.join(", "), "ignored environment variables that name no field");
+    for warning in &config.warnings {
+        warn!("configuration: {warning}");
     }
     let admin = Admin::start(config.settings.admin.address).await?;
     info!(admin = %admin.address(), "admin server listening");
@@ -72,10 +72,10 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
         }
     };
     let failure = running.serve(path, &mut signals, &mut watcher).await;
-    info!("shutting down; a second signal stops the process at once");
+    info!("shutting down; a second signal, at least a second after the first, stops the process at once");
     let shut_down = tokio::select! {
         result = running.shutdown() => result,
-        () = signals.stop() => Err(anyhow!("stopped at once by a second signal: the next start sends again what was in flight")),
+        () = signals.stop_at_once() => Err(anyhow!("stopped at once by a second signal: the next start sends again what was in flight")),
     };
     match failure {
         // What fails during the shutdown is its consequence.

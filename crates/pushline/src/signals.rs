@@ -1,7 +1,16 @@
 //! The signals of a running process: SIGTERM and SIGINT stop it, SIGHUP reloads its webhooks and groups.
 
+use std::time::Duration;
+
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
+
+/// A signal that comes within this time after the shutdown began is the first one once more: `timeout` and others send it to a process and to its
+/// group, and a terminal's Ctrl-C is passed on by the shell's children.
+const REPEATED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,5 +52,14 @@ impl Signals {
     /// Waits for the next request to stop. Requests to reload are dropped.
     pub(crate) async fn stop(&mut self) {
         while self.next().await != Request::Stop {}
+    }
+
+    /// Waits for a second request to stop, from the beginning of the shutdown on. It comes at least a second later ([`REPEATED_WITHIN`]).
+    pub(crate) async fn stop_at_once(&mut self) {
+        let first = Instant::now();
+        self.stop().await;
+        while first.elapsed() < REPEATED_WITHIN {
+            self.stop().await;
+        }
     }
 }

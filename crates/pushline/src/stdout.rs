@@ -25,6 +25,11 @@ pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
+/// A count with its thing: "1 webhook", "2 webhooks".
+pub(crate) fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Prints for callbacks, which have no caller that an error could be returned to.
 #[derive(Debug, Clone)]
 pub(crate) struct Printer(mpsc::Sender<anyhow::Error>);

@@ -30,8 +30,8 @@ impl AppendError {
 /// Why the queue can't be opened, or why an operation on it failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// The operating system returned an error.
-    #[error("can't {doing} {}: {source}", path.display())]
+    /// The operating system returned an error. Its text is the source's ([`QueueError::with_source`]).
+    #[error("can't {doing} {}", path.display())]
     Io {
         /// What was being done, as in "can't write".
         doing: &'static str,
@@ -131,6 +131,12 @@ fn what_to_move(file: &Path) -> &Path {
 }
 
 impl QueueError {
+    /// The text with that of its source, for a line that doesn't show the chain of errors itself.
+    #[must_use]
+    pub fn with_source(&self) -> String {
+        std::error::Error::source(self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
+    }
+
     /// Whether the error passes without a restart: the disk is full, too many files are open, the brokers are away.
     #[must_use]
     pub fn is_passing(&self) -> bool {
@@ -144,5 +150,19 @@ impl QueueError {
             Self::Unavailable { .. } | Self::OtherFormat { .. } => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_errors_has_the_text_of_the_system_once() {
+        let source = || Arc::new(io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error()));
+        let error = QueueError::Io { doing: "write", path: "/data".into(), source: source() };
+        assert_eq!(error.to_string(), "can't write /data");
+        assert_eq!(error.with_source(), format!("can't write /data: {}", source()));
+        assert_eq!(QueueError::Closed.with_source(), QueueError::Closed.to_string());
     }
 }

@@ -22,7 +22,7 @@ pub struct Gateway {
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// The connection can't be made, or broke.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed")]
     Io(#[from] io::Error),
     /// The server refused the connection with this return code (MQTT 3.1.1 §3.2.2.3).
     #[error("the server refused the connection with code {0}")]

@@ -10,7 +10,7 @@ use tokio::{
 /// The status and the body.
 ///
 /// # Errors
-/// When nobody answers, or not HTTP.
+/// When no server answers, or not in HTTP.
 pub async fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let (status, _, body) = get_whole(server, path).await?;
     Ok((status, body))

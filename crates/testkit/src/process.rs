@@ -350,7 +350,7 @@ fn read(path: &Path) -> String {
     File::open(path).and_then(|mut file| file.read_to_string(&mut text)).map_or_else(|error| error.to_string(), |_| text)
 }
 
-/// A command of the product, without what it would read from the environment of whoever runs the tests.
+/// A command of the product, without what it would read from the environment of the tests.
 #[must_use]
 pub fn command(binary: &str) -> std::process::Command {
     let mut command = std::process::Command::new(binary);

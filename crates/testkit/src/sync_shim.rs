@@ -123,7 +123,7 @@ async fn read(events: pipe::Receiver, begun: broadcast::Sender<SyncBegun>, count
         let stall = Duration::from_millis(stall.parse().unwrap_or_default());
         counts.syncs.fetch_add(1, Ordering::Relaxed);
         counts.stalled.fetch_add(usize::from(!stall.is_zero()), Ordering::Relaxed);
-        // Nobody may be waiting for one.
+        // The test may wait for none.
         drop(begun.send(SyncBegun { at: Instant::now(), stall, path: path.to_owned() }));
     }
 }

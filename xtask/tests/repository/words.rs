@@ -86,6 +86,9 @@ const RETIRED: &[Retired] = &[
     ("Progress", Names, "Checkpoint"),
 ];
 
+/// Words that hide the subject of a sentence, and how such a sentence is written.
+const WITHOUT_A_SUBJECT: [&str; 3] = ["nobody", "somebody", "whoever"];
+
 /// Words that are retired only in some crates or files. Elsewhere they have their usual sense, such as HTTP's head.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("head", &["crates/deliver/src/core", "crates/deliver/src/partition", "crates/queue/src/lib.rs"]),
@@ -163,6 +166,21 @@ fn identifiers(file: &Text) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The sentences of a file, with empty lines for the rest: a document without its code; Rust's comments and, above the tests, its texts.
+fn sentences(file: &Text) -> String {
+    let document = |line: &str| line.split('`').step_by(2).collect::<Vec<_>>().join(" ; ");
+    let mut is_test = file.path.contains("/tests/");
+    let mut rust = |line: &str| {
+        is_test |= line.starts_with("#[cfg(test)]");
+        let (code, comment) = line.split_once("//").unwrap_or((line, ""));
+        // A text without a space is a name, such as a test's.
+        let texts = code.split('"').skip(1).step_by(2).filter(|text| !is_test && text.contains(' '));
+        texts.chain([document(comment).as_str()]).collect::<Vec<_>>().join(" ; ")
+    };
+    let lines = file.text.lines().map(|line| if file.has_extension("md") { document(line) } else { rust(line) });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// A file, split once for all retired words.
 struct Split {
     path: String,
@@ -225,6 +243,29 @@ fn no_retired_word_comes_back() {
     let files: Vec<Split> = checked().iter().map(Split::new).collect();
     let back: Vec<String> = RETIRED.iter().flat_map(|&retired| files.iter().flat_map(move |file| found(file, retired))).collect();
     assert!(back.is_empty(), "{} times:\n{}", back.len(), back.join("\n"));
+}
+
+/// Where a sentence of a file has a word in place of its subject.
+fn subjectless(file: &Text) -> Vec<String> {
+    let is_it = |word: &Word| WITHOUT_A_SUBJECT.contains(&word.word.as_str());
+    let hits = words(&sentences(file)).into_iter().filter(is_it);
+    hits.map(|word| format!("{}:{}: {:?}: name the part of the system, or the person", file.path, word.line, word.word)).collect()
+}
+
+#[test]
+fn every_sentence_names_its_subject() {
+    let prose = checked().into_iter().filter(|file| file.has_extension("md") || file.has_extension("rs"));
+    let found: Vec<String> = prose.flat_map(|file| subjectless(&file)).collect();
+    assert!(found.is_empty(), "{} times:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn a_word_in_place_of_a_subject_is_found_in_sentences_and_not_in_names() {
+    let found = |path: &str, text: &str| subjectless(&Text { path: path.into(), text: text.into() }).len();
+    assert_eq!(found("a.md", "Whoever reads it. `nobody`"), 1);
+    assert_eq!(found("a/src/a.rs", "//! Nobody does.\nlet nobody = \"somebody does\"; // `whoever`\n"), 2);
+    assert_eq!(found("a/src/a.rs", "#[cfg(test)]\n// nobody\nlet a = \"nobody\";"), 1);
+    assert_eq!(found("a/tests/a.rs", "publish(\"nobody/1\")"), 0);
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl Http2Stream {
         let mut requests = self.connection.requests.clone();
         self.body = Some(request.body_mut().watch());
         match timeout_at(deadline.begin(), requests.try_send_request(request)).await {
-            // The stream is reset. Nobody knows whether the connection still leads to a server.
+            // The stream is reset. The connection may lead to no server any more.
             Err(_) => {
                 self.connection.retire();
                 Err(SendError::NoResponse(NoResponse::Timeout))

@@ -136,7 +136,7 @@ impl Meter {
         self.writer.wake();
     }
 
-    /// Whoever polls next is woken when something was read, and when the socket is closed.
+    /// The task that polls next is woken when something was read, and when the socket is closed.
     pub(super) fn observe(&self, cx: &Context<'_>) {
         self.observer.register(cx.waker());
     }

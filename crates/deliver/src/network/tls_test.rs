@@ -195,7 +195,13 @@ async fn an_authority_of_the_customers_own_replaces_the_public_ones_and_the_name
     assert_eq!(attempt(&endpoint(&network, "localhost", address, tls.clone())).await, ACCEPTED);
     assert_refused(&attempt(&endpoint(&network, "localhost", address, Tls::default())).await, "unknown issuer");
     let (address, _) = Server::of(&public).start().await;
-    assert_refused(&attempt(&endpoint(&network, "localhost", address, Tls { server_name: None, ..tls })).await, "unknown issuer");
+    let tls = Tls { server_name: None, ..tls };
+    assert_refused(&attempt(&endpoint(&network, "localhost", address, tls.clone())).await, "unknown issuer");
+    let (address, _) = Server::of(&authority).start().await;
+    assert_refused(
+        &attempt(&endpoint(&network, "localhost", address, tls)).await,
+        "can't be a server's too, even where tls.ca_file lists it",
+    );
 }
 
 #[tokio::test]

@@ -139,11 +139,11 @@ mod tests {
 
     impl Read for Refusing {
         fn bounds(&self) -> BoxFuture<'_, Result<Range<Offset>, QueueError>> {
-            unreachable!("nobody reads")
+            unreachable!("this test reads nothing")
         }
 
         fn reader(&self, _: Offset) -> Box<dyn Reader> {
-            unreachable!("nobody reads")
+            unreachable!("this test reads nothing")
         }
     }
 

@@ -51,7 +51,7 @@ impl Task {
                 Notice::AttemptsCutOff => {
                     info!(
                         partition,
-                        "the time for attempts in flight is over: they are aborted, and their messages are sent again by the next owner"
+                        "the time for attempts in flight is over: they are aborted, and their messages are sent again after the next start, or by the partition's next owner"
                     );
                 }
                 Notice::LastSaveCutOff => {

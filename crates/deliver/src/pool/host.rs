@@ -73,7 +73,7 @@ struct Shared {
 /// A request that waits.
 #[derive(Debug)]
 struct Waiter {
-    /// It wants a connection that nobody has used.
+    /// It wants a connection that no attempt has used.
     is_fresh: bool,
     /// A connection that rested was closed for it.
     made_way: bool,

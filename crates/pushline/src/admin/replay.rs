@@ -1,5 +1,5 @@
-//! `POST /dead-letters/replay` and `POST /unrouted/replay` (docs/delivery.md, Replay): dead letters go through the log once more, behind what came
-//! before them, with the same ids and to the current webhook. Each is marked when its replay is durable, so replaying twice has no effect.
+//! `POST /dead-letters/replay` and `POST /unrouted/replay` (docs/delivery.md, Replay): those that a filter selects, or `all=true`. Dead letters go through
+//! the log once more, behind what came before them, with the same ids and to the current webhook. Each is marked when its replay is durable, so replaying twice has no effect.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -13,7 +13,7 @@ use pushline_queue::{AppendError, DeadLetters, Found, Kind, Queue, QueueError, R
 use tokio::sync::Mutex;
 
 use super::{
-    dead_letters::{page_of, read_query},
+    dead_letters::{Query, page_of, read_query},
     response::text,
 };
 use crate::replay::Replayed;
@@ -59,8 +59,12 @@ impl Replays {
 }
 
 async fn replay_page(queue: &dyn Queue, log: DeadLetterLog, routing: &Routing, query: &str) -> Response {
-    let (filter, from, limit) = match read_query(query) {
-        Ok(read) => read,
+    let Query { filter, from, limit, .. } = match read_query(query) {
+        Ok(read) if read.all || read.has_filter() => read,
+        Ok(_) => {
+            let remedy = "select dead letters by group, cause, since, until or message_id, or all of them by all=true\n";
+            return text(StatusCode::BAD_REQUEST, remedy);
+        }
         Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
     };
     let page = async {
@@ -71,7 +75,7 @@ async fn replay_page(queue: &dyn Queue, log: DeadLetterLog, routing: &Routing, q
     match page.await.map(|(replayed, page)| (serde_json::to_string(&replayed), page)) {
         Ok((Ok(body), page)) => page_of(body, &page),
         Ok((Err(error), _)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}\n", anyhow::Error::from(error))),
     }
 }
 
@@ -203,7 +207,7 @@ mod tests {
         let routing = Routing { registry: Arc::default(), topics: Arc::default() };
         let replays = Replays::new(Arc::clone(&queue) as Arc<dyn Queue>, routing);
 
-        let mut first = Box::pin(replays.replay(DeadLetterLog::Groups, ""));
+        let mut first = Box::pin(replays.replay(DeadLetterLog::Groups, "all=true"));
         while queue.waiting.lock().unwrap().is_empty() {
             assert!((&mut first).now_or_never().is_none(), "the replay waits for the queue");
             tokio::task::yield_now().await;
@@ -211,8 +215,9 @@ mod tests {
         drop(first);
         queue.waiting.lock().unwrap().drain(..).for_each(|resolver| resolver.resolve(Ok(())));
 
-        let again =
-            timeout(Duration::from_secs(30), replays.replay(DeadLetterLog::Groups, "")).await.expect("nothing is appended a second time");
+        let again = timeout(Duration::from_secs(30), replays.replay(DeadLetterLog::Groups, "all=true"))
+            .await
+            .expect("nothing is appended a second time");
         assert_eq!(again.status(), StatusCode::OK);
         assert!(log.list(&Filter::default(), 0, 10).await.unwrap().found[0].replayed);
     }

@@ -1,4 +1,4 @@
-//! Keeps web pages away from what the admin server changes and from payloads. The server has no users: whoever reaches its address may use it, and
+//! Keeps web pages away from what the admin server changes and from payloads. The server has no users: every client that reaches its address may use it, and
 //! a browser on the same machine reaches it for every page that it shows. Tools (curl, `pushline dead-letters`, Prometheus) pass.
 //!
 //! | rule | against |
@@ -117,7 +117,7 @@ mod tests {
             assert!(!checked(&Method::POST, &[host, header]), "{header:?}");
             assert!(
                 checked(&Method::GET, &[host, header]),
-                "{header:?}: the browser gives the response to nobody, or to who typed the address"
+                "{header:?}: the browser gives the response to no page, or to the person who typed the address"
             );
         }
         assert!(checked(&Method::POST, &[host, ("origin", "http://127.0.0.1:9090"), ("sec-fetch-site", "same-origin")]));

@@ -2,6 +2,7 @@
 //! reports each mistake with its file, line and field, and what would be right.
 
 mod deserialize;
+mod examples;
 mod files;
 mod mistakes;
 mod print;
@@ -10,9 +11,11 @@ mod refusal;
 mod registry;
 mod settings;
 mod source;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod values;
+mod warnings;
 
 use std::{path::Path, sync::Arc};
 
@@ -43,8 +46,8 @@ pub(crate) struct Config {
     pub(crate) registry: Registry,
     /// What expires of the certificates that webhooks name.
     pub(crate) certificates: Certificates,
-    /// Variables that begin like Pushline's own and name no field.
-    pub(crate) passed_over: Vec<String>,
+    /// What is no mistake, and probably not meant either.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Bytes of a dead letter beside its packets: the response, the attempts, the names.
@@ -70,7 +73,7 @@ impl Config {
         let (source, root) = Source::parse(path, text, variables, &mut mistakes);
         let mut root = root.unwrap_or_default();
         let (registry, certificates) = registry::read(&mut root, &source, &mut mistakes);
-        let mut document = Table { path: String::new(), value: Spanned::new(0..0, DeValue::Table(root)), source: &source };
+        let mut document = Table::new(String::new(), Spanned::new(0..0, DeValue::Table(root)), &source);
         let mut passed_over = Vec::new();
         let settings = document.read(&mut mistakes, |offset| {
             let variable = source.variable(offset).filter(|name| !name.contains("__"));
@@ -78,15 +81,14 @@ impl Config {
             variable.is_some()
         });
         let mut settings: Settings = settings.unwrap_or_default();
-        if let Some((field, problem)) = settings.queue.validate() {
-            document.mistake_within(&mut mistakes, "queue", field, problem);
+        for (path, problem) in settings.validate().into_iter().filter(|(path, _)| !document.is_mended_within(path)) {
+            document.mistake(&mut mistakes, &path, problem);
         }
-        if let Some((field, problem)) = settings.egress.validate() {
-            document.mistake_within(&mut mistakes, "egress", field, problem);
-        }
+        let mut warnings = warnings::of(&document, &settings, &registry);
+        warnings.extend(warnings::of_variables(&passed_over));
         settings.queue.dir = source.path(&settings.queue.dir);
         mistakes.finish()?;
-        Ok(Self { settings, registry, certificates, passed_over })
+        Ok(Self { settings, registry, certificates, warnings })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.

@@ -10,6 +10,7 @@ use pushline_model::{Registry, Webhook};
 use serde::Serialize;
 
 use super::{Config, registry::GroupTable};
+use crate::stdout::counted;
 
 /// A certificate that expires within this time is a warning.
 const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
@@ -28,7 +29,7 @@ struct OneGroup {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, registry, certificates, passed_over } = self;
+        let Self { settings, registry, certificates, warnings } = self;
         write(f, &settings.redacted())?;
         for webhook in registry.webhooks() {
             f.write_str("\n")?;
@@ -41,7 +42,8 @@ impl fmt::Display for Config {
             f.write_str("\n")?;
             write(f, &OneGroup { groups: [GroupTable::new(&group.id, webhook, registry.is_default(&group.id), devices)] })?;
         }
-        writeln!(f, "\n# {} webhooks, {} groups, {} devices", registry.webhooks().len(), registry.groups().len(), registry.devices())?;
+        let counts = [(registry.webhooks().len(), "webhook"), (registry.groups().len(), "group"), (registry.devices(), "device")];
+        writeln!(f, "\n# {}", counts.map(|(count, thing)| counted(count, thing)).join(", "))?;
         let dropped = dropped_by_nginx(registry);
         if !dropped.is_empty() {
             let names = dropped.into_iter().collect::<Vec<_>>().join(", ");
@@ -52,10 +54,7 @@ impl fmt::Display for Config {
             let warning = if expiry.at <= now + EXPIRES_SOON { "warning: " } else { "" };
             writeln!(f, "# {warning}webhook {webhook:?}: {}", expiry.describe(now))?;
         }
-        if !passed_over.is_empty() {
-            writeln!(f, "# ignored, since they name no field: {}", passed_over.join(", "))?;
-        }
-        Ok(())
+        warnings.iter().try_for_each(|warning| writeln!(f, "# warning: {warning}"))
     }
 }
 

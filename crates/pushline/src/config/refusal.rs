@@ -27,6 +27,8 @@ pub(super) enum Problem {
     Missing(&'static str),
     /// A field of this name isn't known.
     Unknown { name: String, known: &'static [&'static str] },
+    /// A word that isn't one of those that are known.
+    Variant { given: String, known: &'static [&'static str] },
     /// Anything else, in words.
     Other(String),
 }
@@ -70,8 +72,7 @@ impl de::Error for Refusal {
     }
 
     fn unknown_variant(given: &str, known: &'static [&'static str]) -> Self {
-        let known: Vec<String> = known.iter().map(|word| format!("{word:?}")).collect();
-        Self::other(format!("{given:?} isn't known here, expected {}", known.join(" or ")))
+        Self::new(Problem::Variant { given: given.to_owned(), known })
     }
 
     fn unknown_field(name: &str, known: &'static [&'static str]) -> Self {

@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
         };
         let mut tables = Vec::with_capacity(items.len());
         for (index, value) in items.into_iter().enumerate() {
-            let table = Table { path: format!("{name}[{index}]"), value, source: self.source };
+            let table = Table::new(format!("{name}[{index}]"), value, self.source);
             if table.table().is_some() {
                 tables.push(table);
             } else {
@@ -105,37 +105,46 @@ impl<'a> Reader<'a> {
         let mut names: HashMap<String, usize> = HashMap::with_capacity(tables.len());
         for table in tables {
             let before = self.mistakes.len();
-            if let Some(name) = table.text("name").map(str::to_owned) {
-                let first = *names.entry(name.clone()).or_insert_with(|| table.offset("name"));
-                if first != table.offset("name") {
-                    let line = self.source.line(first);
-                    table.mistake(self.mistakes, "name", format!("duplicate webhook name {name:?} (first defined in line {line})"));
-                }
-            }
+            let offset = table.offset("name");
+            let name = table.text("name").map(str::to_owned);
+            let first = name.map(|name| *names.entry(name).or_insert(offset));
             let Some(mut webhook) = table.read::<Webhook>(self.mistakes, |_| false) else { continue };
+            if let Some(first) = first.filter(|first| *first != offset && !table.is_mended("name")) {
+                let problem = format!("duplicate webhook name {:?} (first defined in line {})", webhook.name, self.source.line(first));
+                table.mistake(self.mistakes, &["name"], problem);
+            }
             webhook.tls = std::mem::take(&mut webhook.tls).with_paths(|path| self.source.path(path));
             for invalid in webhook.validate() {
-                table.mistake(self.mistakes, invalid.field, invalid.problem.to_string());
+                let path: Vec<&str> = [invalid.field].into_iter().chain(invalid.part).collect();
+                table.mistake(self.mistakes, &path, invalid.problem.to_string());
             }
-            if webhook.signing_secrets().any(|secret| !pushline_deliver::is_signing_secret(secret)) {
-                let field = if webhook.secret.is_some() { "secret" } else { "secrets" };
-                table.mistake(self.mistakes, field, Invalid::SigningSecret.to_string());
-            }
+            self.signing_secrets(table, &webhook);
             self.tls_files(table, &webhook);
             if self.mistakes.len() == before
                 && let Err(invalid) = self.builder.webhook(webhook)
             {
-                table.mistake(self.mistakes, "name", invalid.to_string());
+                table.mistake(self.mistakes, &["name"], invalid.to_string());
             }
         }
         names
+    }
+
+    /// A secret isn't shown, so its number tells which of them is wrong.
+    fn signing_secrets(&mut self, table: &Table<'a, '_>, webhook: &Webhook) {
+        if webhook.secret.as_ref().is_some_and(|secret| !pushline_deliver::is_signing_secret(secret)) {
+            table.mistake(self.mistakes, &["secret"], Invalid::SigningSecret.to_string());
+        }
+        for (index, _) in webhook.secrets.iter().enumerate().filter(|(_, secret)| !pushline_deliver::is_signing_secret(secret)) {
+            let problem = format!("secret {} of {}: {}", index + 1, webhook.secrets.len(), Invalid::SigningSecret);
+            table.mistake(self.mistakes, &["secrets"], problem);
+        }
     }
 
     fn tls_files(&mut self, table: &Table<'a, '_>, webhook: &Webhook) {
         let read = || TlsFiles::read(&webhook.tls).map(|files| files.expiry);
         match self.tls_files.entry(webhook.tls.clone()).or_insert_with(read) {
             Ok(expiry) => self.certificates.extend(expiry.clone().map(|expiry| (webhook.name.clone(), expiry))),
-            Err(invalid) => table.mistake_within(self.mistakes, "tls", invalid.field, invalid.problem.clone()),
+            Err(invalid) => table.mistake(self.mistakes, &["tls", invalid.field], invalid.problem.clone()),
         }
     }
 
@@ -145,32 +154,31 @@ impl<'a> Reader<'a> {
         for index in 0..tables.len() {
             let (earlier, rest) = tables.split_at_mut(index);
             let Some(table) = rest.first_mut() else { continue };
-            let before = self.mistakes.len();
             let Some(group) = table.read::<GroupTable>(self.mistakes, |_| false) else { continue };
-            let is_named =
-                self.mistakes.len() == before || (table.text("org") == Some(group.org.as_str()) && table.text("name") == Some(&group.name));
+            // What stands in for a mistake in its key is another group's.
+            let is_named = !table.is_mended("org") && !table.is_mended("name");
             let Some(id) = GroupId::new(&group.org, &group.name).ok().filter(|_| is_named) else { continue };
             let is_new = !ids.contains_key(&id);
             let first = *ids.entry(id.clone()).or_insert_with(|| table.offset("name"));
             if !is_new {
                 let line = self.source.line(first);
-                table.mistake(self.mistakes, "name", format!("duplicate group {:?} (first defined in line {line})", id.key()));
+                table.mistake(self.mistakes, &["name"], format!("duplicate group {:?} (first defined in line {line})", id.key()));
             }
             if group.default && is_new {
                 let (first, offset) = defaults.entry(group.org.clone()).or_insert_with(|| (id.clone(), table.offset("default")));
                 if *first != id {
                     let (org, first, line) = (id.org(), first.key(), self.source.line(*offset));
                     let problem = format!("organisation {org:?} has a default group already: {first:?} (line {line})");
-                    table.mistake(self.mistakes, "default", problem);
+                    table.mistake(self.mistakes, &["default"], problem);
                 }
             }
             if let Some(webhook) = group.webhook.as_ref().filter(|webhook| !webhooks.contains_key(*webhook)) {
-                table.mistake(self.mistakes, "webhook", Invalid::Missing { what: "webhook", name: webhook.clone() }.to_string());
+                table.mistake(self.mistakes, &["webhook"], Invalid::Missing { what: "webhook", name: webhook.clone() }.to_string());
             }
             // Once there is a mistake, the registry is only asked which devices it has.
             let webhook = group.webhook.as_deref().filter(|_| self.mistakes.len() == 0);
             if is_new && let Err(invalid) = self.builder.group(id.clone(), webhook, group.default && self.mistakes.len() == 0) {
-                table.mistake(self.mistakes, "name", invalid.to_string());
+                table.mistake(self.mistakes, &["name"], invalid.to_string());
             }
             self.devices(table, earlier, &group, &id);
         }
@@ -187,7 +195,7 @@ impl<'a> Reader<'a> {
         let Some(path) = group.devices_file.as_ref().map(|path| self.source.path(path)) else { return };
         let text = match read_text(&path) {
             Ok(text) => text,
-            Err(error) => return table.mistake(self.mistakes, "devices_file", error.to_string()),
+            Err(error) => return table.mistake(self.mistakes, &["devices_file"], error.to_string()),
         };
         // One ICCID a line; empty lines and those that begin with `#` are passed over.
         let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));

@@ -240,35 +240,54 @@ impl QueueSettings {
         }
     }
 
-    /// What no single field can be wrong with: the field, and the mistake.
-    pub(super) fn validate(&self) -> Option<(&'static str, &'static str)> {
+    fn validate(&self) -> Option<Misfit<'_>> {
         match (self.kind, &self.kafka) {
             (QueueKind::Embedded, _) => None,
             (QueueKind::Kafka, _) if !cfg!(feature = "kafka") => {
-                Some(("kind", "this Pushline was built without Kafka: build it with the cargo feature kafka"))
+                Some((vec!["queue", "kind"], "this Pushline was built without Kafka: build it with the cargo feature kafka".to_owned()))
             }
-            (QueueKind::Kafka, None) => Some(("kafka", "it is missing: [queue.kafka] with brokers = \"host:9092\"")),
-            (QueueKind::Kafka, Some(_)) => None,
+            (QueueKind::Kafka, None) => {
+                Some((vec!["queue", "kafka"], "it is missing: [queue.kafka] with brokers = \"host:9092\"".to_owned()))
+            }
+            (QueueKind::Kafka, Some(kafka)) => kafka
+                .properties
+                .validate()
+                .map(|(property, problem)| (["queue", "kafka", "properties"].into_iter().chain(property).collect(), problem)),
         }
     }
 }
 
 impl EgressSettings {
-    /// What no single field can be wrong with: the field, and the mistake.
-    pub(super) fn validate(&self) -> Option<(&'static str, &'static str)> {
+    fn validate(&self) -> Option<Misfit<'_>> {
         let proxy = self.proxy.as_ref()?;
-        match (&proxy.username, &proxy.password) {
-            (Some(_), None) => Some(("proxy", "username needs password beside it, or password_file = \"path\"")),
-            (None, Some(_)) => Some(("proxy", "password needs username beside it")),
+        let problem = match (&proxy.username, &proxy.password) {
+            (Some(_), None) => "username needs password beside it, or password_file = \"path\"",
+            (None, Some(_)) => "password needs username beside it",
             (Some(username), _) if username.contains(':') || username.chars().any(char::is_control) => {
-                Some(("proxy", "a user name can't hold a colon or a control character"))
+                "a user name can't hold a colon or a control character"
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some((vec!["egress", "proxy"], problem.to_owned()))
     }
 }
 
+/// What no single field can be wrong with: the path to the field that is to be changed, and the mistake.
+type Misfit<'a> = (Vec<&'a str>, String);
+
 impl Settings {
+    /// Everything that is wrong with fields in the light of others.
+    pub(super) fn validate(&self) -> Vec<Misfit<'_>> {
+        [self.queue.validate(), self.egress.validate(), self.validate_addresses()].into_iter().flatten().collect()
+    }
+
+    fn validate_addresses(&self) -> Option<Misfit<'_>> {
+        let (devices, admin) = (self.mqtt.listener.address, self.admin.address);
+        let is_one = devices.ip() == admin.ip() || devices.ip().is_unspecified() || admin.ip().is_unspecified();
+        let clash = is_one && devices.port() == admin.port() && admin.port() != 0;
+        clash.then(|| (vec!["admin", "address"], format!("devices connect to {devices}: give each an address of its own")))
+    }
+
     /// The first part that differs and that this role reads, as the file names it.
     pub(crate) fn difference(&self, other: &Self, role: Role) -> Option<String> {
         let parts = |settings: &Self| toml::Table::try_from(settings).expect("settings are a table");

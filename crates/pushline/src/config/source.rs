@@ -7,7 +7,10 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::mistakes::{Collector, Location, Mistake};
+use super::{
+    mistakes::{Collector, Location, Mistake},
+    syntax,
+};
 
 /// Environment variables that begin so override a field: `PUSHLINE_QUEUE__KIND`, `__` between levels. Those without `__` that name no field belong
 /// to other programs: Kubernetes puts `PUSHLINE_SERVICE_HOST` into every pod that sees a Service named `pushline`.
@@ -44,7 +47,8 @@ impl Source {
             let offset = error.span().map_or(0, |span| span.start);
             // What follows in the same line follows from the first.
             if reported.replace(source.line(offset)) != Some(source.line(offset)) {
-                mistakes.push(source.mistake(offset, String::new(), error.message()));
+                let problem = syntax::problem(error, text, root.get_ref(), |offset| source.line(offset));
+                mistakes.push(source.mistake(offset, String::new(), problem));
             }
         }
         let root = errors.is_empty().then(|| root.into_inner());

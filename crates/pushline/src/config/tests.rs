@@ -145,6 +145,8 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("\n[queue]\nmaxbytes = 1", "/etc/p.toml:3: queue.maxbytes: there is no such field; did you mean max_bytes?"),
         ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: shutdown_grace, queue,"),
         ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),
+        ("[mqtt.listener]\naddress = \"0.0.0.0:9090\"", "/etc/p.toml:1: admin.address: devices connect to 0.0.0.0:9090: give each"),
+        ("[admin]\naddress = \"127.0.0.1:1883\"", "/etc/p.toml:2: admin.address: devices connect to 127.0.0.1:1883: give each"),
         ("[admin]\naddress = 1", "/etc/p.toml:2: admin.address: it is a number, expected an address"),
         (
             "[mqtt.listener]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]",
@@ -161,11 +163,14 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("[egress.proxy]\nurl = \"http://p:1\"\nusername = \"u\"", "/etc/p.toml:1: egress.proxy: username needs password"),
         ("[egress]\nproxy = { }", "/etc/p.toml:2: egress.proxy.url: it is missing"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
-        ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" is not a webhook's URL"),
+        ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" can't be requested"),
         ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers: this version"),
         ("[queue\n", "/etc/p.toml:1: "),
         ("a = 1\nb = = 2", "/etc/p.toml:2: "),
-        ("[queue]\ndir = \"a\"\ndir = \"b\"", "/etc/p.toml:3: duplicate key"),
+        ("[queue]\ndir = \"a\"\ndir = \"b\"", "/etc/p.toml:3: duplicate key \"dir\" (first defined in line 2)"),
+        ("[queue]\n[egress]\n[queue]\n", "/etc/p.toml:3: duplicate key \"queue\" (first defined in line 1)"),
+        ("[queue]\ndir\n", "/etc/p.toml:2: \"dir\" has no value: write dir = …"),
+        ("egress = { allow }\n", "/etc/p.toml:1: \"allow\" has no value: write allow = …"),
         ("[queue]\nmax_bytes = 99999999999999999999", "/etc/p.toml:2: queue.max_bytes: it is a huge number, expected a size"),
         ("[queue]\nmin_free = 1.5", "/etc/p.toml:2: queue.min_free: it is a fraction, expected a size"),
         ("[queue]\nkind = 5", "/etc/p.toml:2: queue.kind: it is a number, expected \"embedded\" or \"kafka\""),
@@ -187,7 +192,7 @@ fn a_mistake_in_a_webhook_or_group_is_reported_at_its_field() {
         ("timeout = \"0s\"", ":4: webhooks[0].timeout: 0ms is out of range, expected 100ms to 1h"),
         ("auth = { kind = \"digest\" }", ":4: webhooks[0].auth.kind: \"digest\""),
         ("auth = { kind = \"basic\", username = \"u\" }", ":4: webhooks[0].auth.password: it is missing: password"),
-        ("auth = { kind = \"basic\", username = \"a:b\", password = \"p\" }", ":4: webhooks[0].auth: a user name"),
+        ("auth = { kind = \"basic\", username = \"a:b\", password = \"p\" }", ":4: webhooks[0].auth.username: a user name"),
         ("auth = { kind = \"bearer\", token_file = \"/none\" }", ":4: webhooks[0].auth.token_file: can't read /none"),
         ("headers = { \"Content-Type\" = \"x\" }", ":4: webhooks[0].headers.Content-Type: \"Content-Type\" can't be a custom header"),
         ("headers = { x = \"a\\nb\" }", ":4: webhooks[0].headers.x: the value of header"),
@@ -198,7 +203,16 @@ fn a_mistake_in_a_webhook_or_group_is_reported_at_its_field() {
         ("url_file = \"u\"", ":4: webhooks[0].url_file: url is there too"),
         ("send = \"imei\"", ":4: webhooks[0].send: \"imei\" isn't known here, expected \"iccid\" or \"topic\""),
         ("secret = \"abc\"", ":4: webhooks[0].secret: a signing secret"),
-        ("secrets = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\", \"abc\"]", ":4: webhooks[0].secrets: a signing secret"),
+        ("secrets = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\", \"abc\"]", ":4: webhooks[0].secrets: secret 2 of 2: a signing secret"),
+        ("secrets = []", ":4: webhooks[0].secrets: it is empty: leave it out to send unsigned messages"),
+        ("auth = { kind = \"bearer\", token = \"\" }", ":4: webhooks[0].auth.token: a token can't be empty"),
+        ("auth = { kind = \"api_key\", key = \"\" }", ":4: webhooks[0].auth.key: a key can't be empty"),
+        ("retry_delays = [\"2h\", \"x\"]", ":4: webhooks[0].retry_delays: 2h is out of range"),
+        (
+            "auth = { kind = \"oauth2\", token_url = \"http://u:p@id.example/\" }",
+            ":4: webhooks[0].auth.token_url: \"http://***@id.example/\" can't be requested: user and password don't belong in it, auth has fields",
+        ),
+        ("headers = { TE = \"trailers\" }", ":4: webhooks[0].headers.TE: \"TE\" can't be a custom header: it is about the connection"),
         ("retry_on_status = [200]", ":4: webhooks[0].retry_on_status: 200 is out of range, expected 300 to 599"),
         ("always_array = \"yes\"", ":4: webhooks[0].always_array: it is a text, expected true or false"),
         (
@@ -227,6 +241,8 @@ fn a_mistake_about_kafka_is_reported_at_its_field() {
         ("", ":1: queue.kafka: it is missing: [queue.kafka] with brokers"),
         ("[queue.kafka]\npartitions = 4", ":3: queue.kafka.brokers: it is missing"),
         ("[queue.kafka]\nbrokers = \" \"", ":4: queue.kafka.brokers: it is empty: host:port"),
+        ("[queue.kafka]\nbrokers = \"http://a:9092\"", ":4: queue.kafka.brokers: \"http://a:9092\" is no broker: write host:port"),
+        ("[queue.kafka]\nbrokers = \"[::1]:9092,a,b:0\"", ":4: queue.kafka.brokers: \"b:0\" is no broker"),
         ("[queue.kafka]\nbrokers = \"a:1\"\ntopic_prefix = \"a/b\"", ":5: queue.kafka.topic_prefix: 1 to 200 letters"),
         ("[queue.kafka]\nbrokers = \"a:1\"\npartitions = 0", ":5: queue.kafka.partitions: 0 is out of range, expected 1 to 10000"),
         ("[queue.kafka]\nbrokers = \"a:1\"\nbroker = \"b\"", ":5: queue.kafka.broker: there is no such field; did you mean brokers?"),
@@ -239,6 +255,18 @@ fn a_mistake_about_kafka_is_reported_at_its_field() {
             ":7: queue.kafka.properties.sasl.pasword: No such configuration property",
         ),
         ("[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"linger.ms\" = \"soon\" }", ":5: queue.kafka.properties.linger.ms: "),
+        (
+            "[queue.kafka]\nbrokers = \"a:1\"\n[queue.kafka.properties]\n\n\"security.protocol\" = \"sasl_ssl\"",
+            ":7: queue.kafka.properties.security.protocol: it needs \"sasl.mechanism\" beside it",
+        ),
+        (
+            "[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"ssl.ca.location\" = \"/nope\" }",
+            ":5: queue.kafka.properties.ssl.ca.location: can't read /nope",
+        ),
+        (
+            "[queue.kafka]\nbrokers = \"a:1\"\nproperties = { \"max.poll.interval.ms\" = \"100\" }",
+            ":5: queue.kafka.properties: librdkafka refuses them together: ",
+        ),
     ] {
         let error = mistake(&format!("{KAFKA}{more}"));
         assert!(error.starts_with(&format!("/etc/p.toml{expected}")), "{error}\n  expected {expected}");
@@ -271,7 +299,7 @@ fn the_environment_overrides_what_is_no_list() {
 }
 
 #[test]
-fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
+fn a_variable_that_names_no_field_is_another_programs_unless_it_has_levels() {
     let with = |text: &str, variables: &[(&str, &str)]| {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::parse(Path::new("p.toml"), text, variables)
@@ -284,7 +312,7 @@ fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
         ("PUSHLINE_SHUTDOWN_GRACE", "3s"),
     ];
     let config = with("", &service).unwrap();
-    assert_eq!(config.passed_over, ["PUSHLINE_PORT", "PUSHLINE_PORT_1883_TCP", "PUSHLINE_SERVICE_HOST"]);
+    assert!(config.warnings.last().unwrap().ends_with("no field: PUSHLINE_PORT, PUSHLINE_PORT_1883_TCP, PUSHLINE_SERVICE_HOST"));
     assert_eq!(config.settings.shutdown_grace, Duration::from_secs(3));
     let shown = config.to_string();
     assert!(shown.ends_with("name no field: PUSHLINE_PORT, PUSHLINE_PORT_1883_TCP, PUSHLINE_SERVICE_HOST\n"), "{shown}");
@@ -295,6 +323,31 @@ fn a_variable_that_names_no_field_is_somebody_elses_unless_it_has_levels() {
     ] {
         let error = with(text, &[(name, "x")]).unwrap_err().to_string();
         assert!(error.starts_with(says), "{error}");
+    }
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let webhook = format!("{WEBHOOK}[[groups]]\norg = \"a\"\nname = \"g\"\nwebhook = \"w\"\n");
+    for (text, says) in [
+        ("", "# 0 webhooks, 0 groups, 0 devices\n# warning: there are no [[webhooks]]: every packet becomes a dead letter\n"),
+        (&webhook, "# 1 webhook, 1 group, 0 devices\n"),
+        (
+            &format!("[queue.kafka]\nbrokers = \"a:1\"\n{webhook}"),
+            "devices\n# warning: queue.kafka isn't used, since queue.kind is another\n",
+        ),
+        (
+            &format!("[egress]\nsource_address = \"192.0.2.1\"\n{webhook}"),
+            "devices\n# warning: egress.source_address 192.0.2.1 is no address of this machine: no webhook can be reached from here\n",
+        ),
+        (&format!("[egress]\nsource_address = \"127.0.0.1\"\n{webhook}"), " devices\n"),
+    ] {
+        let shown = parse(text).unwrap().to_string();
+        assert!(shown.ends_with(says), "{shown}");
+    }
+    let kafka = "[queue]\nkind = \"kafka\"\ndir = \"a\"\n[queue.kafka]\nbrokers = \"a:1\"\n";
+    if cfg!(feature = "kafka") {
+        assert_eq!(parse(&format!("{kafka}{webhook}")).unwrap().warnings, ["queue.dir isn't used, since queue.kind is another"]);
     }
 }
 
@@ -337,7 +390,10 @@ fn a_secret_file_loses_one_newline() {
     }
     // The rest of it can't stand in a header.
     for content in ["s3cret\n\n", "s3cret\r\n\r\n", "s3cret\r"] {
-        assert!(token(content.as_bytes()).unwrap_err().contains("a token can't be empty or hold control characters"), "{content:?}");
+        assert!(
+            token(content.as_bytes()).unwrap_err().contains(".auth.token_file: a token can't be empty or hold control characters"),
+            "{content:?}"
+        );
     }
     for (content, says) in [
         (&b"\xff\xfes\x003\x00"[..], ":4: webhooks[0].auth.token_file: can't read "),
@@ -431,17 +487,17 @@ devices = [
 10: webhooks[0].name: it is missing: name = "tokyo-server"
 10: webhooks[0].url: it is missing: url = "https://example.com/push"
 11: webhooks[0].description: it is a number, expected a text
-14: webhooks[1].url: "ftp://a.example/" is not a webhook's URL: it begins with http:// or https://, such as https://host/path
+14: webhooks[1].url: "ftp://a.example/" can't be requested: it begins with http:// or https://, such as https://host/path
 15: webhooks[1].retries: -1 is out of range, expected 0 to 100
 16: webhooks[1].headers: duplicate header "a"
 16: webhooks[1].headers.Host: "Host" can't be a custom header: Pushline sets it itself
 18: webhooks[1].retry_on_status: 200 is out of range, expected 300 to 599
 20: webhooks[1].retry_on_status: 700 is out of range, expected 300 to 599
 22: webhooks[1].auth.password: it is missing: password = "…", or password_file = "path"
-22: webhooks[1].auth.token: there is no such field (known here: kind, username, password)
+22: webhooks[1].auth.token: there is no such field (known here: kind, username, password, password_file)
 24: webhooks[2].name: duplicate webhook name "w" (first defined in line 13)
-26: webhooks[2].auth.kind: it is missing: kind = "none", "basic", "bearer" or "api_key"
-27: groups[0].name: it is missing: name = "tokyo-server"
+26: webhooks[2].auth.kind: it is missing: kind = "none", "basic", "bearer", "api_key" or "oauth2"
+27: groups[0].name: it is missing: name = "tokyo-line-1"
 28: groups[0].org: "organisation" is not an organisation: 1 to 8 letters or digits
 33: groups[1].webhook: there is no webhook "v"
 35: groups[1].devices: "2-3" is not an ICCID: 1 to 20 letters or digits
@@ -449,6 +505,36 @@ devices = [
 41: groups[2].devices: duplicate device "mti/1": group "mti/a" lists it already (line 35)"#;
     let reported = mistake(text).replace("/etc/p.toml:", "");
     assert_eq!(reported.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn each_field_that_must_be_there_is_reported_with_an_example_and_hides_no_other_mistake() {
+    let kinds = mistake(&format!("{WEBHOOK}auth = {{ kind = \"?\" }}"));
+    let kinds = kinds.split('"').skip(3).step_by(2).map(|kind| format!("{WEBHOOK}auth = {{ kind = \"{kind}\", zz = 1 }}\n"));
+    let kinds: Vec<String> = kinds.collect();
+    assert_eq!(kinds.len(), 5, "{kinds:?}");
+    let tables = "[queue]\nkafka = { zz = 1 }\n[egress]\nproxy = { zz = 1 }\n[[webhooks]]\nzz = 1\nauth = { }\n[[groups]]\nzz = 1\n";
+    let reported = mistake(&format!("{tables}{}", kinds.concat()));
+    let missing: Vec<&str> = reported.lines().filter(|line| line.contains("it is missing")).collect();
+    assert_eq!(reported.matches(".zz: ").count(), 9, "{reported}");
+    assert!(missing.len() == 14 && missing.iter().all(|line| line.contains(" = \"")), "{missing:#?}");
+    assert!(reported.contains("auth.client_secret: it is missing: client_secret = \"…\", or client_secret_file = \"path\""), "{reported}");
+}
+
+#[test]
+fn what_stands_in_for_a_mistake_makes_no_other() {
+    for (text, lines) in [
+        ("[[groups]]\norg = \"mti\"\nname = \"a/b\"\n[[groups]]\norg = \"mti\"\nname = \"a/c\"", &[3, 6][..]),
+        ("[[groups]]\norg = \"mti\"\nname = \"tokyo-line-1\"\n[[groups]]\norg = \"mti\"", &[4]),
+        ("[[webhooks]]\nname = \"\"\nurl = \"http://a/\"\n[[webhooks]]\nname = \"\"\nurl = \"http://a/\"", &[2, 5]),
+        ("[[webhooks]]\nname = \"w\"\nurl = \"x\"\ntls = { server_name = \"a.example\" }", &[3]),
+        ("[[webhooks]]\nname = \"w\"\nurl = \"http://a/\"\nretry_delays = [\"2h\",\n\"x\",\n5]", &[4, 5, 6]),
+        ("[mqtt.listener]\ntopics = [5]", &[2]),
+    ] {
+        let error = mistake(text);
+        let reported: Vec<usize> = error.lines().map(|line| line.split(':').nth(1).unwrap().parse().unwrap()).collect();
+        assert_eq!(reported, lines, "{error}");
+    }
 }
 
 #[test]
@@ -541,7 +627,9 @@ fn the_example_shows_every_option() {
         let end = [rest.find("\n["), rest.find("\n# [")].into_iter().flatten().min().unwrap_or(rest.len());
         for option in known(section) {
             let is_section = sections.iter().any(|(other, _)| other.trim_matches(['[', ']']).split('.').any(|part| part == option));
-            let is_shown = rest[..end].lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{option} = ")));
+            let is_line = rest[..end].lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{option} = ")));
+            // The file of a secret stands in the description of the secret.
+            let is_shown = is_line || rest[..end].contains(&format!("{option} = \"path\""));
             assert!(is_section || is_shown, "{section}: the example doesn't show {option}");
         }
     }

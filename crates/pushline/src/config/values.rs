@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
 };
@@ -76,9 +76,28 @@ pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
 /// `queue.kafka.brokers`.
 pub(super) fn brokers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let read = |text: &str| {
-        if text.trim().is_empty() { Err("it is empty: host:port, several with commas".to_owned()) } else { Ok(text.to_owned()) }
+        if text.trim().is_empty() {
+            return Err("it is empty: host:port, several with commas".to_owned());
+        }
+        match text.split(',').map(str::trim).find(|broker| !is_broker(broker)) {
+            Some(broker) => Err(format!("{broker:?} is no broker: write host:port, several with commas")),
+            None => Ok(text.to_owned()),
+        }
     };
     deserializer.deserialize_str(Text("a text", read))
+}
+
+/// `host`, `host:port`, or an IPv6 address in brackets. Which protocol is spoken is a property.
+fn is_broker(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+        Some(address) => address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && !host.contains([':', '/', '@', ' ']),
+    };
+    is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// `queue.kafka.topic_prefix`: Kafka's own rule for topic names, which are at most 249 long.
@@ -125,6 +144,18 @@ impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Text<F> {
 pub(crate) struct Properties(pub(crate) BTreeMap<String, String>);
 
 impl Properties {
+    /// What is wrong with the properties in the light of each other: the property, where it is one, and the mistake. The clients are made for that,
+    /// and none is connected.
+    #[cfg(feature = "kafka")]
+    pub(super) fn validate(&self) -> Option<(Option<&str>, String)> {
+        pushline_queue::kafka::check_properties(&self.0).err().map(|invalid| (invalid.property, invalid.problem))
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    pub(super) fn validate(&self) -> Option<(Option<&str>, String)> {
+        None
+    }
+
     /// The same with `***` in place of what librdkafka keeps secret.
     pub(super) fn redacted(&self) -> Self {
         let is_secret = |name: &str| ["password", "secret", "key.pem", "token", "jaas"].iter().any(|word| name.contains(word));

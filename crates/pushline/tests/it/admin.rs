@@ -46,15 +46,27 @@ async fn whatever_answers_get_answers_head_with_the_same_status_and_no_body() {
 async fn a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes() {
     let dir = folder();
     let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
-    for (method, path, allow) in [
-        ("POST", "/metrics", "allow: get,head"),
-        ("DELETE", "/dead-letters", "allow: get,head"),
-        ("GET", "/losses/acknowledge", "allow: post"),
-        ("PUT", "/unrouted/replay", "allow: post"),
+    for (method, path, allow, says) in [
+        ("POST", "/metrics", "allow: get,head", "use GET or HEAD\n"),
+        ("DELETE", "/dead-letters", "allow: get,head", "use GET or HEAD\n"),
+        ("GET", "/losses/acknowledge", "allow: post", "use POST\n"),
+        ("PUT", "/unrouted/replay", "allow: post", "use POST\n"),
     ] {
         let response = ask(pushline.admin, method, path, "").await;
         assert!(response.status == 405 && response.head.contains(allow), "{method} {path}: {}", response.head);
-        assert!(response.body.contains("Allow"), "{}", response.body);
+        assert_eq!(response.body, says, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_needs_a_filter_or_the_word_that_it_means_all() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    for path in ["/dead-letters/replay", "/unrouted/replay", "/dead-letters/replay?limit=3", "/unrouted/replay?group=mti/a&group=mti/b"] {
+        assert_eq!(ask(pushline.admin, "POST", path, "").await.status, 400, "{path}");
+    }
+    for path in ["/dead-letters/replay?all=true", "/unrouted/replay?cause=unrouted"] {
+        assert_eq!(ask(pushline.admin, "POST", path, "").await.status, 200, "{path}");
     }
 }
 
@@ -66,7 +78,7 @@ async fn a_web_page_neither_changes_anything_nor_reads_packets_and_tools_do_both
     gateway.publish(&packets("nobody/1", ["secret"])).await.unwrap();
     let page = "Origin: http://evil.example\r\nSec-Fetch-Site: cross-site\r\n";
     let rebound = "Host: evil.example:9090\r\nOrigin: http://evil.example:9090\r\nSec-Fetch-Site: same-origin\r\n";
-    for path in ["/losses/acknowledge", "/dead-letters/replay", "/unrouted/replay"] {
+    for path in ["/losses/acknowledge", "/dead-letters/replay?all=true", "/unrouted/replay?all=true"] {
         for headers in [page, rebound, "Origin: null\r\n", "Sec-Fetch-Site: same-site\r\n"] {
             let response = ask(pushline.admin, "POST", path, headers).await;
             assert_eq!(response.status, 403, "{path} {headers}: {}", response.body);

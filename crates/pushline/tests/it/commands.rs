@@ -44,6 +44,11 @@ async fn whatever_else_is_in_the_environment_is_nobodys_business() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let output = check("PUSHLINE_QUEUE__DIR").await.unwrap();
     assert!(text(&output.stderr).contains("environment variable PUSHLINE_QUEUE__DIR: its value isn't UTF-8"), "{}", text(&output.stderr));
+    let output = command().args(["check", "--config"]).arg(&file).env("PUSHLINE_SHUTDWN_GRACE", "1s").output().await.unwrap();
+    let shown = text(&output.stdout);
+    assert!(
+        output.status.success() && shown.contains("# warning: ignored environment variables that name no field: PUSHLINE_SHUTDWN_GRACE\n")
+    );
 }
 
 #[tokio::test]
@@ -96,6 +101,17 @@ async fn a_second_process_on_the_same_folder_is_refused() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_taken_is_reported_with_the_reason_once() {
+    let dir = folder();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let configuration = Pushline::configuration("").replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1);
+    std::fs::write(dir.path().join("pushline.toml"), configuration).unwrap();
+    let (ended_well, log) = Pushline::end_of(BINARY, dir.path()).await;
+    let line = log.lines().last().unwrap();
+    assert!(!ended_well && line.starts_with("pushline: can't listen on ") && line.matches("os error 98").count() == 1, "{log}");
+}
+
+#[tokio::test]
 async fn help_tells_a_newcomer_what_there_is() {
     let help = text(&pushline(&["--help"]).await.stdout);
     for command in ["demo", "run", "check", "receive", "dead-letters"] {
@@ -128,8 +144,20 @@ async fn dead_letters_are_listed_for_people_and_for_programs() {
         (Some("unrouted"), Some("bm9ib2R5J3M="), Some("1"))
     );
     assert_eq!(text(&pushline(&["dead-letters", "list", "--cause", "expired", "--admin", &admin]).await.stdout), "");
-    let wrong = pushline(&["dead-letters", "list", "--cause", "boredom"]).await;
-    assert!(!wrong.status.success() && text(&wrong.stderr).contains("boredom"));
+    for (option, value, says) in [
+        (
+            "--cause",
+            "boredom",
+            "there is no cause \"boredom\": there are error_response, no_response, blocked_address, unrouted, no_webhook,",
+        ),
+        ("--group", "mti", "\"mti\" is not a group: write it as organisation/name"),
+        ("--message-id", "x", "\"x\" is not a message id: msg_ and 22"),
+    ] {
+        for command in ["list", "replay"] {
+            let wrong = pushline(&["dead-letters", command, option, value, "--admin", &admin]).await;
+            assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains(says), "{}", text(&wrong.stderr));
+        }
+    }
 }
 
 #[tokio::test]

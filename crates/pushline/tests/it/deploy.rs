@@ -91,7 +91,7 @@ fn check_takes_the_configuration_and_each_role_its_command_line() {
     let shown = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success() && shown.contains("brokers = \"kafka:9092\""), "{shown}{}", String::from_utf8_lossy(&check.stderr));
     for Service { command, .. } in ours(&compose()) {
-        // Whoever asks for help as well is refused all the same when the rest can't be read.
+        // A command line that asks for help too is refused all the same when the rest can't be read.
         let help = pushline_testkit::command(BINARY).args(&command).arg("--help").output().unwrap();
         assert!(help.status.success(), "{command:?}: {}", String::from_utf8_lossy(&help.stderr));
         let unknown = pushline_testkit::command(BINARY).arg(command[0]).args(["--unknown", "--help"]).output().unwrap();

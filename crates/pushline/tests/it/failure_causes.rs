@@ -60,7 +60,7 @@ async fn the_log_and_the_dead_letters_say_why_an_endpoint_gave_no_response() {
         let attempt = &by_webhook[name]["attempts"][0];
         assert_eq!(attempt["no_response"], class, "{attempt}");
         assert!(attempt["cause"].as_str().unwrap().contains(cause), "{attempt}");
-        let is_its_line = |line: &&str| line.contains("began to fail") && line.contains(&format!("webhook=\"{name}\""));
+        let is_its_line = |line: &&str| line.contains("began to fail") && line.contains(&format!(" webhook={name} "));
         let lines: Vec<&str> = log.lines().filter(is_its_line).collect();
         assert!(lines.len() == 1 && lines[0].contains(cause), "{name}: {lines:?}");
     }

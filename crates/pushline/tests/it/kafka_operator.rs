@@ -1,4 +1,4 @@
-//! What an operator sees of it on Kafka with whatever tools there are: raw payloads, lag, somebody else's records, dead letters from any process.
+//! What an operator sees of it on Kafka with other tools: raw payloads, lag, records of another producer, dead letters from any process.
 
 use pushline_testkit::{Behaviour, Gateway, Inbox, Kafka, PATIENCE, Pushline, folder, kcat, payloads};
 use tokio::time::timeout;
@@ -131,7 +131,7 @@ async fn dead_letters_are_seen_from_any_process_and_replayed_once_whichever_is_a
         pushline(&["dead-letters", "replay", "--group", "mti/line", "--admin", &admin]).await
     };
     // Both have looked at the log before: each must see what the other has done since.
-    assert!(replay(&ingest).await.starts_with("replayed 1 messages with 1 packets"), "the first time it goes");
+    assert!(replay(&ingest).await.starts_with("replayed 1 message with 1 packet"), "the first time it goes");
     let again = fine.next().await;
     assert_eq!((payloads(&again), again.header("webhook-id")), (vec!["a".to_owned()], refused.header("webhook-id")));
     for process in [&deliver, &ingest] {

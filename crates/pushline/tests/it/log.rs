@@ -33,13 +33,18 @@ fn free_address() -> SocketAddr {
 
 impl Process {
     async fn start(dir: &Path, stderr: Stdio) -> Self {
+        Self::start_selecting("", dir, stderr).await
+    }
+
+    /// The same with a value of RUST_LOG.
+    async fn start_selecting(lines: &str, dir: &Path, stderr: Stdio) -> Self {
         let inbox = Inbox::start().await;
         let (mqtt, admin) = (free_address(), free_address());
         let configuration = Pushline::configuration(&format!("{}{}", webhook("w", &inbox.url(), ""), group("mti", "line", "w")));
         let configuration = configuration.replacen("127.0.0.1:0", &mqtt.to_string(), 1).replacen("127.0.0.1:0", &admin.to_string(), 1);
         std::fs::write(dir.join("pushline.toml"), configuration).unwrap();
         let mut command = pushline_testkit::command(BINARY);
-        command.args(["run", "--config"]).arg(dir.join("pushline.toml")).current_dir(dir);
+        command.args(["run", "--config"]).arg(dir.join("pushline.toml")).current_dir(dir).env("RUST_LOG", lines);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
         let mut this = Self { child, mqtt, admin, inbox };
         this.until(async || matches!(get(admin, "/readyz").await, Ok((200, _)))).await;
@@ -104,6 +109,21 @@ async fn a_full_disk_under_the_log_costs_its_lines_and_nothing_else() {
     let admin = process.admin;
     process.until(async || Process::dropped(admin).await >= 2.0).await;
     process.stops().await;
+}
+
+#[tokio::test]
+async fn a_selection_of_lines_that_cannot_be_read_ends_nothing_and_is_reported_where_the_log_can_be_written() {
+    let dir = folder();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut process = Process::start_selecting("a=b=c", dir.path(), full.into()).await;
+    process.serves("a").await;
+    process.stops().await;
+    let log = dir.path().join("log");
+    let process = Process::start_selecting("a=b=c,warn", dir.path(), File::create(&log).unwrap().into()).await;
+    process.stops().await;
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.starts_with("pushline: RUST_LOG: ignored \"a=b=c\": write a level such as debug"), "{log}");
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ async fn a_strict_groups_messages_are_active_one_at_a_time_retries_included() {
             next
         };
         async move {
-            // Whoever else is on its way is given the time to come.
+            // Other requests that are on their way get the time to come.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -146,7 +146,7 @@ async fn while_a_strict_groups_message_is_unanswered_the_webhooks_other_groups_g
     }
     let mut seen: HashMap<String, Vec<usize>> = HashMap::new();
     let mut take = async |seen: &mut HashMap<String, Vec<usize>>| {
-        let (org, number) = read(&timeout(PATIENCE, arrivals.recv()).await.expect("somebody goes on").unwrap());
+        let (org, number) = read(&timeout(PATIENCE, arrivals.recv()).await.expect("a group goes on").unwrap());
         seen.entry(org).or_default().push(number);
     };
     while ["a", "b"].iter().any(|org| seen.get(*org).is_none_or(|came| came.len() < 20)) {

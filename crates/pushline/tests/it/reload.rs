@@ -114,7 +114,7 @@ async fn dead_letters_are_replayed_under_the_same_id_and_replaying_twice_has_no_
     };
     let one = failed[0].header("webhook-id").to_owned();
     let said = replay(vec!["--message-id".into(), one.clone()]).await;
-    assert!(said.starts_with("replayed 1 messages with 10 packets"), "{said}");
+    assert!(said.starts_with("replayed 1 message with 10 packets"), "{said}");
     assert_eq!((fine.next().await.header("webhook-id"), &failed[0].body), (one.as_str(), &failed[0].body));
     let said = replay(vec!["--all".into()]).await;
     assert!(said.starts_with("replayed 2 messages with 4 packets; skipped 1 that were replayed before"), "{said}");

@@ -187,7 +187,7 @@ async fn unrouted_packets_are_routed_anew_once_the_configuration_is_mended_and_a
 
     let pushline = Pushline::start(BINARY, dir.path(), &with("\"{org}/{iccid}\"", "")).await;
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("replayed 1 messages") && words.contains("1 that match no group"), "{words}");
+    assert!(words.starts_with("replayed 1 message") && words.contains("1 that match no group"), "{words}");
     let push = line.next().await;
     assert_eq!(
         (payloads(&push), String::from_utf8_lossy(&push.body).contains("\"ICCID\":1,")),
@@ -198,6 +198,6 @@ async fn unrouted_packets_are_routed_anew_once_the_configuration_is_mended_and_a
     let more = group("mti", "new", "v").replace("default = true\n", "");
     let pushline = Pushline::start(BINARY, dir.path(), &with("\"{org}/{iccid}\"", &more)).await;
     let words = said(replay_all(&pushline)).await;
-    assert!(words.starts_with("replayed 1 messages") && words.contains("0 that match no group"), "{words}");
+    assert!(words.starts_with("replayed 1 message") && words.contains("0 that match no group"), "{words}");
     assert_eq!(payloads(&new.next().await), ["to a group that isn't there yet"]);
 }

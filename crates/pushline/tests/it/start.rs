@@ -32,7 +32,7 @@ fn admin_of(log: &Path) -> Option<SocketAddr> {
 
 #[tokio::test]
 async fn while_kafka_is_away_a_process_lives_says_what_it_waits_for_and_stops_cleanly() {
-    // Nobody listens there once it is dropped.
+    // No process listens there once it is dropped.
     let away = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).unwrap().to_string();
     for role in ["run", "ingest", "deliver"] {
         let dir = folder();

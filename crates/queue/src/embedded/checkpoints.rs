@@ -55,7 +55,10 @@ impl Checkpoints {
         if !self.failure.is_noted()
             && let Err(error) = self.write(|_| ())
         {
-            warn!(%error, "the ends of the logs couldn't be saved: the next start can't tell a torn tail from a changed one");
+            warn!(
+                error = error.with_source(),
+                "the ends of the logs couldn't be saved: the next start can't tell a torn tail from a changed one"
+            );
         }
     }
 

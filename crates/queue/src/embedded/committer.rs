@@ -143,7 +143,7 @@ impl Committer {
             self.sync()?;
             loop {
                 match self.begin_segment() {
-                    Err(error) if error.is_passing() => self.wait_for_space(&error.to_string())?,
+                    Err(error) if error.is_passing() => self.wait_for_space(&error.with_source())?,
                     begun => break begun?,
                 }
             }
@@ -170,7 +170,7 @@ impl Committer {
                 Ok(()) => break,
                 Err(error) if error.is_passing() => {
                     self.cut_half_written()?;
-                    self.wait_for_space(&error.to_string())?;
+                    self.wait_for_space(&error.with_source())?;
                     frame = frame.with_log_time(self.log.stamp());
                 }
                 Err(error) => return Err(error.into()),

@@ -14,7 +14,7 @@ use super::Options;
 use crate::QueueError;
 
 /// Properties that the promise rests on: an operator can't set them.
-const OURS: [&str; 19] = [
+const OURS: [&str; 28] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -25,14 +25,23 @@ const OURS: [&str; 19] = [
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    "group.instance.id",
     "group.protocol",
     "isolation.level",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
     "message.max.bytes",
+    "message.send.max.retries",
     "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "partitioner",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "receive.message.max.bytes",
     "request.required.acks",
+    "retries",
+    "statistics.interval.ms",
     "transactional.id",
 ];
 
@@ -45,7 +54,7 @@ const FETCHED: usize = 64 << 20;
 /// Bytes of a record besides its key, header and value, at the most.
 pub(super) const OVERHEAD: usize = 1024;
 
-/// Checks a property before a client is connected.
+/// Checks one property, before any client exists.
 ///
 /// # Errors
 /// Why the property can't have this value.
@@ -179,9 +188,30 @@ impl ConsumerContext for Quiet {}
 mod tests {
     use super::*;
 
+    /// What an operator may change.
+    const DEFAULTS: [&str; 10] = [
+        "check.crcs",
+        "client.id",
+        "fetch.error.backoff.ms",
+        "fetch.queue.backoff.ms",
+        "fetch.wait.max.ms",
+        "linger.ms",
+        "queued.max.messages.kbytes",
+        "reconnect.backoff.max.ms",
+        "session.timeout.ms",
+        "socket.keepalive.enable",
+    ];
+
     #[test]
     fn what_the_promise_rests_on_cannot_be_given() {
-        assert!(check_property("acks", "1").is_err() && check_property("group.id", "mine").is_err());
+        for name in ["acks", "group.id", "retries", "message.send.max.retries", "max.in.flight", "group.instance.id"] {
+            assert!(check_property(name, "1").is_err(), "{name}");
+        }
+        // What a client has whatever the operator writes is refused: it would be ignored without a word.
+        for config in [producer(&Options::new("a:1")), group(&Options::new("a:1")), catch_up(&Options::new("a:1"))] {
+            let free: Vec<&str> = config.config_map().into_keys().filter(|name| !DEFAULTS.contains(name) && !OURS.contains(name)).collect();
+            assert!(free.is_empty(), "{free:?}");
+        }
         assert_eq!(check_property("security.protocol", "ssl"), Ok(()));
         assert_eq!(check_property("compression.type", "zstd"), Ok(()));
     }

@@ -16,6 +16,7 @@
 //! | a partition's checkpoint and watermark | `partition.rs`; their bytes `checkpoints.rs` (pure) |
 //! | creating and checking topics | `topics.rs` |
 //! | the settings of librdkafka that the promise fixes | `clients.rs` |
+//! | whether the operator's settings fit together | `properties.rs` |
 //! | stalls, refusals, partitions that aren't served | `health.rs` |
 
 mod append;
@@ -29,6 +30,7 @@ mod health;
 mod live;
 mod log;
 mod partition;
+mod properties;
 mod rebalances;
 mod recent;
 mod recent_reader;
@@ -52,7 +54,6 @@ use tokio::{
     time::{Instant, interval},
 };
 
-pub use self::clients::check_property;
 use self::{
     append::Appender,
     catch_up::{CatchUp, Holds, TopicPartition},
@@ -62,6 +63,10 @@ use self::{
     log::KafkaLog,
     partition::KafkaPartition,
     topics::Topics,
+};
+pub use self::{
+    clients::check_property,
+    properties::{InvalidProperties, check_properties},
 };
 use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, blocking, failure::Failure, metrics as names};
 

@@ -91,7 +91,7 @@ pub struct HostileServer {
     address: SocketAddr,
     seen: Arc<Seen>,
     accepting: Option<JoinHandle<()>>,
-    /// Of the one that refuses: a port that is bound is nobody else's.
+    /// Of the one that refuses: no other process gets a port that is bound.
     _bound: Option<TcpSocket>,
 }
 
@@ -131,7 +131,7 @@ impl HostileServer {
         }
         let play = Arc::new(Play { row: row.to_owned(), protocol, address, timeout, seen: Arc::clone(&seen) });
         assert!(play.is_known(), "no hostile row {row:?} over {protocol}");
-        let socket = socket.listen(1024).expect("nobody else listens there");
+        let socket = socket.listen(1024).expect("no other process listens there");
         let handshake = Handshake::of(row, protocol, authority);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();

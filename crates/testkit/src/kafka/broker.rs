@@ -27,7 +27,7 @@ const START: Duration = Duration::from_secs(120);
 /// 16 bytes in base64: `pushline-testkit`.
 const CLUSTER_ID: &str = "cHVzaGxpbmUtdGVzdGtpdA";
 
-/// What differs from Kafka's own defaults: little memory, no waiting where nobody else comes. Later settings win.
+/// What differs from Kafka's own defaults: little memory, no waiting for members that never come. Later settings win.
 const SETTINGS: [(&str, &str); 20] = [
     ("process.roles", "broker,controller"),
     ("controller.listener.names", "CONTROLLER"),

@@ -43,7 +43,7 @@ pub const KAFKA_VARIABLE: &str = "PUSHLINE_TEST_KAFKA";
 #[derive(Debug)]
 pub struct Kafka {
     brokers: String,
-    /// None when somebody else runs it.
+    /// None when it was there before the test.
     broker: Option<Broker>,
     security: Option<KafkaSecurity>,
     _folder: Option<TempDir>,
@@ -98,13 +98,13 @@ impl Kafka {
         Ok(Self { brokers: broker.address.to_string(), broker: Some(broker), security, _folder: Some(folder) })
     }
 
-    /// Starts one on a given port whose data stays in a folder, for trying things out: whoever writes to a topic creates it.
+    /// Starts one on a given port whose data stays in a folder, for trying things out: the first producer of a topic creates it.
     ///
     /// # Errors
     /// What is missing, or its log when it doesn't start.
     pub async fn keep(folder: &Path, port: u16) -> Result<Self, String> {
         let address = broker::local(port);
-        // Whoever listens there would be asked whether we are up.
+        // Another listener there would answer the question whether the broker is up.
         TcpListener::bind(address).map_err(|error| format!("can't listen on {address}: {error}"))?;
         let ports = [Ports { plain: port, ..Ports::free(false) }];
         let settings = [("auto.create.topics.enable", "true")];
@@ -283,7 +283,7 @@ impl Kafka {
     }
 }
 
-/// Kafka's classes, with their archive: made by whoever comes first, while the others wait.
+/// Kafka's classes, with their archive: the first test makes it, while the others wait.
 async fn installation() -> Result<Installation, String> {
     let blocking = |work: fn() -> Result<_, String>| async move { spawn_blocking(work).await.map_err(|error| error.to_string())? };
     let installation = blocking(Installation::of_this_user).await?;

@@ -116,7 +116,8 @@ fn served_throughout(deliver: &Pushline) -> BTreeSet<u32> {
 fn played(log: &str) -> (BTreeSet<u32>, BTreeSet<u32>) {
     let (mut now, mut revoked) = (BTreeSet::new(), BTreeSet::new());
     for line in log.lines().filter(|line| line.contains("partitions were ")) {
-        let list = line.split_once("partitions=[").and_then(|(_, rest)| rest.split_once(']')).map_or("", |(list, _)| list);
+        let list =
+            line.split_once("partitions=").and_then(|(_, rest)| rest.split_once('[')?.1.split_once(']')).map_or("", |(list, _)| list);
         let list: BTreeSet<u32> = list.split(", ").filter_map(|number| number.parse().ok()).collect();
         if line.contains("partitions were assigned") {
             now.extend(list);

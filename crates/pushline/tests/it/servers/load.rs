@@ -19,7 +19,7 @@ pub(super) type Program = fn(&Site) -> Command;
 /// Groups that push to the one webhook.
 const GROUPS: usize = 8;
 
-/// How often a server that doesn't start gets another port: somebody else may have taken the first.
+/// How often a server that doesn't start gets another port: another process may have taken the first.
 const STARTS: usize = 5;
 
 /// A server with the site that it runs at.
@@ -112,7 +112,7 @@ async fn is_listening(site: &Site, process: &mut ServerProcess) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !process.has_ended() {
         if TcpStream::connect(("127.0.0.1", site.port)).await.is_ok() {
-            // Somebody else's port would be taken too.
+            // Another process's port would be taken too.
             return !process.has_ended();
         }
         assert!(Instant::now() < deadline, "the server takes no connection:\n{}", process.log());
