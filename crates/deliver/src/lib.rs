@@ -49,10 +49,10 @@ mod losses;
 mod memory_budget;
 pub mod metrics;
 mod name_servers;
-mod network;
-mod no_response;
 #[cfg(test)]
 mod namespace;
+mod network;
+mod no_response;
 mod outcome;
 mod own_addresses;
 mod partition;
