@@ -104,7 +104,7 @@ fn open(address: SocketAddr) -> io::Result<TcpSocket> {
 /// have to do for the connections to all servers together (ip(7), IP_BIND_ADDRESS_NO_PORT).
 fn bind(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
     // A system that hasn't the option takes the port here.
-    setsockopt(socket, IpBindAddressNoPort, &true).ok();
+    _ = setsockopt(socket, IpBindAddressNoPort, &true);
     socket.bind((source, 0).into())
 }
 

@@ -132,25 +132,25 @@ impl WebhookHealth {
         let log = state.limit.log(change.count(), now);
         self.publish(&state);
         drop(state);
-        self.log(log, || change.log(webhook, outcome));
+        self.log(&log, || change.log(webhook, outcome));
     }
 
     /// The webhook's server asked to be left alone until then.
     pub(crate) fn suspended(self: &Arc<Self>, webhook: &str, until: Timestamp) {
         let log = self.lock().limit.log(|unlogged| &mut unlogged.suspended, Instant::now());
-        self.log(log, || warn!(webhook, %until, "webhook suspended: its server asked for that by Retry-After; its messages wait"));
+        self.log(&log, || warn!(webhook, %until, "webhook suspended: its server asked for that by Retry-After; its messages wait"));
     }
 
     /// That time is over, or the webhook has another server.
     pub(crate) fn suspension_over(self: &Arc<Self>, webhook: &str) {
         let log = self.lock().limit.log(|unlogged| &mut unlogged.resumed, Instant::now());
-        self.log(log, || info!(webhook, "webhook no longer suspended: its messages are sent again"));
+        self.log(&log, || info!(webhook, "webhook no longer suspended: its messages are sent again"));
     }
 
-    fn log(self: &Arc<Self>, log: Log, line: impl FnOnce()) {
+    fn log(self: &Arc<Self>, log: &Log, line: impl FnOnce()) {
         match log {
             Log::Now => line(),
-            Log::Later(Some(due)) => _ = tokio::spawn(Arc::clone(self).summarise(due)),
+            Log::Later(Some(due)) => _ = tokio::spawn(Arc::clone(self).summarise(*due)),
             Log::Later(None) => {}
         }
     }

@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn a_suspension_ends_when_the_registry_with_another_url_is_published_and_not_when_one_is_refused() {
         let (budgets, network) = (Budgets::new(1 << 20), Network::new(Egress::default()).unwrap());
-        let webhook = |name: &str, host: &str| Webhook::new(name, format!("http://{host}.example/").parse().unwrap());
+        let webhook = |name: &str, host: &str| Webhook::new(name, format!("https://{host}.example/").parse().unwrap());
         let before = Webhooks::new(registry([webhook("a", "one"), webhook("b", "one")]), &budgets, &network).unwrap();
         let suspension = Arc::clone(&before.by_name["a"].budgets.suspension);
         suspension.extend(Instant::now() + Duration::from_secs(3600));

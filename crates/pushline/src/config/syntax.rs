@@ -7,13 +7,15 @@ pub(super) fn problem(error: &Error, text: &str, root: &DeTable<'_>, line: impl 
     let at = error.span().and_then(|span| Some((span.start, text.get(..span.start)?, text.get(span)?)));
     // The library has no kinds of errors. A message that it words otherwise is shown as it is.
     match (error.message(), at) {
-        ("duplicate key", Some((offset, _, key))) => {
+        ("duplicate key", Some((offset, before, key))) => {
             let key = key.trim_matches(['"', '\'']);
-            let first = last_before(root, key, offset).map_or(String::new(), |first| format!(" (first defined in line {})", line(first)));
-            format!("duplicate key {key:?}{first}")
+            // The library drops the first of two tables: its header is looked for.
+            let header = || before.lines().position(|line| line.trim() == format!("[{key}]")).map(|index| index + 1);
+            let first = last_before(root, key, offset).map(line).or_else(header);
+            format!("duplicate key {key:?}{}", first.map_or(String::new(), |first| format!(" (first defined in line {first})")))
         }
         (message, Some((_, before, _))) if message.starts_with("key with no value") => {
-            let key = before.rsplit(['\n', '{', ',']).next().unwrap_or(before).trim();
+            let key = before.rsplit('\n').next().unwrap_or(before).trim();
             format!("{key:?} has no value: write {key} = …")
         }
         (message, _) => message.to_owned(),

@@ -78,7 +78,7 @@ async fn each_cell_of_the_hostile_receivers_table_has_its_outcome_cause_and_numb
         wrong.extend(faults.into_iter().map(|fault| format!("{}: {fault}", one.name)));
     }
     wrong.extend(left_open(&played).await);
-    assert!(wrong.is_empty(), "{} faults in {} cells:\n{}\n", wrong.len(), played.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} faults in {} cells:\n{}\n{}", wrong.len(), played.len(), wrong.join("\n"), pushline.log());
 }
 
 /// Waits until so many messages of one packet each have settled, for three timeouts and more.
