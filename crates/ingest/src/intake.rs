@@ -3,7 +3,7 @@
 use pushline_model::{Cause, DeadLetter, DeadPacket, Iccid, Packet, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::Record;
 
-use crate::{
+use crate::listener::{
     encode,
     packets::{Publish, Version},
 };

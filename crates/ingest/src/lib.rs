@@ -2,20 +2,16 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | decoding control packets (pure) | `packets.rs` |
-//! | encoding the listener's answers (pure) | `encode.rs` |
+//! | decoding control packets (pure) | `listener/packets.rs` |
+//! | encoding the listener's answers (pure) | `listener/encode.rs` |
 //! | records, dead letters and PUBACKs of one read (pure) | `intake.rs` |
-//! | the only `select!` of a connection | `connection.rs` |
-//! | accepting connections | `listener.rs` |
+//! | the only `select!` of a connection | `listener/connection.rs` |
+//! | accepting connections | `listener/mod.rs` |
 
 mod budget;
-mod client_ids;
-mod connection;
-mod encode;
 mod intake;
 mod listener;
 pub mod metrics;
-mod packets;
 
 use std::{io, net::SocketAddr};
 

@@ -30,10 +30,13 @@ use tokio::{
 use crate::{
     DisconnectReason,
     budget::{Budget, Lease},
-    client_ids::{ClaimedClientId, ClientIds},
-    encode,
     intake::Intake,
     metrics as names,
+};
+
+use super::{
+    client_ids::{ClaimedClientId, ClientIds},
+    encode,
     packets::{self, Connect, Packet, Version},
 };
 

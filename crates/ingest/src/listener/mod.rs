@@ -1,5 +1,10 @@
 //! The listener that devices connect to.
 
+mod client_ids;
+mod connection;
+pub(crate) mod encode;
+pub(crate) mod packets;
+
 use std::{
     io,
     net::SocketAddr,
@@ -23,12 +28,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{
-    IngestError,
-    budget::Budget,
+use crate::{IngestError, budget::Budget, metrics as names};
+
+use self::{
     client_ids::ClientIds,
     connection::{Connection, Shared},
-    metrics as names,
 };
 
 /// The listener's options.

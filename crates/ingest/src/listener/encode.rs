@@ -4,10 +4,9 @@ use bytes::BytesMut;
 use rmqtt_codec::{types::QoS, v3, v5};
 use tokio_util::codec::Encoder;
 
-use crate::{
-    DisconnectReason,
-    packets::{Connect, Version},
-};
+use crate::DisconnectReason;
+
+use super::packets::{Connect, Version};
 
 /// PUBACK (MQTT 5 §3.4). `matched`: a group with a webhook wants the packet; else MQTT 5 clients get 0x10, "no matching subscribers".
 pub(crate) fn puback(version: Version, id: u16, matched: bool, into: &mut Vec<u8>) {
