@@ -28,16 +28,17 @@ use tokio::{
 };
 
 use crate::{
-    DisconnectReason,
     budget::{Budget, Lease},
     intake::Intake,
     metrics as names,
 };
 
 use super::{
+    DisconnectReason,
     client_ids::{ClaimedClientId, ClientIds},
+    connect::Connect,
     encode,
-    packets::{self, Connect, Packet, Version},
+    packets::{self, Packet, Version},
 };
 
 /// The listener refuses a CONNECT that takes longer.
@@ -133,6 +134,10 @@ impl Connection {
             connect.client_id.is_empty().then_some(&client_id),
             packets::packet_limit(self.shared.max_payload),
         );
+        if connack.len() > connect.largest_answer() {
+            let end = self.refuse(connect.version, connect.largest_answer(), DisconnectReason::AnswerTooLarge).await;
+            return self.end(None, end).await;
+        }
         let end = match self.write(&connack).await {
             Ok(()) => self.serve(&connect, &claimed).await,
             Err(end) => end,
@@ -154,22 +159,35 @@ impl Connection {
             }
             self.read().await?;
         };
-        let reason = match connect {
-            Err(reason) => reason,
+        let (largest_answer, reason) = match connect {
+            Err(reason) => (usize::MAX, reason),
             Ok(connect) => match self.reason_to_refuse(&connect) {
                 None => return Ok(connect),
-                Some(reason) => reason,
+                Some(reason) => (connect.largest_answer(), reason),
             },
         };
         // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
-        self.write(&encode::connack_refused(version.unwrap_or(Version::V3), reason)).await?;
-        Err(reason.into())
+        Err(self.refuse(version.unwrap_or(Version::V3), largest_answer, reason).await)
+    }
+
+    /// Sends the CONNACK that refuses the client, if the client takes one of this size.
+    async fn refuse(&mut self, version: Version, largest_answer: usize, reason: DisconnectReason) -> End {
+        let connack = encode::connack_refused(version, reason);
+        if connack.len() <= largest_answer
+            && let Err(end) = self.write(&connack).await
+        {
+            return end;
+        }
+        reason.into()
     }
 
     fn reason_to_refuse(&self, connect: &Connect) -> Option<DisconnectReason> {
         // MQTT 3.1.1 §3.1.3.1: a client without an id can't keep a session.
         if connect.client_id.is_empty() && !connect.clean && connect.version == Version::V3 {
             return Some(DisconnectReason::ClientIdentifierNotValid);
+        }
+        if connect.has_authentication_method {
+            return Some(DisconnectReason::BadAuthenticationMethod);
         }
         if connect.will_qos2 {
             return Some(DisconnectReason::QosNotSupported);
@@ -183,7 +201,7 @@ impl Connection {
         let keep_alive_timeout = (connect.keep_alive > 0).then(|| Duration::from_secs(connect.keep_alive.into()) * 3 / 2);
         let mut stop = shared.stop.clone();
         let mut last_read = Instant::now();
-        let mut result = self.handle_packets(connect.version).await;
+        let mut result = self.handle_packets(connect).await;
         while result.is_ok() {
             let has_capacity = shared.budget.has_capacity();
             let deadline = if has_capacity {
@@ -197,7 +215,7 @@ impl Connection {
                 read = self.reader.read_buf(&mut self.buffer), if has_capacity => {
                     last_read = Instant::now();
                     match self.after_read(read) {
-                        Ok(()) => self.handle_packets(connect.version).await,
+                        Ok(()) => self.handle_packets(connect).await,
                         Err(end) => Err(end),
                     }
                 }
@@ -238,8 +256,8 @@ impl Connection {
     }
 
     /// Handles every whole packet of the buffer.
-    async fn handle_packets(&mut self, version: Version) -> Result<(), End> {
-        let shared = Arc::clone(&self.shared);
+    async fn handle_packets(&mut self, connect: &Connect) -> Result<(), End> {
+        let (shared, version) = (Arc::clone(&self.shared), connect.version);
         let registry = shared.registry.load();
         let mut intake = Intake::new(&registry, &shared.topics, version, Timestamp::of(SystemTime::now()));
         let (mut at, mut answers) = (0, Vec::new());
@@ -253,8 +271,13 @@ impl Connection {
             match raw.read(version, shared.max_payload) {
                 Ok(Packet::Publish(publish)) => intake.publish(&publish, shared.budget.has_capacity()),
                 Ok(Packet::Ping) => encode::pingresp(&mut answers),
-                Ok(Packet::Subscribe(id, filters)) => encode::suback(version, id, filters, &mut answers),
-                Ok(Packet::Unsubscribe(id, filters)) => encode::unsuback(version, id, filters, &mut answers),
+                Ok(Packet::Subscribe(id, filters)) if encode::suback_len(filters) <= connect.largest_answer() => {
+                    encode::suback(version, id, filters, &mut answers);
+                }
+                Ok(Packet::Unsubscribe(id, filters)) if encode::suback_len(filters) <= connect.largest_answer() => {
+                    encode::unsuback(version, id, filters, &mut answers);
+                }
+                Ok(Packet::Subscribe(..) | Packet::Unsubscribe(..)) => break Some(End::Refused(DisconnectReason::AnswerTooLarge)),
                 Ok(Packet::Disconnect) => break Some(End::Left),
                 Err(reason) => break Some(End::Refused(reason)),
             }

@@ -1,9 +1,13 @@
 //! The listener that devices connect to.
 
 mod client_ids;
+mod connect;
 mod connection;
+mod disconnect_reason;
 pub(crate) mod encode;
+mod fields;
 pub(crate) mod packets;
+mod properties;
 
 use std::{
     io,
@@ -33,6 +37,7 @@ use crate::{IngestError, budget::Budget, metrics as names};
 use self::{
     client_ids::ClientIds,
     connection::{Connection, Shared},
+    disconnect_reason::DisconnectReason,
 };
 
 /// The listener's options.

@@ -1,11 +1,11 @@
-//! Decodes MQTT control packets in a connection's buffer. PUBLISH is decoded in place, without copies; the other packets are rare and go
-//! through the codec. Pure.
+//! Decodes MQTT control packets in a connection's buffer, in place and without copies; `connect.rs` decodes the first one. Pure.
 
-use bytes::BytesMut;
-use rmqtt_codec::{error::DecodeError, v3, v5, version::ProtocolVersion, version::VersionCodec};
-use tokio_util::codec::Decoder;
-
-use crate::DisconnectReason;
+use super::{
+    DisconnectReason,
+    connect::{self, Connect},
+    fields::{self, Fields},
+    properties::{Place, Properties},
+};
 
 /// Bytes that a PUBLISH's topic and properties may take beside the payload.
 const BESIDE_PAYLOAD: usize = 128 << 10;
@@ -16,10 +16,6 @@ const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
 const PINGREQ: u8 = 12;
 const DISCONNECT: u8 = 14;
-
-/// The place of CONNECT's flags, behind the protocol's name and level (MQTT 5 §3.1.2.3), and the flag for a new session.
-const CONNECT_FLAGS: usize = 7;
-const CLEAN_START: u8 = 2;
 
 /// The flag of a PUBLISH that is sent again.
 const DUP: u8 = 8;
@@ -62,16 +58,6 @@ pub(crate) struct Publish<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// The parts of a CONNECT that the listener uses. It has no users and no stored sessions.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Connect {
-    pub(crate) version: Version,
-    pub(crate) client_id: String,
-    pub(crate) clean: bool,
-    pub(crate) keep_alive: u16,
-    pub(crate) will_qos2: bool,
-}
-
 /// The largest control packet that the listener reads, in bytes, for a limit of the payload.
 pub(crate) fn packet_limit(max_payload: usize) -> usize {
     max_payload + BESIDE_PAYLOAD
@@ -83,7 +69,7 @@ pub(crate) fn packet_limit(max_payload: usize) -> usize {
 /// The length is malformed, or larger than `limit`.
 pub(crate) fn next(buffer: &[u8], limit: usize) -> Result<Option<Raw<'_>>, DisconnectReason> {
     let Some((&first, rest)) = buffer.split_first() else { return Ok(None) };
-    let Some((length, header)) = remaining_length(rest)? else { return Ok(None) };
+    let Some((length, header)) = fields::variable(rest)? else { return Ok(None) };
     if length > limit {
         return Err(DisconnectReason::PacketTooLarge);
     }
@@ -96,18 +82,6 @@ pub(crate) fn begins_like_connect(buffer: &[u8]) -> bool {
     buffer.first().is_none_or(|first| *first == CONNECT << 4)
 }
 
-/// Decodes a variable byte integer (MQTT 5 §1.5.5): seven bits a byte, four bytes at most. Returns the value and the number of its bytes.
-fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, DisconnectReason> {
-    let mut value = 0;
-    for (place, byte) in bytes.iter().take(4).enumerate() {
-        value |= usize::from(byte & 0x7f) << (7 * place);
-        if byte & 0x80 == 0 {
-            return Ok(Some((value, place + 1)));
-        }
-    }
-    if bytes.len() < 4 { Ok(None) } else { Err(DisconnectReason::MalformedPacket) }
-}
-
 impl<'a> Raw<'a> {
     /// The packet's length in bytes, fixed header included.
     pub(crate) fn len(&self) -> usize {
@@ -116,154 +90,94 @@ impl<'a> Raw<'a> {
 
     /// Decodes the packet as one of a connected client.
     pub(crate) fn read(&self, version: Version, max_payload: usize) -> Result<Packet<'a>, DisconnectReason> {
-        match self.first >> 4 {
-            PUBLISH => self.publish(version, max_payload).map(Packet::Publish),
-            // MQTT 5 §2.1.3: these flags are reserved. (The codec checks the flags of the other packets.)
-            PINGREQ | DISCONNECT if self.first & 0xf != 0 => Err(DisconnectReason::MalformedPacket),
-            PINGREQ if self.body.is_empty() => Ok(Packet::Ping),
-            DISCONNECT => Ok(Packet::Disconnect),
-            SUBSCRIBE | UNSUBSCRIBE => self.filters(version),
-            PINGREQ | 0 => Err(DisconnectReason::MalformedPacket),
+        match (self.first >> 4, self.first & 0xf) {
+            (PUBLISH, _) => self.publish(version, max_payload).map(Packet::Publish),
+            (PINGREQ, 0) if self.body.is_empty() => Ok(Packet::Ping),
+            (DISCONNECT, 0) => Ok(Packet::Disconnect),
+            (SUBSCRIBE, 2) => self.subscribe(version),
+            (UNSUBSCRIBE, 2) => self.unsubscribe(version),
+            // §2.1.3: all other flags of these are reserved.
+            (0 | PINGREQ | DISCONNECT | SUBSCRIBE | UNSUBSCRIBE, _) => Err(DisconnectReason::MalformedPacket),
             // A second CONNECT, a packet that only servers send, or an acknowledgement of nothing.
             _ => Err(DisconnectReason::ProtocolError),
         }
     }
 
     fn publish(&self, version: Version, max_payload: usize) -> Result<Publish<'a>, DisconnectReason> {
-        let qos = self.first >> 1 & 3;
-        let (topic, rest) = self.topic()?;
-        let (id, rest) = match qos {
+        let mut fields = Fields::new(self.body);
+        let topic = std::str::from_utf8(fields.binary()?).map_err(|_| DisconnectReason::MalformedPacket)?;
+        let id = match self.first >> 1 & 3 {
             // §3.3.1.1: a packet at QoS 0 is never sent again.
             0 if self.first & DUP != 0 => return Err(DisconnectReason::MalformedPacket),
-            0 => (None, rest),
-            1 => split_u16(rest).filter(|(id, _)| *id > 0).map(|(id, rest)| (Some(id), rest)).ok_or(DisconnectReason::MalformedPacket)?,
+            0 => None,
+            1 => Some(fields.packet_id()?),
             2 => return Err(DisconnectReason::QosNotSupported),
             _ => return Err(DisconnectReason::MalformedPacket),
         };
-        let payload = if version == Version::V5 { self.after_properties(rest)? } else { rest };
+        if version == Version::V5 {
+            Properties::read(&mut fields, Place::Publish)?;
+        }
         if topic.is_empty() || topic.contains(['+', '#', '\0']) {
             return Err(DisconnectReason::TopicNameInvalid);
         }
+        let payload = fields.rest();
         if payload.len() > max_payload {
             return Err(DisconnectReason::PacketTooLarge);
         }
         Ok(Publish { id, topic, payload })
     }
 
-    fn topic(&self) -> Result<(&'a str, &'a [u8]), DisconnectReason> {
-        let (length, rest) = split_u16(self.body).ok_or(DisconnectReason::MalformedPacket)?;
-        let (topic, rest) = rest.split_at_checked(usize::from(length)).ok_or(DisconnectReason::MalformedPacket)?;
-        Ok((std::str::from_utf8(topic).map_err(|_| DisconnectReason::MalformedPacket)?, rest))
+    /// SUBSCRIBE (§3.8): each filter is followed by its options.
+    fn subscribe(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
+        let (id, filters) = self.filters(version, Place::Subscribe, |fields| match (version, fields.u8()?) {
+            (Version::V3, 0..=2) => Ok(()),
+            (Version::V5, options) if options & 0xc0 == 0 && options & 3 < 3 && options >> 4 & 3 < 3 => Ok(()),
+            _ => Err(DisconnectReason::MalformedPacket),
+        })?;
+        Ok(Packet::Subscribe(id, filters))
     }
 
-    /// Skips the properties. Most clients send none; the codec checks those that are there.
-    fn after_properties(&self, rest: &'a [u8]) -> Result<&'a [u8], DisconnectReason> {
-        let (length, header) = remaining_length(rest)?.ok_or(DisconnectReason::MalformedPacket)?;
-        let payload = rest.get(header + length..).ok_or(DisconnectReason::MalformedPacket)?;
-        if length > 0 {
-            let publish = match self.decode_v5()? {
-                v5::Packet::Publish(publish) => publish,
-                _ => return Err(DisconnectReason::MalformedPacket),
-            };
-            if publish.properties.is_some_and(|properties| properties.topic_alias.is_some()) {
-                return Err(DisconnectReason::TopicAliasInvalid); // CONNACK allowed none
+    /// UNSUBSCRIBE (§3.10).
+    fn unsubscribe(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
+        let (id, filters) = self.filters(version, Place::Unsubscribe, |_| Ok(()))?;
+        Ok(Packet::Unsubscribe(id, filters))
+    }
+
+    /// The packet id and the number of filters; `options` reads what follows each.
+    fn filters(
+        &self,
+        version: Version,
+        place: Place,
+        options: impl Fn(&mut Fields<'a>) -> Result<(), DisconnectReason>,
+    ) -> Result<(u16, usize), DisconnectReason> {
+        let mut fields = Fields::new(self.body);
+        let id = fields.packet_id()?;
+        if version == Version::V5 {
+            Properties::read(&mut fields, place)?;
+        }
+        let mut filters = 0;
+        while !fields.is_empty() {
+            if fields.text()?.is_empty() {
+                return Err(DisconnectReason::MalformedPacket);
             }
+            options(&mut fields)?;
+            filters += 1;
         }
-        Ok(payload)
+        if filters == 0 { Err(DisconnectReason::ProtocolError) } else { Ok((id, filters)) }
     }
 
-    fn filters(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
-        match version {
-            Version::V3 => match self.decode_v3()? {
-                v3::Packet::Subscribe { packet_id, topic_filters } => Ok(Packet::Subscribe(packet_id.get(), topic_filters.len())),
-                v3::Packet::Unsubscribe { packet_id, topic_filters } => Ok(Packet::Unsubscribe(packet_id.get(), topic_filters.len())),
-                _ => Err(DisconnectReason::MalformedPacket),
-            },
-            Version::V5 => match self.decode_v5()? {
-                v5::Packet::Subscribe(subscribe) => Ok(Packet::Subscribe(subscribe.packet_id.get(), subscribe.topic_filters.len())),
-                v5::Packet::Unsubscribe(unsubscribe) => {
-                    Ok(Packet::Unsubscribe(unsubscribe.packet_id.get(), unsubscribe.topic_filters.len()))
-                }
-                _ => Err(DisconnectReason::MalformedPacket),
-            },
-        }
-    }
-
-    /// The protocol version of a connection's first packet. It is decoded apart, so that a refusal of the rest can be encoded in the client's version.
+    /// The protocol version of a connection's first packet.
     pub(crate) fn version(&self) -> Result<Version, DisconnectReason> {
-        if self.first >> 4 != CONNECT {
-            return Err(DisconnectReason::ProtocolError);
-        }
-        match VersionCodec.decode(&mut BytesMut::from(self.bytes)) {
-            Ok(Some(ProtocolVersion::MQTT3)) => Ok(Version::V3),
-            Ok(Some(ProtocolVersion::MQTT5)) => Ok(Version::V5),
-            // A version other than 3.1, 3.1.1 and 5 has an answer of its own.
-            Err(_) if self.body.get(2..6) == Some(b"MQTT") => Err(DisconnectReason::UnsupportedProtocolVersion),
-            Ok(None) | Err(_) => Err(DisconnectReason::MalformedPacket),
+        match self.first >> 4 {
+            CONNECT => connect::version(self.body),
+            _ => Err(DisconnectReason::ProtocolError),
         }
     }
 
     /// Decodes the packet as a connection's first packet, of this version.
     pub(crate) fn connect(&self, version: Version) -> Result<Connect, DisconnectReason> {
-        match version {
-            Version::V3 => match self.decode_v3()? {
-                v3::Packet::Connect(connect) => Ok(Connect {
-                    version,
-                    client_id: connect.client_id.to_string(),
-                    clean: connect.clean_session,
-                    keep_alive: connect.keep_alive,
-                    will_qos2: false,
-                }),
-                _ => Err(DisconnectReason::MalformedPacket),
-            },
-            Version::V5 => match decode_v5(self.with_clean_start())? {
-                v5::Packet::Connect(connect) => Ok(Connect {
-                    version,
-                    client_id: connect.client_id.to_string(),
-                    clean: self.body.get(CONNECT_FLAGS).is_some_and(|flags| flags & CLEAN_START != 0),
-                    keep_alive: connect.keep_alive,
-                    will_qos2: connect.last_will.is_some_and(|will| u8::from(will.qos) == 2),
-                }),
-                _ => Err(DisconnectReason::MalformedPacket),
-            },
-        }
+        connect::read(version, self.body)
     }
-
-    /// The codec refuses an empty client id without Clean Start, as MQTT 3.1.1 does; MQTT 5 §3.1.3.1 lets such a client in.
-    fn with_clean_start(&self) -> BytesMut {
-        let mut bytes = BytesMut::from(self.bytes);
-        let flags = bytes.len() - self.body.len() + CONNECT_FLAGS;
-        bytes.get_mut(flags).into_iter().for_each(|flags| *flags |= CLEAN_START);
-        bytes
-    }
-
-    fn decode_v3(&self) -> Result<v3::Packet, DisconnectReason> {
-        let decoded = v3::Codec::default().decode(&mut BytesMut::from(self.bytes));
-        decoded.map_err(|error| reason_of(&error))?.map(|(packet, _)| packet).ok_or(DisconnectReason::MalformedPacket)
-    }
-
-    fn decode_v5(&self) -> Result<v5::Packet, DisconnectReason> {
-        decode_v5(BytesMut::from(self.bytes))
-    }
-}
-
-fn decode_v5(mut bytes: BytesMut) -> Result<v5::Packet, DisconnectReason> {
-    let decoded = v5::Codec::default().decode(&mut bytes);
-    decoded.map_err(|error| reason_of(&error))?.map(|(packet, _)| packet).ok_or(DisconnectReason::MalformedPacket)
-}
-
-fn reason_of(error: &DecodeError) -> DisconnectReason {
-    // MQTT 3.1.1 §3.1.3.1: an empty client id that asks for a session.
-    if matches!(error, DecodeError::InvalidClientId) {
-        DisconnectReason::ClientIdentifierNotValid
-    } else {
-        DisconnectReason::MalformedPacket
-    }
-}
-
-fn split_u16(bytes: &[u8]) -> Option<(u16, &[u8])> {
-    let (two, rest) = bytes.split_first_chunk()?;
-    Some((u16::from_be_bytes(*two), rest))
 }
 
 #[cfg(test)]
@@ -291,6 +205,8 @@ mod tests {
         assert_eq!(read(b"\x3b\x0b\x00\x03o/1\x00\x07\x00ABC", Version::V5), Ok(publish(Some(7))));
         // Payload format indicator.
         assert_eq!(read(b"\x32\x0d\x00\x03o/1\x00\x07\x02\x01\x01ABC", Version::V5), Ok(publish(Some(7))));
+        // Message expiry interval 0.
+        assert_eq!(read(b"\x32\x10\x00\x03o/1\x00\x07\x05\x02\x00\x00\x00\x00ABC", Version::V5), Ok(publish(Some(7))));
     }
 
     #[test]
@@ -305,6 +221,8 @@ mod tests {
             (b"\x30\x03\x00\x00\x00", DisconnectReason::TopicNameInvalid),
             (b"\x30\x07\x00\x03o/1\x05\x01", DisconnectReason::MalformedPacket),
             (b"\x30\x09\x00\x03o/1\x03\x23\x00\x01", DisconnectReason::TopicAliasInvalid),
+            (b"\x30\x08\x00\x03o/1\x02\x0b\x01", DisconnectReason::ProtocolError),
+            (b"\x30\x0a\x00\x03o/1\x04\x08\x00\x01+", DisconnectReason::ProtocolError),
             (b"\x10\x00", DisconnectReason::ProtocolError),
             (b"\x20\x00", DisconnectReason::ProtocolError),
             (b"\x40\x02\x00\x01", DisconnectReason::ProtocolError),
@@ -323,23 +241,29 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_tells_the_version_and_the_client() {
-        let v3 = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01d";
-        let connect = connect(v3).unwrap();
+    fn the_first_packet_must_be_a_connect() {
+        let connect = connect(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01d").unwrap();
         assert_eq!((connect.version, connect.client_id.as_str(), connect.keep_alive, connect.clean), (Version::V3, "d", 60, true));
-        let v5 = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d";
-        assert_eq!(self::connect(v5).map(|connect| (connect.version, connect.clean)), Ok((Version::V5, true)));
-        let v6 = b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01d";
-        assert_eq!(self::connect(v6), Err(DisconnectReason::UnsupportedProtocolVersion));
         assert_eq!(self::connect(b"\xc0\x00"), Err(DisconnectReason::ProtocolError));
         assert_eq!(self::connect(b"\x10\x04GET "), Err(DisconnectReason::MalformedPacket));
     }
 
     #[test]
-    fn an_empty_client_id_may_want_a_session_in_mqtt_5_only() {
-        let v5 = connect(b"\x10\x0d\x00\x04MQTT\x05\x00\x00\x3c\x00\x00\x00").unwrap();
-        assert_eq!((v5.version, v5.client_id.as_str(), v5.clean), (Version::V5, "", false));
-        assert_eq!(connect(b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00"), Err(DisconnectReason::ClientIdentifierNotValid));
+    fn filters_are_counted_and_their_options_checked() {
+        assert_eq!(read(b"\x82\x0a\x00\x09\x00\x01a\x00\x00\x01b\x01", Version::V3), Ok(Packet::Subscribe(9, 2)));
+        assert_eq!(read(b"\x82\x09\x00\x09\x02\x0b\x01\x00\x01a\x2e", Version::V5), Ok(Packet::Subscribe(9, 1)));
+        assert_eq!(read(b"\xa2\x05\x00\x09\x00\x01a", Version::V3), Ok(Packet::Unsubscribe(9, 1)));
+        for (bytes, version, reason) in [
+            (&b"\x80\x06\x00\x09\x00\x01a\x00"[..], Version::V3, DisconnectReason::MalformedPacket),
+            (b"\x82\x06\x00\x00\x00\x01a\x00", Version::V3, DisconnectReason::MalformedPacket),
+            (b"\x82\x06\x00\x09\x00\x01a\x03", Version::V3, DisconnectReason::MalformedPacket),
+            (b"\x82\x07\x00\x09\x00\x00\x01a\x30", Version::V5, DisconnectReason::MalformedPacket),
+            (b"\x82\x05\x00\x09\x00\x00\x00", Version::V3, DisconnectReason::MalformedPacket),
+            (b"\x82\x02\x00\x09", Version::V3, DisconnectReason::ProtocolError),
+            (b"\xa2\x02\x00\x09", Version::V3, DisconnectReason::ProtocolError),
+        ] {
+            assert_eq!(read(bytes, version), Err(reason), "{bytes:x?}");
+        }
     }
 
     proptest! {
