@@ -9,7 +9,7 @@ use pushline_deliver::Deliver;
 use pushline_ingest::Listener;
 use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::Queue;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -41,10 +41,10 @@ pub(crate) struct Running {
     admin: Admin,
 }
 
-/// The listener that packets arrive at.
+/// The listeners that packets arrive at.
 struct Intake {
-    address: SocketAddr,
-    listening: JoinHandle<()>,
+    addresses: Vec<SocketAddr>,
+    listening: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -90,7 +90,7 @@ impl Running {
         admin.starting(&queue::opening(&settings));
         let queue = queue::open(&settings, role, largest_record).await?;
         let registry = Arc::new(ArcSwap::from_pointee(registry));
-        let topics = Arc::new(ArcSwap::from_pointee(settings.mqtt.listener.topics.clone()));
+        let topics = Arc::new(ArcSwap::from_pointee(settings.mqtt.topics()));
         let routing = Routing { registry: Arc::clone(&registry), topics };
         let descriptors = DescriptorBudget::new(fd_limit::limit(), role.descriptor_uses());
         let deliver = if role.delivers() {
@@ -116,7 +116,7 @@ impl Running {
             local_failures: deliver.as_ref().map(Deliver::local_failures),
             refused_ticks: deliver.as_ref().map(Deliver::refused_ticks),
         });
-        let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
+        let mqtt = intake.as_ref().and_then(Intake::address).map(tracing::field::display);
         info!(mqtt, admin = %admin.address(), "ready");
         Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
     }
@@ -138,9 +138,9 @@ impl Running {
         }
     }
 
-    /// The address that devices connect to.
+    /// The first address that devices connect to.
     pub(crate) fn mqtt(&self) -> Option<SocketAddr> {
-        self.intake.as_ref().map(|intake| intake.address)
+        self.intake.as_ref().and_then(Intake::address)
     }
 
     /// The queue, for reading.
@@ -176,8 +176,8 @@ impl Running {
         let registry = Arc::new(config.registry);
         self.deliver.as_ref().map_or(Ok(()), |deliver| deliver.reload(Arc::clone(&registry)))?;
         self.routing.registry.store(registry);
-        // A process that ingests has refused another [mqtt.listener] above.
-        self.routing.topics.store(Arc::new(config.settings.mqtt.listener.topics));
+        // A process that ingests has refused another [mqtt] above.
+        self.routing.topics.store(Arc::new(config.settings.mqtt.topics()));
         Ok(())
     }
 
@@ -186,9 +186,9 @@ impl Running {
         tokio::select! {
             error = self.queue.failed() => anyhow!(error).context("the queue failed; no acknowledged packet is lost; remove the cause and start again"),
             Some(error) = OptionFuture::from(self.deliver.as_mut().map(Deliver::failed)) => anyhow!(error).context("delivery failed"),
-            Some(ended) = OptionFuture::from(self.intake.as_mut().map(|intake| &mut intake.listening)) => match ended {
-                Ok(()) => anyhow!("the listener ended"),
-                Err(error) => anyhow!(error).context("the listener failed"),
+            Some(Some(ended)) = OptionFuture::from(self.intake.as_mut().map(|intake| intake.listening.join_next())) => match ended {
+                Ok(()) => anyhow!("a listener ended"),
+                Err(error) => anyhow!(error).context("a listener failed"),
             },
             error = self.admin.failed() => error,
         }
@@ -202,7 +202,7 @@ impl Running {
         self.admin.shutting_down();
         if let Some(intake) = self.intake {
             intake.shutdown().await?;
-            info!("listener closed: no more packets are accepted");
+            info!("listeners closed: no more packets are accepted");
         }
         let mut delivered = Ok(());
         if let Some(deliver) = self.deliver {
@@ -226,17 +226,32 @@ impl Intake {
         descriptors: Arc<DescriptorBudget>,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let options = pushline_ingest::Options {
-            max_payload_bytes: settings.mqtt.listener.max_payload_bytes,
-            descriptors,
-            ..pushline_ingest::Options::new(settings.mqtt.listener.address, settings.mqtt.listener.topics.clone())
-        };
-        let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
-        Ok(Self { address: listener.local_addr()?, listening: tokio::spawn(listener.run()), stop })
+        let mut this = Self { addresses: Vec::new(), listening: JoinSet::new(), stop };
+        for settings in &settings.mqtt.listeners {
+            let options = pushline_ingest::Options {
+                max_payload_bytes: settings.max_payload_bytes,
+                descriptors: Arc::clone(&descriptors),
+                ..pushline_ingest::Options::new(settings.address, settings.topics.clone())
+            };
+            let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped.clone()).await?;
+            let address = listener.local_addr()?;
+            info!(%address, "listening for devices");
+            this.addresses.push(address);
+            this.listening.spawn(listener.run());
+        }
+        Ok(this)
     }
 
-    async fn shutdown(self) -> anyhow::Result<()> {
+    /// The address of the first listener.
+    fn address(&self) -> Option<SocketAddr> {
+        self.addresses.first().copied()
+    }
+
+    async fn shutdown(mut self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        if self.listening.is_finished() { Ok(()) } else { self.listening.await.context("the listener failed") }
+        while let Some(ended) = self.listening.join_next().await {
+            ended.context("a listener failed")?;
+        }
+        Ok(())
     }
 }

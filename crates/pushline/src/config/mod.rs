@@ -86,7 +86,7 @@ impl Config {
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        self.largest_message().max(self.settings.mqtt.listener.max_payload_bytes + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
+        self.largest_message().max(self.settings.mqtt.max_payload_bytes() + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
     }
 
     /// The same of dead letters and replays alone: what webhooks that are read again may change. 0 without webhooks.

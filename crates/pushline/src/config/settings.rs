@@ -107,15 +107,16 @@ pub(crate) struct DeadLetters {
 }
 
 /// `[mqtt]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Mqtt {
-    pub(crate) listener: Listener,
+    /// Where devices connect. `listeners = []`: nowhere.
+    pub(crate) listeners: Vec<Listener>,
     #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
     brokers: (),
 }
 
-/// `[mqtt.listener]`.
+/// `[[mqtt.listeners]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Listener {
@@ -215,6 +216,30 @@ impl Default for Backlog {
 impl Default for DeadLetters {
     fn default() -> Self {
         Self { keep: Duration::from_hours(14 * 24), max_bytes: 5 << 30 }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self { listeners: vec![Listener::default()], brokers: () }
+    }
+}
+
+impl Mqtt {
+    /// The topic patterns of all listeners, each once.
+    pub(crate) fn topics(&self) -> Vec<TopicPattern> {
+        let mut topics: Vec<TopicPattern> = Vec::new();
+        for topic in self.listeners.iter().flat_map(|listener| &listener.topics) {
+            if !topics.contains(topic) {
+                topics.push(topic.clone());
+            }
+        }
+        topics
+    }
+
+    /// The largest payload that any listener takes, in bytes.
+    pub(crate) fn max_payload_bytes(&self) -> usize {
+        self.listeners.iter().map(|listener| listener.max_payload_bytes).max().unwrap_or(0)
     }
 }
 
