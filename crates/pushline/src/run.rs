@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
-use pushline_ingest::Listener;
+use pushline_ingest::{Ingest, Listener};
 use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::Queue;
 use tokio::{sync::watch, task::JoinHandle};
@@ -231,7 +231,8 @@ impl Intake {
             descriptors,
             ..pushline_ingest::Options::new(settings.mqtt.listener.address, settings.mqtt.listener.topics.clone())
         };
-        let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped).await?;
+        let ingest = Ingest::new(Arc::clone(queue), Arc::clone(registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
+        let listener = Listener::bind(options, ingest).await?;
         Ok(Self { address: listener.local_addr()?, listening: tokio::spawn(listener.run()), stop })
     }
 

@@ -126,3 +126,17 @@ fn encode_v5(packet: v5::Packet) -> Vec<u8> {
     v5::Codec::default().encode(packet, &mut bytes).expect("a packet of a few short properties fits");
     bytes.to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_mqtt_5_tells_that_no_group_wants_a_packet() {
+        let mut acks = Vec::new();
+        for (version, matched) in [(Version::V3, true), (Version::V3, false), (Version::V5, true), (Version::V5, false)] {
+            puback(version, 0x0102, matched, &mut acks);
+        }
+        assert_eq!(acks, b"\x40\x02\x01\x02\x40\x02\x01\x02\x40\x02\x01\x02\x40\x03\x01\x02\x10");
+    }
+}

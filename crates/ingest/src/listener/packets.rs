@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use rmqtt_codec::{error::DecodeError, v3, v5, version::ProtocolVersion, version::VersionCodec};
 use tokio_util::codec::Decoder;
 
-use crate::DisconnectReason;
+use crate::{DisconnectReason, intake::Publish};
 
 /// Bytes that a PUBLISH's topic and properties may take beside the payload.
 const BESIDE_PAYLOAD: usize = 128 << 10;
@@ -45,21 +45,13 @@ pub(crate) struct Raw<'a> {
 /// A packet that a connected client may send.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
+    /// MQTT 5 §3.3.
     Publish(Publish<'a>),
     /// Packet id and number of filters.
     Subscribe(u16, usize),
     Unsubscribe(u16, usize),
     Ping,
     Disconnect,
-}
-
-/// A PUBLISH (MQTT 5 §3.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Publish<'a> {
-    /// `None`: QoS 0.
-    pub(crate) id: Option<u16>,
-    pub(crate) topic: &'a str,
-    pub(crate) payload: &'a [u8],
 }
 
 /// The parts of a CONNECT that the listener uses. It has no users and no stored sessions.
