@@ -5,18 +5,28 @@
 //! | decoding control packets (pure) | `listener/packets.rs`, CONNECT in `connect.rs`, `properties.rs`, `fields.rs` |
 //! | why a client is refused or closed | `listener/disconnect_reason.rs` |
 //! | encoding the listener's answers (pure) | `listener/encode.rs` |
-//! | records, dead letters and PUBACKs of one read (pure) | `intake.rs` |
+//! | what listeners and broker subscriptions share | `ingest.rs` |
+//! | records and dead letters of one read (pure) | `intake.rs` |
+//! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |
 
 mod budget;
+mod commits;
+mod ingest;
 mod intake;
 mod listener;
+#[cfg(test)]
+mod manual_queue;
 pub mod metrics;
+mod tasks;
 
 use std::{io, net::SocketAddr};
 
-pub use crate::listener::{Listener, Options};
+pub use crate::{
+    ingest::Ingest,
+    listener::{Listener, Options},
+};
 
 /// Why the listener can't start.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
-use pushline_ingest::Listener;
+use pushline_ingest::{Ingest, Listener};
 use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::Queue;
 use tokio::{sync::watch, task::JoinSet};
@@ -226,6 +226,7 @@ impl Intake {
         descriptors: Arc<DescriptorBudget>,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
+        let ingest = Ingest::new(Arc::clone(queue), Arc::clone(registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
         let mut this = Self { addresses: Vec::new(), listening: JoinSet::new(), stop };
         for settings in &settings.mqtt.listeners {
             let options = pushline_ingest::Options {
@@ -233,7 +234,7 @@ impl Intake {
                 descriptors: Arc::clone(&descriptors),
                 ..pushline_ingest::Options::new(settings.address, settings.topics.clone())
             };
-            let listener = Listener::bind(options, Arc::clone(queue), Arc::clone(registry), stopped.clone()).await?;
+            let listener = Listener::bind(options, Arc::clone(&ingest)).await?;
             let address = listener.local_addr()?;
             info!(%address, "listening for devices");
             this.addresses.push(address);

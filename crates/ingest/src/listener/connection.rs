@@ -2,36 +2,24 @@
 //! batch when it is durable.
 
 use std::{
-    collections::VecDeque,
-    future::poll_fn,
     io,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use bytes::{Buf, BytesMut};
-use futures_util::FutureExt;
-use metrics::{Histogram, counter, histogram};
-use pushline_model::{DeadLetter, Registry, Timestamp, TopicPattern};
-use pushline_queue::{AppendError, Appended, DeadLetters, Queue, metrics::DEAD_LETTERED};
+use pushline_model::{Timestamp, TopicPattern};
+use pushline_queue::AppendError;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{
-    budget::{Budget, Lease},
-    intake::Intake,
-    metrics as names,
-};
+use crate::{Ingest, commits::Commits, intake::Intake};
 
 use super::{
     DisconnectReason,
@@ -56,14 +44,10 @@ const MAX_READ: usize = 64 << 10;
 
 /// The state that all connections of a listener share.
 pub(crate) struct Shared {
-    pub(crate) queue: Arc<dyn Queue>,
-    pub(crate) unrouted: DeadLetters,
-    pub(crate) registry: Arc<ArcSwap<Registry>>,
+    pub(crate) ingest: Arc<Ingest>,
     pub(crate) topics: Vec<TopicPattern>,
     pub(crate) max_payload: usize,
-    pub(crate) budget: Arc<Budget>,
     pub(crate) client_ids: Arc<ClientIds>,
-    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// A connection, from its first byte to its last acknowledgement.
@@ -74,19 +58,8 @@ pub(crate) struct Connection {
     writer: Option<OwnedWriteHalf>,
     buffer: BytesMut,
     read_next: usize,
-    /// The batches that aren't durable yet, in the order of reading.
-    commits: VecDeque<Commit>,
-    ack_seconds: Histogram,
-}
-
-/// The packets of one read, on their way to the queue.
-struct Commit {
-    appended: VecDeque<Appended>,
-    acks: Vec<u8>,
-    packets: u64,
-    unrouted: Vec<DeadLetter>,
-    read_at: Instant,
-    _lease: Lease,
+    /// The acknowledgements are bytes to write: whole PUBACKs.
+    commits: Commits<u8>,
 }
 
 /// Why a connection ends.
@@ -111,16 +84,16 @@ impl From<DisconnectReason> for End {
 impl Connection {
     pub(crate) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
         let (reader, writer) = stream.into_split();
-        let ack_seconds = histogram!(names::ACK_SECONDS);
-        Self { shared, reader, writer: Some(writer), buffer: BytesMut::new(), read_next: MIN_READ, commits: VecDeque::new(), ack_seconds }
+        let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
+        Self { shared, reader, writer: Some(writer), buffer: BytesMut::new(), read_next: MIN_READ, commits }
     }
 
     /// Serves the client until it leaves or is refused.
     pub(crate) async fn run(mut self) {
-        let mut stop = self.shared.stop.clone();
+        let ingest = Arc::clone(&self.shared.ingest);
         let connect = tokio::select! {
             connect = timeout(CONNECT_DEADLINE, self.connect()) => connect.unwrap_or(Err(DisconnectReason::ConnectTimeout.into())),
-            () = stopped(&mut stop) => Err(DisconnectReason::ServerShuttingDown.into()),
+            () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
         };
         let connect = match connect {
             Ok(connect) => connect,
@@ -192,18 +165,17 @@ impl Connection {
         if connect.will_qos2 {
             return Some(DisconnectReason::QosNotSupported);
         }
-        (!self.shared.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
+        (!self.shared.ingest.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
     }
 
     async fn serve(&mut self, connect: &Connect, claimed: &ClaimedClientId) -> End {
-        let shared = Arc::clone(&self.shared);
+        let ingest = Arc::clone(&self.shared.ingest);
         // MQTT 5 §3.1.2.10: one and a half times the keep-alive.
         let keep_alive_timeout = (connect.keep_alive > 0).then(|| Duration::from_secs(connect.keep_alive.into()) * 3 / 2);
-        let mut stop = shared.stop.clone();
         let mut last_read = Instant::now();
         let mut result = self.handle_packets(connect).await;
         while result.is_ok() {
-            let has_capacity = shared.budget.has_capacity();
+            let has_capacity = ingest.budget.has_capacity();
             let deadline = if has_capacity {
                 keep_alive_timeout.map(|keep_alive_timeout| last_read + keep_alive_timeout)
             } else {
@@ -219,14 +191,14 @@ impl Connection {
                         Err(end) => Err(end),
                     }
                 }
-                durable = front(&mut self.commits), if !self.commits.is_empty() => self.acknowledge(durable).await,
-                () = shared.budget.capacity(), if !has_capacity => {
+                durable = self.commits.durable(), if !self.commits.is_empty() => self.acknowledge(durable).await,
+                () = ingest.budget.capacity(), if !has_capacity => {
                     last_read = Instant::now();
                     Ok(())
                 }
                 () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
                 () = claimed.taken_over() => Err(DisconnectReason::SessionTakenOver.into()),
-                () = stopped(&mut stop) => Err(DisconnectReason::ServerShuttingDown.into()),
+                () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
             };
         }
         result.err().unwrap_or(End::Left)
@@ -258,9 +230,9 @@ impl Connection {
     /// Handles every whole packet of the buffer.
     async fn handle_packets(&mut self, connect: &Connect) -> Result<(), End> {
         let (shared, version) = (Arc::clone(&self.shared), connect.version);
-        let registry = shared.registry.load();
-        let mut intake = Intake::new(&registry, &shared.topics, version, Timestamp::of(SystemTime::now()));
-        let (mut at, mut answers) = (0, Vec::new());
+        let (registry, budget) = (shared.ingest.registry.load(), &shared.ingest.budget);
+        let mut intake = Intake::new(&registry, &shared.topics, Timestamp::of(SystemTime::now()));
+        let (mut at, mut answers, mut acks) = (0, Vec::new(), Vec::new());
         let end = loop {
             let raw = match packets::next(&self.buffer[at..], packets::packet_limit(shared.max_payload)) {
                 Ok(Some(raw)) => raw,
@@ -269,7 +241,10 @@ impl Connection {
             };
             at += raw.len();
             match raw.read(version, shared.max_payload) {
-                Ok(Packet::Publish(publish)) => intake.publish(&publish, shared.budget.has_capacity()),
+                Ok(Packet::Publish(publish)) => {
+                    let matched = intake.publish(&publish, budget.has_capacity());
+                    publish.id.into_iter().for_each(|id| encode::puback(version, id, matched, &mut acks));
+                }
                 Ok(Packet::Ping) => encode::pingresp(&mut answers),
                 Ok(Packet::Subscribe(id, filters)) if encode::suback_len(filters) <= connect.largest_answer() => {
                     encode::suback(version, id, filters, &mut answers);
@@ -282,9 +257,8 @@ impl Connection {
                 Err(reason) => break Some(End::Refused(reason)),
             }
         };
-        let commit = append(&shared, intake, at);
+        self.commits.append(intake, acks, at);
         drop(registry);
-        self.commits.extend(commit);
         self.buffer.advance(at);
         if self.buffer.is_empty() && self.buffer.capacity() > 2 * self.read_next {
             self.buffer = BytesMut::new();
@@ -297,25 +271,9 @@ impl Connection {
 
     // --- Acknowledging
 
-    /// Acknowledges the first commit, which is durable (or failed), and in the same write the commits behind it that are durable too.
-    async fn acknowledge(&mut self, mut durable: Result<(), AppendError>) -> Result<(), End> {
-        let mut acks = Vec::new();
-        while let Some(commit) = self.commits.pop_front() {
-            if durable.is_err() {
-                return Err(DisconnectReason::StorageFailed.into());
-            }
-            commit.count();
-            self.ack_seconds.record(commit.read_at.elapsed());
-            if acks.is_empty() {
-                acks = commit.acks
-            } else {
-                acks.extend_from_slice(&commit.acks)
-            }
-            match front(&mut self.commits).now_or_never() {
-                Some(next) => durable = next,
-                None => break,
-            }
-        }
+    /// Writes the acknowledgements of what is durable.
+    async fn acknowledge(&mut self, durable: Result<Vec<u8>, AppendError>) -> Result<(), End> {
+        let acks = durable.map_err(|_| DisconnectReason::StorageFailed)?;
         self.write(&acks).await
     }
 
@@ -335,18 +293,15 @@ impl Connection {
     async fn end(mut self, version: Option<Version>, end: End) {
         let last_acks = async {
             while !self.commits.is_empty() {
-                let durable = front(&mut self.commits).await;
+                let durable = self.commits.durable().await;
                 if self.acknowledge(durable).await.is_err() {
                     break;
                 }
             }
         };
-        // After the deadline the rest is still counted when it is durable.
-        if timeout(LAST_ACKS_DEADLINE, last_acks).await.is_err() || !self.commits.is_empty() {
-            tokio::spawn(count_later(std::mem::take(&mut self.commits)));
-        }
+        drop(timeout(LAST_ACKS_DEADLINE, last_acks).await);
         if let End::Refused(reason) = end {
-            counter!(names::PACKETS, "source" => "listener", "result" => reason.label()).increment(1);
+            self.commits.count(reason.label(), 1);
             if let Some(version) = version {
                 drop(self.write(&encode::disconnect(version, reason)).await);
             }
@@ -354,65 +309,9 @@ impl Connection {
         if let Some(mut writer) = self.writer {
             drop(writer.shutdown().await);
         }
+        // After the deadline the rest is still counted when it is durable.
+        self.commits.count_later();
     }
-}
-
-/// Bytes that a packet takes beside its own until it is durable, at most: librdkafka's message, key and header.
-const RECORD_OVERHEAD: usize = 512;
-
-fn append(shared: &Shared, intake: Intake<'_>, bytes: usize) -> Option<Commit> {
-    counter!(names::PACKETS, "source" => "listener", "result" => "dropped").increment(intake.dropped);
-    if intake.records.is_empty() && intake.unrouted.is_empty() {
-        return None;
-    }
-    let mut appended = VecDeque::new();
-    if !intake.records.is_empty() {
-        appended.push_back(shared.queue.append(&intake.records));
-    }
-    if !intake.unrouted.is_empty() {
-        appended.push_back(shared.unrouted.append_all(&intake.unrouted));
-    }
-    let packets = intake.records.len() as u64;
-    let lease = shared.budget.lease(bytes + RECORD_OVERHEAD * (intake.records.len() + intake.unrouted.len()));
-    Some(Commit { appended, acks: intake.acks, packets, unrouted: intake.unrouted, read_at: Instant::now(), _lease: lease })
-}
-
-impl Commit {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AppendError>> {
-        while let Some(appended) = self.appended.front_mut() {
-            let result = ready!(Pin::new(appended).poll(cx));
-            self.appended.pop_front();
-            result?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn count(&self) {
-        let of = |result, count| counter!(names::PACKETS, "source" => "listener", "result" => result).increment(count);
-        of("appended", self.packets);
-        for letter in &self.unrouted {
-            of(letter.cause.name(), 1);
-            counter!(DEAD_LETTERED, "cause" => letter.cause.name()).increment(1);
-        }
-    }
-}
-
-/// Resolves when the first commit is durable or failed. Cancel safe: the commit remembers which of its appends are durable.
-async fn front(commits: &mut VecDeque<Commit>) -> Result<(), AppendError> {
-    poll_fn(|cx| commits.front_mut().map_or(Poll::Pending, |commit| commit.poll(cx))).await
-}
-
-async fn count_later(mut commits: VecDeque<Commit>) {
-    while !commits.is_empty() {
-        let durable = front(&mut commits).await;
-        if let (Ok(()), Some(commit)) = (durable, commits.pop_front()) {
-            commit.count();
-        }
-    }
-}
-
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
 }
 
 async fn at(deadline: Option<Instant>) {

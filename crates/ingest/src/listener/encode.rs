@@ -134,4 +134,13 @@ mod tests {
         suback(Version::V3, 9, 300, &mut answer);
         assert_eq!((&answer[..5], answer.len()), (&[0x90, 0xae, 2, 0, 9][..], 305));
     }
+
+    #[test]
+    fn only_mqtt_5_tells_that_no_group_wants_a_packet() {
+        let mut acks = Vec::new();
+        for (version, matched) in [(Version::V3, true), (Version::V3, false), (Version::V5, true), (Version::V5, false)] {
+            puback(version, 0x0102, matched, &mut acks);
+        }
+        assert_eq!(acks, b"\x40\x02\x01\x02\x40\x02\x01\x02\x40\x02\x01\x02\x40\x03\x01\x02\x10");
+    }
 }

@@ -4,9 +4,9 @@ mod client_ids;
 mod connect;
 mod connection;
 mod disconnect_reason;
-pub(crate) mod encode;
+mod encode;
 mod fields;
-pub(crate) mod packets;
+mod packets;
 mod properties;
 
 use std::{
@@ -19,20 +19,17 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use metrics::gauge;
-use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, Registry, TopicPattern};
-use pushline_queue::Queue;
+use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, TopicPattern};
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
-use crate::{IngestError, budget::Budget, metrics as names};
+use crate::{Ingest, IngestError, metrics as names, tasks::resume_panic};
 
 use self::{
     client_ids::ClientIds,
@@ -49,8 +46,6 @@ pub struct Options {
     pub topics: Vec<TopicPattern>,
     /// The largest payload, in bytes.
     pub max_payload_bytes: usize,
-    /// How many bytes may be read and not yet durable. Beyond it the listener reads no socket.
-    pub unacknowledged_bytes: usize,
     /// The file descriptors of connections. New clients wait while devices have as many as they may.
     pub descriptors: Arc<DescriptorBudget>,
 }
@@ -75,26 +70,19 @@ impl Options {
     /// The default options for an address and topics.
     #[must_use]
     pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
-        Self { address, topics, max_payload_bytes: 256 << 10, unacknowledged_bytes: 64 << 20, descriptors: DescriptorBudget::unlimited() }
+        Self { address, topics, max_payload_bytes: 256 << 10, descriptors: DescriptorBudget::unlimited() }
     }
 }
 
 impl Listener {
-    /// Binds the address. When `stop` turns true, the listener accepts no more packets and acknowledges those that it has.
+    /// Binds the address.
     ///
     /// # Errors
     /// [`IngestError::Bind`].
-    pub async fn bind(
-        options: Options,
-        queue: Arc<dyn Queue>,
-        registry: Arc<ArcSwap<Registry>>,
-        stop: watch::Receiver<bool>,
-    ) -> Result<Self, IngestError> {
+    pub async fn bind(options: Options, ingest: Arc<Ingest>) -> Result<Self, IngestError> {
         let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
-        let unrouted = queue.unrouted();
-        let budget = Budget::new(options.unacknowledged_bytes);
         let (topics, max_payload) = (options.topics, options.max_payload_bytes);
-        let shared = Shared { queue, unrouted, registry, topics, max_payload, budget, client_ids: Arc::new(ClientIds::default()), stop };
+        let shared = Shared { ingest, topics, max_payload, client_ids: Arc::new(ClientIds::default()) };
         Ok(Self { socket, descriptors: options.descriptors, shared: Arc::new(shared) })
     }
 
@@ -108,7 +96,7 @@ impl Listener {
 
     /// Serves clients until `stop`, then waits until each has its last acknowledgements.
     pub async fn run(self) {
-        let mut stop = self.shared.stop.clone();
+        let ingest = Arc::clone(&self.shared.ingest);
         let mut connections = JoinSet::new();
         let (mut fails, is_full) = (false, AtomicBool::new(false));
         // It keeps its place in line for a descriptor while connections end.
@@ -121,7 +109,7 @@ impl Listener {
                     log_end_of_limit(connections.len(), &self.descriptors, &is_full);
                     continue;
                 }
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = ingest.stopped() => break,
             };
             accepting.set(accept(&self.socket, &self.descriptors, &is_full));
             match accepted {
@@ -194,13 +182,5 @@ fn log_end_of_limit(connected: usize, descriptors: &DescriptorBudget, is_full: &
     let is_over = connected < max - max / 8 && !descriptors.is_full(DescriptorUse::Device);
     if is_over && is_full.swap(false, Ordering::Relaxed) {
         info!(connected, max, "new clients are accepted again");
-    }
-}
-
-fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        std::panic::resume_unwind(error.into_panic());
     }
 }

@@ -1,5 +1,7 @@
 //! Decodes MQTT control packets in a connection's buffer, in place and without copies; `connect.rs` decodes the first one. Pure.
 
+use crate::intake::Publish;
+
 use super::{
     DisconnectReason,
     connect::{self, Connect},
@@ -41,21 +43,13 @@ pub(crate) struct Raw<'a> {
 /// A packet that a connected client may send.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
+    /// MQTT 5 §3.3.
     Publish(Publish<'a>),
     /// Packet id and number of filters.
     Subscribe(u16, usize),
     Unsubscribe(u16, usize),
     Ping,
     Disconnect,
-}
-
-/// A PUBLISH (MQTT 5 §3.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Publish<'a> {
-    /// `None`: QoS 0.
-    pub(crate) id: Option<u16>,
-    pub(crate) topic: &'a str,
-    pub(crate) payload: &'a [u8],
 }
 
 /// The largest control packet that the listener reads, in bytes, for a limit of the payload.
