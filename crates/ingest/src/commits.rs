@@ -25,6 +25,8 @@ pub(crate) struct Commits<A> {
     /// The value of the metrics' label `source`.
     source: &'static str,
     waiting: VecDeque<Commit<A>>,
+    /// What those that wait hold of the budget.
+    bytes: usize,
     /// A commit failed behind others that were handed out before the failure is.
     failed: Option<AppendError>,
     ack_seconds: Histogram,
@@ -39,7 +41,7 @@ struct Commit<A> {
     packets: u64,
     unrouted: Vec<DeadLetter>,
     read_at: Instant,
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Bytes that a packet takes beside its own until it is durable, at most: librdkafka's message, key and header.
@@ -47,12 +49,17 @@ const RECORD_OVERHEAD: usize = 512;
 
 impl<A> Commits<A> {
     pub(crate) fn new(ingest: Arc<Ingest>, source: &'static str) -> Self {
-        Self { ingest, source, waiting: VecDeque::new(), failed: None, ack_seconds: histogram!(names::ACK_SECONDS) }
+        Self { ingest, source, waiting: VecDeque::new(), bytes: 0, failed: None, ack_seconds: histogram!(names::ACK_SECONDS) }
     }
 
     /// Whether every batch was handed out.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.failed.is_none()
+    }
+
+    /// How many bytes of the budget the batches hold.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Appends the packets of one read as one batch. It holds a lease on the budget until it is durable. A batch without packets is durable at once, in its turn.
@@ -72,7 +79,8 @@ impl<A> Commits<A> {
         }
         let lease = self.ingest.budget.lease(bytes + RECORD_OVERHEAD * (intake.records.len() + intake.unrouted.len()));
         let (packets, unrouted) = (intake.records.len() as u64, intake.unrouted);
-        self.waiting.push_back(Commit { appended, acks, packets, unrouted, read_at: Instant::now(), _lease: lease });
+        self.bytes += lease.bytes();
+        self.waiting.push_back(Commit { appended, acks, packets, unrouted, read_at: Instant::now(), lease });
     }
 
     /// Waits until the first commit is durable, and hands out its acknowledgements with those of the durable commits behind it. Cancel safe.
@@ -92,6 +100,7 @@ impl<A> Commits<A> {
             && let Poll::Ready(result) = commit.poll(cx)
         {
             let mut commit = self.waiting.pop_front().expect("it was polled");
+            self.bytes -= commit.lease.bytes();
             match (result, &mut durable) {
                 (Ok(()), acks) => {
                     self.record(&commit);

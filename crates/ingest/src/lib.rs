@@ -5,9 +5,13 @@
 //! | decoding control packets (pure) | `listener/packets.rs`, CONNECT in `connect.rs`, `properties.rs`, `fields.rs` |
 //! | why a client is refused or closed | `listener/disconnect_reason.rs` |
 //! | encoding the listener's answers (pure) | `listener/encode.rs` |
+//! | what becomes of the packets of one read (pure) | `listener/one_read.rs` |
 //! | what listeners and broker subscriptions share | `ingest.rs` |
 //! | records and dead letters of one read (pure) | `intake.rs` |
 //! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
+//! | what lies between a socket and MQTT: PROXY protocol, TLS, WebSocket | `listener/entrance.rs` |
+//! | who may connect, and publish what | `listener/access/` |
+//! | who is connected, and who was refused | `listener/devices.rs`, `listener/refusals.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |
 
@@ -25,7 +29,10 @@ use std::{io, net::SocketAddr};
 
 pub use crate::{
     ingest::Ingest,
-    listener::{Listener, Options},
+    listener::{
+        Clients, Device, Devices, InvalidOption, InvalidTopicRule, Limits, Listener, Options, Refusal, Refusals, Selection, Subscriptions,
+        TlsFiles, TopicRule, hash_password,
+    },
 };
 
 /// Why the listener can't start.
@@ -38,5 +45,13 @@ pub enum IngestError {
         address: SocketAddr,
         /// The system's error.
         source: io::Error,
+    },
+    /// A file that an option names is of no use.
+    #[error("listener {address}: {source}")]
+    Option {
+        /// The configured address.
+        address: SocketAddr,
+        /// The option, and what is wrong.
+        source: InvalidOption,
     },
 }

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use pushline_ingest::{Ingest, Listener, Options};
+use pushline_ingest::{Clients, Ingest, Listener, Options};
 use pushline_model::{DescriptorBudget, RegistryBuilder, Webhook};
 use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory};
 use tokio::{
@@ -108,7 +108,7 @@ async fn listen_with(
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
     let ingest = Ingest::new(Arc::clone(queue) as Arc<dyn Queue>, registry, unacknowledged_bytes, stopped);
-    let listener = Listener::bind(options, ingest).await.unwrap();
+    let listener = Listener::bind(options, ingest, Arc::new(Clients::default())).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(listener.run());
     (address, stop)
@@ -230,7 +230,7 @@ async fn after_a_torn_answer_the_listener_writes_nothing() {
     let mut received = Vec::new();
     // The listener hasn't read all requests, so the connection is reset.
     drop(timeout(MUST_COME_WITHIN, stream.read_to_end(&mut received)).await.expect("the connection is closed"));
-    let answer = [&[0x90][..], &length(2 + FILTERS), &[0, 9], &vec![0x80; FILTERS]].concat();
+    let answer = [&[0x90][..], &length(2 + FILTERS), &[0, 9], &vec![1; FILTERS]].concat();
     let torn = received.chunks(answer.len()).last().unwrap();
     assert!(torn.len() < answer.len(), "the last answer isn't whole");
     assert!(received.chunks(answer.len()).all(|chunk| answer.starts_with(chunk)), "and nothing stands behind it");

@@ -6,8 +6,8 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
-use pushline_ingest::{Ingest, Listener};
-use pushline_model::{DescriptorBudget, Registry};
+use pushline_ingest::{Clients, Ingest, Listener};
+use pushline_model::DescriptorBudget;
 use pushline_queue::Queue;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
@@ -44,7 +44,9 @@ pub(crate) struct Running {
 /// The listeners that packets arrive at.
 struct Intake {
     addresses: Vec<SocketAddr>,
-    listening: JoinSet<()>,
+    clients: Arc<Clients>,
+    /// They end when the process stops.
+    parts: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -107,7 +109,12 @@ impl Running {
         } else {
             None
         };
-        let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry, descriptors).await?) } else { None };
+        let intake = if role.ingests() {
+            let ingest = |stopped| Ingest::new(Arc::clone(&queue), Arc::clone(&registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
+            Some(Intake::start(&settings, ingest, descriptors).await?)
+        } else {
+            None
+        };
         let replays = Replays::new(Arc::clone(&queue), routing.clone());
         admin.started(Services {
             queue: Arc::clone(&queue),
@@ -115,6 +122,7 @@ impl Running {
             losses: deliver.as_ref().map(Deliver::losses),
             local_failures: deliver.as_ref().map(Deliver::local_failures),
             refused_ticks: deliver.as_ref().map(Deliver::refused_ticks),
+            clients: intake.as_ref().map(|intake| Arc::clone(&intake.clients)),
         });
         let mqtt = intake.as_ref().and_then(Intake::address).map(tracing::field::display);
         info!(mqtt, admin = %admin.address(), "ready");
@@ -186,9 +194,9 @@ impl Running {
         tokio::select! {
             error = self.queue.failed() => anyhow!(error).context("the queue failed; no acknowledged packet is lost; remove the cause and start again"),
             Some(error) = OptionFuture::from(self.deliver.as_mut().map(Deliver::failed)) => anyhow!(error).context("delivery failed"),
-            Some(Some(ended)) = OptionFuture::from(self.intake.as_mut().map(|intake| intake.listening.join_next())) => match ended {
-                Ok(()) => anyhow!("a listener ended"),
-                Err(error) => anyhow!(error).context("a listener failed"),
+            Some(Some(ended)) = OptionFuture::from(self.intake.as_mut().map(|intake| intake.parts.join_next())) => match ended {
+                Ok(()) => anyhow!("the intake of packets ended"),
+                Err(error) => anyhow!(error).context("the intake of packets failed"),
             },
             error = self.admin.failed() => error,
         }
@@ -202,7 +210,7 @@ impl Running {
         self.admin.shutting_down();
         if let Some(intake) = self.intake {
             intake.shutdown().await?;
-            info!("listeners closed: no more packets are accepted");
+            info!("intake closed: no more packets are accepted");
         }
         let mut delivered = Ok(());
         if let Some(deliver) = self.deliver {
@@ -221,24 +229,20 @@ impl Running {
 impl Intake {
     async fn start(
         settings: &Settings,
-        queue: &Arc<dyn Queue>,
-        registry: &Arc<ArcSwap<Registry>>,
+        ingest: impl FnOnce(watch::Receiver<bool>) -> Arc<Ingest>,
         descriptors: Arc<DescriptorBudget>,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let ingest = Ingest::new(Arc::clone(queue), Arc::clone(registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
-        let mut this = Self { addresses: Vec::new(), listening: JoinSet::new(), stop };
-        for settings in &settings.mqtt.listeners {
-            let options = pushline_ingest::Options {
-                max_payload_bytes: settings.max_payload_bytes,
-                descriptors: Arc::clone(&descriptors),
-                ..pushline_ingest::Options::new(settings.address, settings.topics.clone())
-            };
-            let listener = Listener::bind(options, Arc::clone(&ingest)).await?;
+        let ingest = ingest(stopped);
+        let mut this = Self { addresses: Vec::new(), clients: Arc::default(), parts: JoinSet::new(), stop };
+        for listener in &settings.mqtt.listeners {
+            let options = pushline_ingest::Options { descriptors: Arc::clone(&descriptors), ..listener.options() };
+            let (tls, websocket) = (options.tls.is_some(), options.websocket);
+            let listener = Listener::bind(options, Arc::clone(&ingest), Arc::clone(&this.clients)).await?;
             let address = listener.local_addr()?;
-            info!(%address, "listening for devices");
+            info!(%address, tls, websocket, "listening for devices");
             this.addresses.push(address);
-            this.listening.spawn(listener.run());
+            this.parts.spawn(listener.run());
         }
         Ok(this)
     }
@@ -250,8 +254,8 @@ impl Intake {
 
     async fn shutdown(mut self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        while let Some(ended) = self.listening.join_next().await {
-            ended.context("a listener failed")?;
+        while let Some(ended) = self.parts.join_next().await {
+            ended.context("the intake of packets failed")?;
         }
         Ok(())
     }

@@ -148,7 +148,10 @@ mod tests {
         // A will that expires at once, and a password without a user name, are allowed.
         let expires = [b"\x05\x02\0\0\0\0", &will[..]].concat();
         let v5 = read_any(&body(b"MQTT", 5, 0b0100_0100, &[b"\x05\x27\0\0\0\x40", &id, &expires, &password])).unwrap();
-        assert_eq!((v5.version, v5.clean, v5.max_packet, v5.user_name, v5.password), (Version::V5, false, Some(64), None, Some(vec![0xff])));
+        assert_eq!(
+            (v5.version, v5.clean, v5.max_packet, v5.user_name, v5.password),
+            (Version::V5, false, Some(64), None, Some(vec![0xff]))
+        );
     }
 
     #[test]

@@ -3,33 +3,40 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::{Buf, BytesMut};
+use metrics::counter;
 use pushline_model::{Timestamp, TopicPattern};
 use pushline_queue::AppendError;
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    time::{Instant, sleep_until, timeout},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use crate::{Ingest, commits::Commits, intake::Intake};
+use crate::{Ingest, commits::Commits, intake::Intake, metrics as names};
 
 use super::{
-    DisconnectReason,
-    client_ids::{ClaimedClientId, ClientIds},
+    Clients, DisconnectReason, Limits, Subscriptions,
+    access::Identity,
     connect::Connect,
+    devices::Connected,
     encode,
-    packets::{self, Packet, Version},
+    entrance::{Entered, Entrance, NotEntered},
+    limits::Seat,
+    one_read::{Ending, Fault, OneRead, Terms},
+    packets::{self, Version},
+    refusals::Refused,
+    stream::Stream,
 };
 
-/// The listener refuses a CONNECT that takes longer.
+/// The listener refuses a client whose CONNECT comes later: load balancer, TLS and WebSocket included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The listener closes a connection whose client reads nothing for this long, and one that couldn't be read for this long while storage is away.
@@ -45,28 +52,46 @@ const MAX_READ: usize = 64 << 10;
 /// The state that all connections of a listener share.
 pub(crate) struct Shared {
     pub(crate) ingest: Arc<Ingest>,
+    pub(crate) clients: Arc<Clients>,
     pub(crate) topics: Vec<TopicPattern>,
     pub(crate) max_payload: usize,
-    pub(crate) client_ids: Arc<ClientIds>,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) limits: Limits,
+    pub(crate) entrance: Arc<Entrance>,
+    /// Changes when certificates and users were read again.
+    pub(crate) read_again: watch::Receiver<()>,
 }
 
-/// A connection, from its first byte to its last acknowledgement.
+/// A connection, from its first byte of MQTT to its last acknowledgement.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    reader: OwnedReadHalf,
-    /// `None` once a write didn't finish: a further byte would continue the torn packet.
-    writer: Option<OwnedWriteHalf>,
+    stream: Stream,
+    /// A write didn't finish: a further byte would continue the torn packet.
+    is_torn: bool,
+    address: SocketAddr,
+    certificates: Vec<CertificateDer<'static>>,
     buffer: BytesMut,
     read_next: usize,
     /// The acknowledgements are bytes to write: whole PUBACKs.
     commits: Commits<u8>,
 }
 
+/// A client that was let in.
+struct Client {
+    version: Version,
+    /// In seconds; 0: none.
+    keep_alive: u16,
+    /// The most bytes that an answer may have.
+    largest_answer: usize,
+    identity: Identity,
+    connected: Connected,
+}
+
 /// Why a connection ends.
 enum End {
     /// The client closed the connection or sent DISCONNECT.
     Left,
-    Refused(DisconnectReason),
+    Refused(Fault),
 }
 
 impl From<io::Error> for End {
@@ -77,50 +102,112 @@ impl From<io::Error> for End {
 
 impl From<DisconnectReason> for End {
     fn from(reason: DisconnectReason) -> Self {
-        Self::Refused(reason)
+        Self::Refused(Fault { reason, topic: None, length: None })
+    }
+}
+
+impl From<Ending> for End {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Left => Self::Left,
+            Ending::Refused(fault) => Self::Refused(fault),
+        }
+    }
+}
+
+/// Serves the client of an accepted socket until it leaves or is refused.
+pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut seat: Seat) {
+    let (ingest, deadline) = (Arc::clone(&shared.ingest), Instant::now() + CONNECT_DEADLINE);
+    // Boxes: what only the way in needs isn't part of an idle connection.
+    let entered = tokio::select! {
+        entered = timeout_at(deadline, Box::pin(shared.entrance.enter(tcp, peer, &mut seat))) => entered.unwrap_or_else(|_| Err(NotEntered::too_late(peer))),
+        () = ingest.stopped() => return,
+    };
+    let entered = match entered {
+        Ok(entered) => entered,
+        Err(NotEntered { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
+    };
+    let mut connection = Connection::new(entered, shared);
+    let client = tokio::select! {
+        client = Box::pin(connection.open(deadline)) => client,
+        () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
+    };
+    seat.connected();
+    match client {
+        Ok(client) => {
+            let end = connection.serve(&client).await;
+            connection.end(Some(&client), end).await;
+        }
+        Err(end) => connection.end(None, end).await,
+    }
+}
+
+impl Shared {
+    /// Counts a client that was refused or closed, and reports it where that is worth a line.
+    pub(super) fn refused(
+        &self,
+        address: SocketAddr,
+        who: (&str, Option<&str>),
+        reason: DisconnectReason,
+        topic: Option<&str>,
+        detail: &str,
+    ) {
+        counter!(names::PACKETS, "source" => "listener", "result" => reason.label()).increment(1);
+        if reason.is_reported() {
+            let (client_id, user) = who;
+            let refused = Refused { client_id, user, address: address.ip(), reason, topic, detail };
+            self.clients.refusals.report(&refused, now(), Instant::now().into_std());
+        }
+    }
+
+    /// The same for a packet at fault. A packet that is too large is named with its size and the option that allows it.
+    fn refused_for(&self, address: SocketAddr, who: (&str, Option<&str>), fault: &Fault) {
+        let max = self.max_payload;
+        let detail = match (fault.reason, fault.length) {
+            (DisconnectReason::PacketTooLarge, Some(length)) => {
+                format!("a packet of {length} bytes is larger than max_payload_bytes = {max} allows")
+            }
+            (reason, _) => reason.describe().to_owned(),
+        };
+        self.refused(address, who, fault.reason, fault.topic.as_deref(), &detail);
     }
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
-        let (reader, writer) = stream.into_split();
+    fn new(entered: Entered, shared: Arc<Shared>) -> Self {
+        let Entered { stream, address, certificates } = entered;
         let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
-        Self { shared, reader, writer: Some(writer), buffer: BytesMut::new(), read_next: MIN_READ, commits }
+        Self { shared, stream, is_torn: false, address, certificates, buffer: BytesMut::new(), read_next: MIN_READ, commits }
     }
 
-    /// Serves the client until it leaves or is refused.
-    pub(crate) async fn run(mut self) {
-        let ingest = Arc::clone(&self.shared.ingest);
-        let connect = tokio::select! {
-            connect = timeout(CONNECT_DEADLINE, self.connect()) => connect.unwrap_or(Err(DisconnectReason::ConnectTimeout.into())),
-            () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
+    // --- Opening
+
+    /// Waits for CONNECT, and answers it. A refused client gets its CONNACK here, in its own protocol version.
+    async fn open(&mut self, deadline: Instant) -> Result<Client, End> {
+        let (version, connect) = timeout_at(deadline, self.read_connect()).await.map_err(|_| DisconnectReason::ConnectTimeout)??;
+        let (largest_answer, who, admitted) = match &connect {
+            Ok(connect) => {
+                (connect.largest_answer(), (connect.client_id.as_str(), connect.user_name.as_deref()), self.admit(connect).await)
+            }
+            Err(reason) => (usize::MAX, ("", None), Err(*reason)),
         };
-        let connect = match connect {
-            Ok(connect) => connect,
-            Err(end) => return self.end(None, end).await,
-        };
-        let client_id =
-            if connect.client_id.is_empty() { format!("pushline-{:016x}", fastrand::u64(..)) } else { connect.client_id.clone() };
-        let claimed = self.shared.client_ids.claim(&client_id);
-        let connack = encode::connack_accepted(
-            &connect,
-            connect.client_id.is_empty().then_some(&client_id),
-            packets::packet_limit(self.shared.max_payload),
-        );
-        if connack.len() > connect.largest_answer() {
-            let end = self.refuse(connect.version, connect.largest_answer(), DisconnectReason::AnswerTooLarge).await;
-            return self.end(None, end).await;
+        match admitted {
+            Ok((client, connack)) => self.write(&connack).await.map(|()| client),
+            Err(reason) => {
+                self.shared.refused(self.address, who, reason, None, reason.describe());
+                // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
+                let connack = encode::connack_refused(version.unwrap_or(Version::V3), reason);
+                if connack.len() <= largest_answer {
+                    self.write(&connack).await?;
+                }
+                Err(End::Left)
+            }
         }
-        let end = match self.write(&connack).await {
-            Ok(()) => self.serve(&connect, &claimed).await,
-            Err(end) => end,
-        };
-        self.end(Some(connect.version), end).await;
     }
 
-    /// Waits for CONNECT. A refused client gets its CONNACK here, in its own protocol version.
-    async fn connect(&mut self) -> Result<Connect, End> {
-        let (version, connect) = loop {
+    /// The version is told apart, so that a refusal of the rest can be encoded in it.
+    async fn read_connect(&mut self) -> Result<(Result<Version, DisconnectReason>, Result<Connect, DisconnectReason>), End> {
+        loop {
             if !packets::begins_like_connect(&self.buffer) {
                 return Err(DisconnectReason::MalformedPacket.into());
             }
@@ -128,35 +215,34 @@ impl Connection {
                 let (version, length) = (raw.version(), raw.len());
                 let connect = version.and_then(|version| raw.connect(version));
                 self.buffer.advance(length);
-                break (version, connect);
+                return Ok((version, connect));
             }
             self.read().await?;
-        };
-        let (largest_answer, reason) = match connect {
-            Err(reason) => (usize::MAX, reason),
-            Ok(connect) => match self.reason_to_refuse(&connect) {
-                None => return Ok(connect),
-                Some(reason) => (connect.largest_answer(), reason),
-            },
-        };
-        // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
-        Err(self.refuse(version.unwrap_or(Version::V3), largest_answer, reason).await)
+        }
     }
 
-    /// Sends the CONNACK that refuses the client, if the client takes one of this size.
-    async fn refuse(&mut self, version: Version, largest_answer: usize, reason: DisconnectReason) -> End {
-        let connack = encode::connack_refused(version, reason);
-        if connack.len() <= largest_answer
-            && let Err(end) = self.write(&connack).await
-        {
-            return end;
+    /// Lets a client in, with the CONNACK that it gets.
+    async fn admit(&mut self, connect: &Connect) -> Result<(Client, Vec<u8>), DisconnectReason> {
+        if let Some(reason) = self.reason_to_refuse(connect) {
+            return Err(reason);
         }
-        reason.into()
+        let Shared { entrance, clients, max_payload, subscriptions, .. } = &*self.shared;
+        let identity = entrance.identify(connect, &self.certificates).await?;
+        let assigned = connect.client_id.is_empty().then(|| format!("pushline-{:016x}", fastrand::u64(..)));
+        let connack = encode::connack_accepted(connect.version, assigned.as_deref(), packets::packet_limit(*max_payload), *subscriptions);
+        if connack.len() > connect.largest_answer() {
+            return Err(DisconnectReason::AnswerTooLarge);
+        }
+        let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
+        let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, now())?;
+        let Connect { version, keep_alive, .. } = *connect;
+        Ok((Client { version, keep_alive, largest_answer: connect.largest_answer(), identity, connected }, connack))
     }
 
     fn reason_to_refuse(&self, connect: &Connect) -> Option<DisconnectReason> {
         // MQTT 3.1.1 §3.1.3.1: a client without an id can't keep a session.
-        if connect.client_id.is_empty() && !connect.clean && connect.version == Version::V3 {
+        let needs_id = connect.client_id.is_empty() && !connect.clean && connect.version == Version::V3;
+        if needs_id || connect.client_id.len() > self.shared.limits.client_id_bytes {
             return Some(DisconnectReason::ClientIdentifierNotValid);
         }
         if connect.has_authentication_method {
@@ -168,14 +254,17 @@ impl Connection {
         (!self.shared.ingest.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
     }
 
-    async fn serve(&mut self, connect: &Connect, claimed: &ClaimedClientId) -> End {
-        let ingest = Arc::clone(&self.shared.ingest);
+    // --- Serving
+
+    async fn serve(&mut self, client: &Client) -> End {
+        let (ingest, mut read_again) = (Arc::clone(&self.shared.ingest), self.shared.read_again.clone());
         // MQTT 5 §3.1.2.10: one and a half times the keep-alive.
-        let keep_alive_timeout = (connect.keep_alive > 0).then(|| Duration::from_secs(connect.keep_alive.into()) * 3 / 2);
+        let keep_alive_timeout = (client.keep_alive > 0).then(|| Duration::from_secs(client.keep_alive.into()) * 3 / 2);
         let mut last_read = Instant::now();
-        let mut result = self.handle_packets(connect).await;
+        let mut result = self.handle_packets(client).await;
         while result.is_ok() {
-            let has_capacity = ingest.budget.has_capacity();
+            let (all_have, this_has) = (ingest.budget.has_capacity(), self.commits.bytes() < self.shared.limits.unacknowledged_bytes);
+            let has_capacity = all_have && this_has;
             let deadline = if has_capacity {
                 keep_alive_timeout.map(|keep_alive_timeout| last_read + keep_alive_timeout)
             } else {
@@ -184,31 +273,46 @@ impl Connection {
             self.buffer.reserve(self.read_next);
             // The order is random: reading and acknowledging each handle all that is ready, so neither starves the other.
             result = tokio::select! {
-                read = self.reader.read_buf(&mut self.buffer), if has_capacity => {
+                read = self.stream.read_buf(&mut self.buffer), if has_capacity => {
                     last_read = Instant::now();
                     match self.after_read(read) {
-                        Ok(()) => self.handle_packets(connect).await,
+                        Ok(()) => self.handle_packets(client).await,
                         Err(end) => Err(end),
                     }
                 }
-                durable = self.commits.durable(), if !self.commits.is_empty() => self.acknowledge(durable).await,
-                () = ingest.budget.capacity(), if !has_capacity => {
+                durable = self.commits.durable(), if !self.commits.is_empty() => {
+                    if !this_has {
+                        last_read = Instant::now();
+                    }
+                    self.acknowledge(durable).await
+                }
+                () = ingest.budget.capacity(), if !all_have => {
                     last_read = Instant::now();
                     Ok(())
                 }
                 () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
-                () = claimed.taken_over() => Err(DisconnectReason::SessionTakenOver.into()),
+                reason = client.connected.closed() => Err(reason.into()),
+                Ok(()) = read_again.changed() => self.check_again(client),
                 () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
             };
         }
         result.err().unwrap_or(End::Left)
     }
 
+    /// Certificates and users were read again.
+    fn check_again(&self, client: &Client) -> Result<(), End> {
+        if self.shared.entrance.is_current(&client.identity, &self.certificates) {
+            Ok(())
+        } else {
+            Err(DisconnectReason::NotAuthorized.into())
+        }
+    }
+
     // --- Reading
 
     async fn read(&mut self) -> Result<(), End> {
         self.buffer.reserve(self.read_next);
-        let read = self.reader.read_buf(&mut self.buffer).await;
+        let read = self.stream.read_buf(&mut self.buffer).await;
         self.after_read(read)
     }
 
@@ -228,45 +332,35 @@ impl Connection {
     }
 
     /// Handles every whole packet of the buffer.
-    async fn handle_packets(&mut self, connect: &Connect) -> Result<(), End> {
-        let (shared, version) = (Arc::clone(&self.shared), connect.version);
-        let (registry, budget) = (shared.ingest.registry.load(), &shared.ingest.budget);
-        let mut intake = Intake::new(&registry, &shared.topics, Timestamp::of(SystemTime::now()));
-        let (mut at, mut answers, mut acks) = (0, Vec::new(), Vec::new());
-        let end = loop {
-            let raw = match packets::next(&self.buffer[at..], packets::packet_limit(shared.max_payload)) {
-                Ok(Some(raw)) => raw,
-                Ok(None) => break None,
-                Err(reason) => break Some(End::Refused(reason)),
-            };
-            at += raw.len();
-            match raw.read(version, shared.max_payload) {
-                Ok(Packet::Publish(publish)) => {
-                    let matched = intake.publish(&publish, budget.has_capacity());
-                    publish.id.into_iter().for_each(|id| encode::puback(version, id, matched, &mut acks));
-                }
-                Ok(Packet::Ping) => encode::pingresp(&mut answers),
-                Ok(Packet::Subscribe(id, filters)) if encode::suback_len(filters) <= connect.largest_answer() => {
-                    encode::suback(version, id, filters, &mut answers);
-                }
-                Ok(Packet::Unsubscribe(id, filters)) if encode::suback_len(filters) <= connect.largest_answer() => {
-                    encode::unsuback(version, id, filters, &mut answers);
-                }
-                Ok(Packet::Subscribe(..) | Packet::Unsubscribe(..)) => break Some(End::Refused(DisconnectReason::AnswerTooLarge)),
-                Ok(Packet::Disconnect) => break Some(End::Left),
-                Err(reason) => break Some(End::Refused(reason)),
-            }
+    async fn handle_packets(&mut self, client: &Client) -> Result<(), End> {
+        let (shared, now) = (Arc::clone(&self.shared), now());
+        client.connected.seen(now);
+        let registry = shared.ingest.registry.load();
+        let terms = Terms {
+            version: client.version,
+            largest_answer: client.largest_answer,
+            identity: &client.identity,
+            max_payload: shared.max_payload,
+            subscriptions: shared.subscriptions,
+            has_capacity: shared.ingest.budget.has_capacity(),
         };
-        self.commits.append(intake, acks, at);
+        let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
+        let ending = read.handle(&self.buffer);
+        let OneRead { intake, acks, answers, handled, unauthorised, unauthorised_topic, .. } = read;
+        if unauthorised > 0 {
+            let reason = DisconnectReason::NotAuthorized;
+            shared.refused(self.address, client.who(), reason, unauthorised_topic, reason.describe());
+        }
+        self.commits.append(intake, acks, handled);
         drop(registry);
-        self.buffer.advance(at);
+        self.buffer.advance(handled);
         if self.buffer.is_empty() && self.buffer.capacity() > 2 * self.read_next {
             self.buffer = BytesMut::new();
         }
         if !answers.is_empty() {
             self.write(&answers).await?;
         }
-        end.map_or(Ok(()), Err)
+        ending.map_or(Ok(()), |ending| Err(ending.into()))
     }
 
     // --- Acknowledging
@@ -283,14 +377,20 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut writer = self.writer.take().ok_or(End::Left)?;
-        timeout(STALL_TIMEOUT, writer.write_all(bytes)).await.map_err(|_| End::Left)??;
-        self.writer = Some(writer);
+        if std::mem::replace(&mut self.is_torn, true) {
+            return Err(End::Left);
+        }
+        let write = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        timeout(STALL_TIMEOUT, write).await.map_err(|_| End::Left)??;
+        self.is_torn = false;
         Ok(())
     }
 
     /// Ends the connection. It acknowledges what was appended if the client still reads, and counts it in any case.
-    async fn end(mut self, version: Option<Version>, end: End) {
+    async fn end(mut self, client: Option<&Client>, end: End) {
         let last_acks = async {
             while !self.commits.is_empty() {
                 let durable = self.commits.durable().await;
@@ -300,18 +400,29 @@ impl Connection {
             }
         };
         drop(timeout(LAST_ACKS_DEADLINE, last_acks).await);
-        if let End::Refused(reason) = end {
-            self.commits.count(reason.label(), 1);
-            if let Some(version) = version {
-                drop(self.write(&encode::disconnect(version, reason)).await);
+        if let End::Refused(fault) = end {
+            self.shared.refused_for(self.address, client.map_or(("", None), Client::who), &fault);
+            if let Some(client) = client {
+                drop(self.write(&encode::disconnect(client.version, fault.reason)).await);
             }
         }
-        if let Some(mut writer) = self.writer {
-            drop(writer.shutdown().await);
+        if !self.is_torn {
+            drop(timeout(STALL_TIMEOUT, self.stream.shutdown()).await);
         }
         // After the deadline the rest is still counted when it is durable.
         self.commits.count_later();
     }
+}
+
+impl Client {
+    /// The client id and the user.
+    fn who(&self) -> (&str, Option<&str>) {
+        (self.connected.client_id(), self.identity.name.as_deref())
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::of(SystemTime::now())
 }
 
 async fn at(deadline: Option<Instant>) {

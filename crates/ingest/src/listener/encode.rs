@@ -1,16 +1,28 @@
 //! Encodes the control packets that the listener sends. Pure.
 
-use super::{DisconnectReason, connect::Connect, packets::Version};
+use super::{DisconnectReason, Subscriptions, packets::Version};
 
 /// A reason code of CONNACK (MQTT 5 §3.2.2.2), which DISCONNECT doesn't have.
 const SERVER_UNAVAILABLE: u8 = 0x88;
 
-/// PUBACK (MQTT 5 §3.4). `matched`: a group with a webhook wants the packet; else MQTT 5 clients get 0x10, "no matching subscribers".
-pub(crate) fn puback(version: Version, id: u16, matched: bool, into: &mut Vec<u8>) {
+/// The result of a PUBLISH (MQTT 5 §3.4.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PubackReason {
+    /// A group with a webhook wants the packet.
+    Success,
+    /// The packet is kept, and no webhook wants it.
+    NoMatchingSubscribers,
+    /// The client may not publish to the topic.
+    NotAuthorized,
+}
+
+/// PUBACK (§3.4). MQTT 3.1.1 knows no reasons.
+pub(crate) fn puback(version: Version, id: u16, reason: PubackReason, into: &mut Vec<u8>) {
     let [high, low] = id.to_be_bytes();
-    match version {
-        Version::V5 if !matched => into.extend_from_slice(&[0x40, 3, high, low, 0x10]),
-        _ => into.extend_from_slice(&[0x40, 2, high, low]),
+    match (version, reason) {
+        (Version::V3, _) | (_, PubackReason::Success) => into.extend_from_slice(&[0x40, 2, high, low]),
+        (Version::V5, PubackReason::NoMatchingSubscribers) => into.extend_from_slice(&[0x40, 3, high, low, 0x10]),
+        (Version::V5, PubackReason::NotAuthorized) => into.extend_from_slice(&[0x40, 3, high, low, 0x87]),
     }
 }
 
@@ -19,18 +31,24 @@ pub(crate) fn pingresp(into: &mut Vec<u8>) {
     into.extend_from_slice(&[0xd0, 0]);
 }
 
-/// SUBACK (§3.9): refuses every filter, since Pushline sends nothing to devices.
-pub(crate) fn suback(version: Version, id: u16, filters: usize, into: &mut Vec<u8>) {
+/// SUBACK (§3.9) for filters with these QoS. A granted subscription stays silent, since Pushline sends nothing to devices.
+pub(crate) fn suback(version: Version, id: u16, qos: &[u8], subscriptions: Subscriptions, into: &mut Vec<u8>) {
     const FAILURE: u8 = 0x80;
     const NOT_AUTHORIZED: u8 = 0x87;
-    let code = if version == Version::V3 { FAILURE } else { NOT_AUTHORIZED };
-    acknowledge(0x90, version, id, &vec![code; filters], into);
+    let code = |qos: &u8| match (subscriptions, version) {
+        (Subscriptions::Accept, _) => (*qos).min(1),
+        (Subscriptions::Refuse, Version::V3) => FAILURE,
+        (Subscriptions::Refuse, Version::V5) => NOT_AUTHORIZED,
+    };
+    acknowledge(0x90, version, id, &qos.iter().map(code).collect::<Vec<u8>>(), into);
 }
 
-/// UNSUBACK (§3.11): no such subscription existed.
-pub(crate) fn unsuback(version: Version, id: u16, filters: usize, into: &mut Vec<u8>) {
+/// UNSUBACK (§3.11).
+pub(crate) fn unsuback(version: Version, id: u16, filters: usize, subscriptions: Subscriptions, into: &mut Vec<u8>) {
+    const SUCCESS: u8 = 0;
     const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
-    let codes = if version == Version::V3 { vec![] } else { vec![NO_SUBSCRIPTION_EXISTED; filters] };
+    let code = if subscriptions == Subscriptions::Accept { SUCCESS } else { NO_SUBSCRIPTION_EXISTED };
+    let codes = if version == Version::V3 { vec![] } else { vec![code; filters] };
     acknowledge(0xb0, version, id, &codes, into);
 }
 
@@ -64,12 +82,12 @@ fn seven_bits(length: usize) -> u8 {
 /// CONNACK (§3.2) for an accepted client. MQTT 5 clients learn which features the listener lacks.
 ///
 /// `assigned`: the client id that the listener chose for a client without one.
-pub(crate) fn connack_accepted(connect: &Connect, assigned: Option<&str>, max_packet: usize) -> Vec<u8> {
+pub(crate) fn connack_accepted(version: Version, assigned: Option<&str>, max_packet: usize, subscriptions: Subscriptions) -> Vec<u8> {
     let mut bytes = Vec::new();
-    match connect.version {
+    match version {
         Version::V3 => packet(0x20, &[&[0, 0]], &mut bytes),
         Version::V5 => {
-            let properties = properties_of_connack(assigned, max_packet);
+            let properties = properties_of_connack(assigned, max_packet, subscriptions);
             let length = u8::try_from(properties.len()).ok().filter(|length| *length < 0x80).expect("a few short properties");
             packet(0x20, &[&[0, 0, length], &properties], &mut bytes);
         }
@@ -78,7 +96,7 @@ pub(crate) fn connack_accepted(connect: &Connect, assigned: Option<&str>, max_pa
 }
 
 /// Properties of CONNACK (§3.2.2.3).
-fn properties_of_connack(assigned: Option<&str>, max_packet: usize) -> Vec<u8> {
+fn properties_of_connack(assigned: Option<&str>, max_packet: usize, subscriptions: Subscriptions) -> Vec<u8> {
     // The session expiry interval is 0, the maximum QoS is 1.
     let mut properties = vec![0x11, 0, 0, 0, 0, 0x24, 1];
     if let Ok(max_packet) = u32::try_from(max_packet) {
@@ -90,8 +108,10 @@ fn properties_of_connack(assigned: Option<&str>, max_packet: usize) -> Vec<u8> {
         properties.extend_from_slice(&u16::try_from(assigned.len()).expect("an assigned client id is short").to_be_bytes());
         properties.extend_from_slice(assigned.as_bytes());
     }
-    // No wildcards, no subscription identifiers, no shared subscriptions.
-    properties.extend_from_slice(&[0x28, 0, 0x29, 0, 0x2a, 0]);
+    if subscriptions == Subscriptions::Refuse {
+        // No wildcards, no subscription identifiers, no shared subscriptions.
+        properties.extend_from_slice(&[0x28, 0, 0x29, 0, 0x2a, 0]);
+    }
     properties
 }
 
@@ -120,27 +140,38 @@ mod tests {
 
     #[test]
     fn an_accepted_client_of_mqtt_5_learns_what_the_listener_lacks() {
-        let connect = super::super::connect::read(Version::V5, b"\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d").unwrap();
-        let lacks = b"\x28\x00\x29\x00\x2a\x00";
-        let expected = [&b"\x20\x15\x00\x00\x12\x11\x00\x00\x00\x00\x24\x01\x27\x00\x00\x01\x00"[..], lacks].concat();
-        assert_eq!(connack_accepted(&connect, None, 256), expected);
-        let expected = [&b"\x20\x1a\x00\x00\x17\x11\x00\x00\x00\x00\x24\x01\x27\x00\x00\x01\x00\x12\x00\x02me"[..], lacks].concat();
-        assert_eq!(connack_accepted(&connect, Some("me"), 256), expected);
-    }
-
-    #[test]
-    fn an_answer_of_many_filters_has_a_length_of_several_bytes() {
-        let mut answer = Vec::new();
-        suback(Version::V3, 9, 300, &mut answer);
-        assert_eq!((&answer[..5], answer.len()), (&[0x90, 0xae, 2, 0, 9][..], 305));
+        let begin = b"\x11\x00\x00\x00\x00\x24\x01\x27\x00\x00\x01\x00";
+        for (assigned, subscriptions, head, rest) in [
+            (None, Subscriptions::Accept, &b"\x20\x0f\x00\x00\x0c"[..], &b""[..]),
+            (None, Subscriptions::Refuse, b"\x20\x15\x00\x00\x12", b"\x28\x00\x29\x00\x2a\x00"),
+            (Some("me"), Subscriptions::Accept, b"\x20\x14\x00\x00\x11", b"\x12\x00\x02me"),
+        ] {
+            assert_eq!(connack_accepted(Version::V5, assigned, 256, subscriptions), [head, begin, rest].concat());
+        }
+        assert_eq!(connack_accepted(Version::V3, None, 256, Subscriptions::Accept), b"\x20\x02\x00\x00");
     }
 
     #[test]
     fn only_mqtt_5_tells_that_no_group_wants_a_packet() {
         let mut acks = Vec::new();
-        for (version, matched) in [(Version::V3, true), (Version::V3, false), (Version::V5, true), (Version::V5, false)] {
-            puback(version, 0x0102, matched, &mut acks);
+        for version in [Version::V3, Version::V5] {
+            for reason in [PubackReason::Success, PubackReason::NoMatchingSubscribers, PubackReason::NotAuthorized] {
+                puback(version, 0x0102, reason, &mut acks);
+            }
         }
-        assert_eq!(acks, b"\x40\x02\x01\x02\x40\x02\x01\x02\x40\x02\x01\x02\x40\x03\x01\x02\x10");
+        let v5 = b"\x40\x02\x01\x02\x40\x03\x01\x02\x10\x40\x03\x01\x02\x87";
+        assert_eq!(acks, [&b"\x40\x02\x01\x02".repeat(3)[..], v5].concat());
+    }
+
+    #[test]
+    fn an_answer_of_many_filters_has_a_length_of_several_bytes_and_fits_what_was_foreseen() {
+        let mut answer = Vec::new();
+        suback(Version::V3, 9, &[2; 300], Subscriptions::Accept, &mut answer);
+        assert_eq!((&answer[..6], answer.len()), (&[0x90, 0xae, 2, 0, 9, 1][..], 305));
+        for filters in [1, 127, 128, 20_000] {
+            answer.clear();
+            suback(Version::V5, 9, &vec![0; filters], Subscriptions::Refuse, &mut answer);
+            assert!(answer.len() <= suback_len(filters), "{filters}");
+        }
     }
 }

@@ -1,13 +1,25 @@
-//! The listener that devices connect to.
+//! The listeners that devices connect to.
 
-mod client_ids;
+mod access;
+mod certificate_name;
 mod connect;
 mod connection;
+mod devices;
 mod disconnect_reason;
 mod encode;
+mod entrance;
 mod fields;
+mod limits;
+mod one_read;
+mod options;
 mod packets;
 mod properties;
+mod proxy_protocol;
+mod refusals;
+mod stream;
+mod tls;
+mod watched_files;
+mod websocket;
 
 use std::{
     io,
@@ -20,40 +32,49 @@ use std::{
 };
 
 use metrics::gauge;
-use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse, TopicPattern};
+use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse};
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{Ingest, IngestError, metrics as names, tasks::resume_panic};
 
-use self::{
-    client_ids::ClientIds,
-    connection::{Connection, Shared},
-    disconnect_reason::DisconnectReason,
+pub use self::{
+    access::{InvalidTopicRule, TopicRule, hash_password},
+    devices::{Device, Devices, Selection},
+    limits::Limits,
+    options::{InvalidOption, Options, Subscriptions},
+    refusals::{Refusal, Refusals},
+    tls::TlsFiles,
 };
 
-/// The listener's options.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The address to bind.
-    pub address: SocketAddr,
-    /// The topic patterns; the first one that matches a topic counts.
-    pub topics: Vec<TopicPattern>,
-    /// The largest payload, in bytes.
-    pub max_payload_bytes: usize,
-    /// The file descriptors of connections. New clients wait while devices have as many as they may.
-    pub descriptors: Arc<DescriptorBudget>,
+use self::{
+    connection::Shared,
+    disconnect_reason::DisconnectReason,
+    entrance::Entrance,
+    limits::{ConnectRate, Seat, Seats},
+};
+
+/// The clients of a process: those that are connected, and the last that were refused. All its listeners share one.
+#[derive(Debug, Default)]
+pub struct Clients {
+    /// The connected ones.
+    pub devices: Arc<Devices>,
+    /// The refused ones.
+    pub refusals: Refusals,
 }
 
 /// A bound listener. [`Listener::run`] serves it.
 pub struct Listener {
     socket: TcpListener,
     descriptors: Arc<DescriptorBudget>,
+    entrance: Arc<Entrance>,
+    read_again: watch::Sender<()>,
     shared: Arc<Shared>,
 }
 
@@ -66,24 +87,26 @@ const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
 /// How long connections may take to end at a shutdown.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(6);
 
-impl Options {
-    /// The default options for an address and topics.
-    #[must_use]
-    pub fn new(address: SocketAddr, topics: Vec<TopicPattern>) -> Self {
-        Self { address, topics, max_payload_bytes: 256 << 10, descriptors: DescriptorBudget::unlimited() }
-    }
-}
-
 impl Listener {
-    /// Binds the address.
+    /// Binds the address, and reads the files that the options name.
     ///
     /// # Errors
-    /// [`IngestError::Bind`].
-    pub async fn bind(options: Options, ingest: Arc<Ingest>) -> Result<Self, IngestError> {
+    /// [`IngestError::Bind`], [`IngestError::Option`].
+    pub async fn bind(options: Options, ingest: Arc<Ingest>, clients: Arc<Clients>) -> Result<Self, IngestError> {
+        let entrance = options.entrance().map_err(|source| IngestError::Option { address: options.address, source })?;
         let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
-        let (topics, max_payload) = (options.topics, options.max_payload_bytes);
-        let shared = Shared { ingest, topics, max_payload, client_ids: Arc::new(ClientIds::default()) };
-        Ok(Self { socket, descriptors: options.descriptors, shared: Arc::new(shared) })
+        let (entrance, (sender, read_again)) = (Arc::new(entrance), watch::channel(()));
+        let shared = Arc::new(Shared {
+            ingest,
+            clients,
+            topics: options.topics,
+            max_payload: options.max_payload_bytes,
+            subscriptions: options.subscriptions,
+            limits: options.limits,
+            entrance: Arc::clone(&entrance),
+            read_again,
+        });
+        Ok(Self { socket, descriptors: options.descriptors, entrance, read_again: sender, shared })
     }
 
     /// The bound address; for port 0, with the port that the system chose.
@@ -96,36 +119,36 @@ impl Listener {
 
     /// Serves clients until `stop`, then waits until each has its last acknowledgements.
     pub async fn run(self) {
-        let ingest = Arc::clone(&self.shared.ingest);
-        let mut connections = JoinSet::new();
+        let Self { socket, descriptors, entrance, read_again, shared } = self;
+        // It ends with this function.
+        let mut watching = JoinSet::new();
+        watching.spawn(watched_files::watch(entrance, read_again));
+        let (ingest, seats, mut connections) = (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::new());
+        let mut rate = shared.limits.connect_rate.map(|rate| ConnectRate::new(rate, Instant::now().into_std()));
         let (mut fails, is_full) = (false, AtomicBool::new(false));
         // It keeps its place in line for a descriptor while connections end.
-        let mut accepting = Box::pin(accept(&self.socket, &self.descriptors, &is_full));
+        let mut accepting = Box::pin(accept(&socket, &descriptors, &is_full, None));
         loop {
             let accepted = tokio::select! {
                 accepted = &mut accepting => accepted,
                 Some(ended) = connections.join_next() => {
                     resume_panic(ended);
-                    log_end_of_limit(connections.len(), &self.descriptors, &is_full);
+                    log_end_of_limit(connections.len(), &descriptors, &is_full);
                     continue;
                 }
                 () = ingest.stopped() => break,
             };
-            accepting.set(accept(&self.socket, &self.descriptors, &is_full));
+            rate.iter_mut().for_each(|rate| rate.accepted(Instant::now().into_std()));
+            accepting.set(accept(&socket, &descriptors, &is_full, rate.as_ref().map(|rate| rate.due().into())));
             match accepted {
-                Ok((stream, permit)) => {
+                Ok((stream, peer, permit)) => {
                     if std::mem::take(&mut fails) {
                         info!("accepting connections works again");
                     }
-                    let shared = Arc::clone(&self.shared);
-                    connections.spawn(async move {
-                        // Dropped last: the descriptor is given back when the socket is closed.
-                        let _permit = permit;
-                        let open = gauge!(names::CONNECTIONS);
-                        open.increment(1.0);
-                        Connection::new(stream, shared).run().await;
-                        open.decrement(1.0);
-                    });
+                    match seats.take() {
+                        Ok(seat) => drop(connections.spawn(serve(stream, peer, permit, seat, Arc::clone(&shared)))),
+                        Err(reason) => shared.refused(peer, ("", None), reason, None, reason.describe()),
+                    }
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut fails, true) {
@@ -136,7 +159,7 @@ impl Listener {
             }
         }
         drop(accepting);
-        drop(self.socket);
+        drop(socket);
         let all = async {
             while let Some(ended) = connections.join_next().await {
                 resume_panic(ended)
@@ -148,12 +171,22 @@ impl Listener {
     }
 }
 
-/// Accepts a connection once a descriptor is free. Logs when none is.
+/// Serves a connection and counts it. The descriptor is given back when the socket is closed.
+async fn serve(stream: TcpStream, peer: SocketAddr, permit: DescriptorPermit, seat: Seat, shared: Arc<Shared>) {
+    let open = gauge!(names::CONNECTIONS);
+    open.increment(1.0);
+    connection::serve(stream, peer, shared, seat).await;
+    open.decrement(1.0);
+    drop(permit);
+}
+
+/// Accepts a connection once a descriptor is free, and not before `due`. Logs when no descriptor is free.
 async fn accept(
     socket: &TcpListener,
     descriptors: &Arc<DescriptorBudget>,
     is_full: &AtomicBool,
-) -> io::Result<(TcpStream, DescriptorPermit)> {
+    due: Option<Instant>,
+) -> io::Result<(TcpStream, SocketAddr, DescriptorPermit)> {
     let permit = match descriptors.try_acquire(DescriptorUse::Device) {
         Some(permit) => permit,
         None => {
@@ -164,10 +197,12 @@ async fn accept(
             descriptors.acquire(DescriptorUse::Device).await
         }
     };
-    let (stream, _) = socket.accept().await?;
-    Ok((set_up(stream)?, permit))
+    if let Some(due) = due {
+        sleep_until(due).await;
+    }
+    let (stream, peer) = socket.accept().await?;
+    Ok((set_up(stream)?, peer, permit))
 }
-
 /// Sets the options of an accepted socket: acknowledgements leave at once, and TCP probes notice a client that vanished, also without MQTT's keep-alive.
 fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;

@@ -45,8 +45,9 @@ pub(crate) struct Raw<'a> {
 pub(crate) enum Packet<'a> {
     /// MQTT 5 §3.3.
     Publish(Publish<'a>),
-    /// Packet id and number of filters.
-    Subscribe(u16, usize),
+    /// Packet id, and the QoS of each filter.
+    Subscribe(u16, Vec<u8>),
+    /// Packet id, and the number of filters.
     Unsubscribe(u16, usize),
     Ping,
     Disconnect,
@@ -69,6 +70,15 @@ pub(crate) fn next(buffer: &[u8], limit: usize) -> Result<Option<Raw<'_>>, Disco
     }
     let (start, end) = (1 + header, 1 + header + length);
     Ok(buffer.get(..end).map(|bytes| Raw { first, bytes, body: &bytes[start..] }))
+}
+
+/// The length of the packet at the beginning of the buffer, as its fixed header has it, and the packet's topic if it is a PUBLISH: for a packet that is refused,
+/// whether it is whole or not.
+pub(crate) fn describe(buffer: &[u8]) -> (Option<usize>, Option<String>) {
+    let Some((&first, rest)) = buffer.split_first() else { return (None, None) };
+    let Ok(Some((length, header))) = fields::variable(rest) else { return (None, None) };
+    let topic = Fields::new(&rest[header..]).binary().ok().filter(|_| first >> 4 == PUBLISH);
+    (Some(length), topic.map(|topic| String::from_utf8_lossy(topic).into_owned()))
 }
 
 /// Whether the buffer can begin with a CONNECT. The listener closes a connection that begins otherwise at once.
@@ -123,41 +133,40 @@ impl<'a> Raw<'a> {
 
     /// SUBSCRIBE (§3.8): each filter is followed by its options.
     fn subscribe(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
-        let (id, filters) = self.filters(version, Place::Subscribe, |fields| match (version, fields.u8()?) {
-            (Version::V3, 0..=2) => Ok(()),
-            (Version::V5, options) if options & 0xc0 == 0 && options & 3 < 3 && options >> 4 & 3 < 3 => Ok(()),
+        let (id, qos) = self.filters(version, Place::Subscribe, |fields| match (version, fields.u8()?) {
+            (Version::V3, qos @ 0..=2) => Ok(qos),
+            (Version::V5, options) if options & 0xc0 == 0 && options & 3 < 3 && options >> 4 & 3 < 3 => Ok(options & 3),
             _ => Err(DisconnectReason::MalformedPacket),
         })?;
-        Ok(Packet::Subscribe(id, filters))
+        Ok(Packet::Subscribe(id, qos))
     }
 
     /// UNSUBSCRIBE (§3.10).
     fn unsubscribe(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
         let (id, filters) = self.filters(version, Place::Unsubscribe, |_| Ok(()))?;
-        Ok(Packet::Unsubscribe(id, filters))
+        Ok(Packet::Unsubscribe(id, filters.len()))
     }
 
-    /// The packet id and the number of filters; `options` reads what follows each.
-    fn filters(
+    /// The packet id, and what `options` reads behind each filter.
+    fn filters<T>(
         &self,
         version: Version,
         place: Place,
-        options: impl Fn(&mut Fields<'a>) -> Result<(), DisconnectReason>,
-    ) -> Result<(u16, usize), DisconnectReason> {
+        options: impl Fn(&mut Fields<'a>) -> Result<T, DisconnectReason>,
+    ) -> Result<(u16, Vec<T>), DisconnectReason> {
         let mut fields = Fields::new(self.body);
         let id = fields.packet_id()?;
         if version == Version::V5 {
             Properties::read(&mut fields, place)?;
         }
-        let mut filters = 0;
+        let mut filters = Vec::new();
         while !fields.is_empty() {
             if fields.text()?.is_empty() {
                 return Err(DisconnectReason::MalformedPacket);
             }
-            options(&mut fields)?;
-            filters += 1;
+            filters.push(options(&mut fields)?);
         }
-        if filters == 0 { Err(DisconnectReason::ProtocolError) } else { Ok((id, filters)) }
+        if filters.is_empty() { Err(DisconnectReason::ProtocolError) } else { Ok((id, filters)) }
     }
 
     /// The protocol version of a connection's first packet.
@@ -244,8 +253,8 @@ mod tests {
 
     #[test]
     fn filters_are_counted_and_their_options_checked() {
-        assert_eq!(read(b"\x82\x0a\x00\x09\x00\x01a\x00\x00\x01b\x01", Version::V3), Ok(Packet::Subscribe(9, 2)));
-        assert_eq!(read(b"\x82\x09\x00\x09\x02\x0b\x01\x00\x01a\x2e", Version::V5), Ok(Packet::Subscribe(9, 1)));
+        assert_eq!(read(b"\x82\x0a\x00\x09\x00\x01a\x00\x00\x01b\x01", Version::V3), Ok(Packet::Subscribe(9, vec![0, 1])));
+        assert_eq!(read(b"\x82\x09\x00\x09\x02\x0b\x01\x00\x01a\x2e", Version::V5), Ok(Packet::Subscribe(9, vec![2])));
         assert_eq!(read(b"\xa2\x05\x00\x09\x00\x01a", Version::V3), Ok(Packet::Unsubscribe(9, 1)));
         for (bytes, version, reason) in [
             (&b"\x80\x06\x00\x09\x00\x01a\x00"[..], Version::V3, DisconnectReason::MalformedPacket),

@@ -51,18 +51,18 @@ const MAXIMUM_PACKET_SIZE: u8 = 39;
 /// The type of each property that this packet may have (MQTT 5 table 2-4).
 fn kind(place: Place, identifier: u8) -> Option<Kind> {
     Some(match (place, identifier) {
-        (Place::Will | Place::Publish, 1) => Kind::Flag,             // payload format indicator
-        (Place::Will | Place::Publish, 2) => Kind::U32,              // message expiry interval: 0 too
-        (Place::Will | Place::Publish, 3) => Kind::Text,             // content type
-        (Place::Will | Place::Publish, 8) => Kind::Topic,            // response topic
-        (Place::Will | Place::Publish, 9) => Kind::Binary,           // correlation data
-        (Place::Connect, 17) => Kind::U32,                           // session expiry interval
+        (Place::Will | Place::Publish, 1) => Kind::Flag,   // payload format indicator
+        (Place::Will | Place::Publish, 2) => Kind::U32,    // message expiry interval: 0 too
+        (Place::Will | Place::Publish, 3) => Kind::Text,   // content type
+        (Place::Will | Place::Publish, 8) => Kind::Topic,  // response topic
+        (Place::Will | Place::Publish, 9) => Kind::Binary, // correlation data
+        (Place::Connect, 17) => Kind::U32,                 // session expiry interval
         (Place::Connect, AUTHENTICATION_METHOD) => Kind::Text,
         (Place::Connect, AUTHENTICATION_DATA) => Kind::Binary,
-        (Place::Connect, 23 | 25) => Kind::Flag,                     // request problem information, request response information
-        (Place::Will, 24) => Kind::U32,                              // will delay interval
-        (Place::Connect, 33) => Kind::NonZeroU16,                    // receive maximum
-        (Place::Connect, 34) => Kind::U16,                           // topic alias maximum
+        (Place::Connect, 23 | 25) => Kind::Flag, // request problem information, request response information
+        (Place::Will, 24) => Kind::U32,          // will delay interval
+        (Place::Connect, 33) => Kind::NonZeroU16, // receive maximum
+        (Place::Connect, 34) => Kind::U16,       // topic alias maximum
         (Place::Connect, MAXIMUM_PACKET_SIZE) => Kind::NonZeroU32,
         (Place::Publish, TOPIC_ALIAS) => Kind::U16,
         (Place::Publish | Place::Subscribe, SUBSCRIPTION_IDENTIFIER) => Kind::NonZeroVariable,

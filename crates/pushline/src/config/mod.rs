@@ -3,6 +3,7 @@
 
 mod deserialize;
 mod files;
+mod listeners;
 mod mistakes;
 mod print;
 mod read;
@@ -18,6 +19,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::bail;
 use pushline_deliver::{Egress, Proxy};
+use pushline_ingest::InvalidOption;
 use pushline_model::{Registry, Webhook};
 use toml::{Spanned, de::DeValue};
 
@@ -80,13 +82,20 @@ impl Config {
             document.mistake_within(&mut mistakes, "egress", field, problem);
         }
         settings.queue.dir = source.path(&settings.queue.dir);
+        settings.mqtt.listeners =
+            settings.mqtt.listeners.into_iter().map(|listener| listener.with_paths(|path| source.path(path))).collect();
+        for (index, listener) in settings.mqtt.listeners.iter().enumerate() {
+            if let Some(InvalidOption { field, problem }) = listener.validate() {
+                document.mistake_in_item(&mut mistakes, ["mqtt", "listeners"], index, field, problem);
+            }
+        }
         mistakes.finish()?;
         Ok(Self { settings, registry, certificates, passed_over })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        self.largest_message().max(self.settings.mqtt.max_payload_bytes() + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
+        self.largest_message().max(self.settings.mqtt.largest_payload() + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
     }
 
     /// The same of dead letters and replays alone: what webhooks that are read again may change. 0 without webhooks.

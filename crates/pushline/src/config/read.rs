@@ -25,7 +25,9 @@ pub(super) struct Table<'a, 'i> {
 
 /// Fields that must be there: what stands in for one, so that the rest can be read, and what would be right. Without a `kind` the rest of its table
 /// can't be read.
-const REQUIRED: [(&str, Option<&str>, &str); 9] = [
+const REQUIRED: [(&str, Option<&str>, &str); 11] = [
+    ("cert_file", None, "cert_file = \"path\""),
+    ("key_file", None, "key_file = \"path\""),
     ("name", Some("w"), "name = \"tokyo-server\""),
     ("url", Some("http://a.example/"), "url = \"https://example.com/push\""),
     ("org", Some("a"), "org = \"mti\""),
@@ -77,6 +79,27 @@ impl<'i> Table<'_, 'i> {
         let found = fields.and_then(|fields| find(fields, name));
         let offset = found.map_or_else(|| self.offset(section), |(key, value)| self.source.field_offset(key, value));
         let path = [section, name].map(|name| Step::Field(name.to_owned()));
+        mistakes.push(self.source.mistake(offset, self.field(&path), problem));
+    }
+
+    /// A mistake in a field of an item of a list of tables, such as `tls.cert_file` of the second of `[[mqtt.listeners]]`; or at what of its path is there.
+    pub(super) fn mistake_in_item(&self, mistakes: &mut Collector, list: [&str; 2], index: usize, field: &str, problem: impl Into<String>) {
+        let fields = list.into_iter().map(|name| Step::Field(name.to_owned()));
+        let path: Vec<Step> = fields.chain([Step::Item(index)]).chain(field.split('.').map(|name| Step::Field(name.to_owned()))).collect();
+        let (mut offset, mut value) = (self.value.span().start, Some(self.value.get_ref()));
+        for step in &path {
+            let found = match (value, step) {
+                (Some(DeValue::Table(table)), Step::Field(name)) => {
+                    find(table, name).map(|(key, value)| (self.source.field_offset(key, value), value))
+                }
+                (Some(DeValue::Array(items)), Step::Item(index)) => items.get(*index).map(|item| (item.span().start, item)),
+                _ => None,
+            };
+            value = found.map(|(at, value)| {
+                offset = at;
+                value.get_ref()
+            });
+        }
         mistakes.push(self.source.mistake(offset, self.field(&path), problem));
     }
 

@@ -12,7 +12,10 @@ use pushline_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::values::{self, AddressRange, Properties};
+use super::{
+    listeners::Listener,
+    values::{self, AddressRange, Properties},
+};
 use crate::role::Role;
 
 /// Ten years: the longest that anything is kept.
@@ -114,18 +117,6 @@ pub(crate) struct Mqtt {
     pub(crate) listeners: Vec<Listener>,
     #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
     brokers: (),
-}
-
-/// `[[mqtt.listeners]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Listener {
-    #[serde(deserialize_with = "values::address")]
-    pub(crate) address: SocketAddr,
-    #[serde(deserialize_with = "values::topics")]
-    pub(crate) topics: Vec<TopicPattern>,
-    #[serde(with = "SizeIn::<1, { 128 << 20 }>")]
-    pub(crate) max_payload_bytes: usize,
 }
 
 /// `[admin]`.
@@ -237,16 +228,9 @@ impl Mqtt {
         topics
     }
 
-    /// The largest payload that any listener takes, in bytes.
-    pub(crate) fn max_payload_bytes(&self) -> usize {
+    /// Bytes of the largest payload that may come in.
+    pub(crate) fn largest_payload(&self) -> usize {
         self.listeners.iter().map(|listener| listener.max_payload_bytes).max().unwrap_or(0)
-    }
-}
-
-impl Default for Listener {
-    fn default() -> Self {
-        let topics = vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")];
-        Self { address: (Ipv4Addr::LOCALHOST, 1883).into(), topics, max_payload_bytes: 256 << 10 }
     }
 }
 
