@@ -11,7 +11,7 @@
 //! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
 //! | what lies between a socket and MQTT: PROXY protocol, TLS, WebSocket | `listener/entrance.rs` |
 //! | who may connect, and publish what | `listener/access/` |
-//! | who is connected, and who was refused | `listener/devices.rs`, `listener/refusals.rs` |
+//! | who is connected, and who was refused | `listener/devices.rs`, `listener/refused_clients.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |
 
@@ -30,8 +30,8 @@ use std::{io, net::SocketAddr};
 pub use crate::{
     ingest::Ingest,
     listener::{
-        Clients, Device, Devices, InvalidOption, InvalidTopicRule, Limits, Listener, Options, Refusal, Refusals, Selection, Subscriptions,
-        TlsFiles, TopicRule, hash_password,
+        Clients, Device, Devices, InvalidOption, InvalidTopicRule, Limits, Listener, Options, RefusedClient, RefusedClients, Selection,
+        ServerTlsFiles, Subscriptions, TooLarge, TopicRule, hash_password,
     },
 };
 

@@ -203,7 +203,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/dead-letters/replay", post(replay_dead_letters))
         .route("/unrouted/replay", post(replay_unrouted))
         .route("/devices", get(list_devices))
-        .route("/devices/refused", get(list_refusals))
+        .route("/devices/refused", get(list_refused))
         .route("/devices/disconnect", post(disconnect_devices))
         .route("/losses/acknowledge", post(acknowledge_losses))
         .route_layer(from_fn(web_guard::refuse_web_pages));
@@ -264,7 +264,7 @@ async fn list_devices(State(shared): State<Arc<Shared>>, RawQuery(query): RawQue
     shared.of_clients(|clients| devices::list(clients, &query.unwrap_or_default()))
 }
 
-async fn list_refusals(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {
+async fn list_refused(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {
     shared.of_clients(devices::refused)
 }
 

@@ -87,7 +87,7 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
 impl Running {
     /// Starts the parts from the end of a packet's way to its beginning: a part that hands packets on finds the next one ready.
     pub(crate) async fn start(config: Config, role: Role, admin: Admin) -> anyhow::Result<Self> {
-        let (egress, largest_record) = (config.egress(), config.largest_record());
+        let (egress, largest_record, largest_dead_payload) = (config.egress(), config.largest_record(), config.largest_dead_payload());
         let Config { settings, registry, .. } = config;
         admin.starting(&queue::opening(&settings));
         let queue = queue::open(&settings, role, largest_record).await?;
@@ -111,7 +111,7 @@ impl Running {
         };
         let intake = if role.ingests() {
             let ingest = |stopped| Ingest::new(Arc::clone(&queue), Arc::clone(&registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
-            Some(Intake::start(&settings, ingest, descriptors).await?)
+            Some(Intake::start(&settings, ingest, descriptors, largest_dead_payload).await?)
         } else {
             None
         };
@@ -231,12 +231,13 @@ impl Intake {
         settings: &Settings,
         ingest: impl FnOnce(watch::Receiver<bool>) -> Arc<Ingest>,
         descriptors: Arc<DescriptorBudget>,
+        largest_dead_payload: usize,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let ingest = ingest(stopped);
         let mut this = Self { addresses: Vec::new(), clients: Arc::default(), parts: JoinSet::new(), stop };
         for listener in &settings.mqtt.listeners {
-            let options = pushline_ingest::Options { descriptors: Arc::clone(&descriptors), ..listener.options() };
+            let options = pushline_ingest::Options { descriptors: Arc::clone(&descriptors), ..listener.options(largest_dead_payload) };
             let (tls, websocket) = (options.tls.is_some(), options.websocket);
             let listener = Listener::bind(options, Arc::clone(&ingest), Arc::clone(&this.clients)).await?;
             let address = listener.local_addr()?;

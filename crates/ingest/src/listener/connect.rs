@@ -6,7 +6,7 @@ use super::{
     DisconnectReason,
     fields::Fields,
     packets::Version,
-    properties::{Place, Properties},
+    properties::{Owner, Properties},
 };
 
 /// The bits of CONNECT's flags (§3.1.2.3).
@@ -75,7 +75,7 @@ pub(crate) fn read(version: Version, body: &[u8]) -> Result<Connect, DisconnectR
     let (_name, _level) = (fields.binary()?, fields.u8()?);
     let flags = checked_flags(version, fields.u8()?)?;
     let keep_alive = fields.u16()?;
-    let properties = properties(version, &mut fields, Place::Connect)?;
+    let properties = properties(version, &mut fields, Owner::Connect)?;
     let client_id = fields.text()?.to_owned();
     if flags & WILL != 0 {
         will(version, &mut fields)?;
@@ -108,15 +108,15 @@ fn checked_flags(version: Version, flags: u8) -> Result<u8, DisconnectReason> {
 
 /// Checks the will (§3.1.3.2 to §3.1.3.4), which the listener doesn't keep.
 fn will(version: Version, fields: &mut Fields<'_>) -> Result<(), DisconnectReason> {
-    properties(version, fields, Place::Will)?;
+    properties(version, fields, Owner::Will)?;
     let topic = fields.text()?;
     fields.binary()?;
     if topic.is_empty() || topic.contains(['+', '#']) { Err(DisconnectReason::TopicNameInvalid) } else { Ok(()) }
 }
 
 /// The properties, which only MQTT 5 has.
-fn properties(version: Version, fields: &mut Fields<'_>, place: Place) -> Result<Properties, DisconnectReason> {
-    if version == Version::V5 { Properties::read(fields, place) } else { Ok(Properties::default()) }
+fn properties(version: Version, fields: &mut Fields<'_>, owner: Owner) -> Result<Properties, DisconnectReason> {
+    if version == Version::V5 { Properties::read(fields, owner) } else { Ok(Properties::default()) }
 }
 
 #[cfg(test)]

@@ -1,38 +1,30 @@
 //! One client's connection: the driver around the pure modules. It reads the socket, appends the packets of each read as one batch, and acknowledges the
 //! batch when it is durable.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
-use metrics::counter;
-use pushline_model::{Timestamp, TopicPattern};
 use pushline_queue::AppendError;
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use crate::{Ingest, commits::Commits, intake::Intake, metrics as names};
+use crate::{commits::Commits, intake::Intake};
 
 use super::{
-    Clients, DisconnectReason, Limits, Subscriptions,
-    access::Identity,
+    DisconnectReason,
+    access::ClientIdentity,
     connect::Connect,
     devices::Connected,
     encode,
-    entrance::{Entered, Entrance, NotEntered},
+    entrance::{Entered, NotEntered},
     limits::Seat,
     one_read::{Ending, Fault, OneRead, Terms},
     packets::{self, Version},
-    refusals::Refused,
+    shared::{Shared, Who, now},
     stream::Stream,
 };
 
@@ -49,19 +41,6 @@ const LAST_ACKS_DEADLINE: Duration = Duration::from_secs(5);
 const MIN_READ: usize = 2 << 10;
 const MAX_READ: usize = 64 << 10;
 
-/// The state that all connections of a listener share.
-pub(crate) struct Shared {
-    pub(crate) ingest: Arc<Ingest>,
-    pub(crate) clients: Arc<Clients>,
-    pub(crate) topics: Vec<TopicPattern>,
-    pub(crate) max_payload: usize,
-    pub(crate) subscriptions: Subscriptions,
-    pub(crate) limits: Limits,
-    pub(crate) entrance: Arc<Entrance>,
-    /// Changes when certificates and users were read again.
-    pub(crate) read_again: watch::Receiver<()>,
-}
-
 /// A connection, from its first byte of MQTT to its last acknowledgement.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
@@ -71,6 +50,8 @@ pub(crate) struct Connection {
     address: SocketAddr,
     certificates: Vec<CertificateDer<'static>>,
     buffer: BytesMut,
+    /// How many of the next bytes belong to a packet that is too large to be kept.
+    discard: usize,
     read_next: usize,
     /// The acknowledgements are bytes to write: whole PUBACKs.
     commits: Commits<u8>,
@@ -83,7 +64,7 @@ struct Client {
     keep_alive: u16,
     /// The most bytes that an answer may have.
     largest_answer: usize,
-    identity: Identity,
+    identity: ClientIdentity,
     connected: Connected,
 }
 
@@ -125,7 +106,8 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     };
     let entered = match entered {
         Ok(entered) => entered,
-        Err(NotEntered { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
+        Err(NotEntered::Left) => return,
+        Err(NotEntered::Refused { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
     };
     let mut connection = Connection::new(entered, shared);
     let client = tokio::select! {
@@ -142,42 +124,11 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     }
 }
 
-impl Shared {
-    /// Counts a client that was refused or closed, and reports it where that is worth a line.
-    pub(super) fn refused(
-        &self,
-        address: SocketAddr,
-        who: (&str, Option<&str>),
-        reason: DisconnectReason,
-        topic: Option<&str>,
-        detail: &str,
-    ) {
-        counter!(names::PACKETS, "source" => "listener", "result" => reason.label()).increment(1);
-        if reason.is_reported() {
-            let (client_id, user) = who;
-            let refused = Refused { client_id, user, address: address.ip(), reason, topic, detail };
-            self.clients.refusals.report(&refused, now(), Instant::now().into_std());
-        }
-    }
-
-    /// The same for a packet at fault. A packet that is too large is named with its size and the option that allows it.
-    fn refused_for(&self, address: SocketAddr, who: (&str, Option<&str>), fault: &Fault) {
-        let max = self.max_payload;
-        let detail = match (fault.reason, fault.length) {
-            (DisconnectReason::PacketTooLarge, Some(length)) => {
-                format!("a packet of {length} bytes is larger than max_payload_bytes = {max} allows")
-            }
-            (reason, _) => reason.describe().to_owned(),
-        };
-        self.refused(address, who, fault.reason, fault.topic.as_deref(), &detail);
-    }
-}
-
 impl Connection {
     fn new(entered: Entered, shared: Arc<Shared>) -> Self {
         let Entered { stream, address, certificates } = entered;
         let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
-        Self { shared, stream, is_torn: false, address, certificates, buffer: BytesMut::new(), read_next: MIN_READ, commits }
+        Self { shared, stream, is_torn: false, address, certificates, buffer: BytesMut::new(), discard: 0, read_next: MIN_READ, commits }
     }
 
     // --- Opening
@@ -335,22 +286,31 @@ impl Connection {
     async fn handle_packets(&mut self, client: &Client) -> Result<(), End> {
         let (shared, now) = (Arc::clone(&self.shared), now());
         client.connected.seen(now);
+        let passed_over = self.discard.min(self.buffer.len());
+        self.buffer.advance(passed_over);
+        self.discard -= passed_over;
         let registry = shared.ingest.registry.load();
         let terms = Terms {
             version: client.version,
             largest_answer: client.largest_answer,
             identity: &client.identity,
             max_payload: shared.max_payload,
+            too_large: shared.too_large,
             subscriptions: shared.subscriptions,
             has_capacity: shared.ingest.budget.has_capacity(),
         };
         let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
         let ending = read.handle(&self.buffer);
-        let OneRead { intake, acks, answers, handled, unauthorised, unauthorised_topic, .. } = read;
+        let OneRead { intake, acks, answers, handled, discard, too_large, unauthorised, unauthorised_topic, .. } = read;
         if unauthorised > 0 {
             let reason = DisconnectReason::NotAuthorized;
             shared.refused(self.address, client.who(), reason, unauthorised_topic, reason.describe());
         }
+        if let Some(fault) = too_large {
+            let detail = format!("{}; it is a dead letter too_large now", shared.detail(&fault));
+            shared.report(self.address, client.who(), fault.reason, fault.topic.as_deref(), &detail);
+        }
+        self.discard += discard;
         self.commits.append(intake, acks, handled);
         drop(registry);
         self.buffer.advance(handled);
@@ -416,13 +376,9 @@ impl Connection {
 
 impl Client {
     /// The client id and the user.
-    fn who(&self) -> (&str, Option<&str>) {
+    fn who(&self) -> Who<'_> {
         (self.connected.client_id(), self.identity.name.as_deref())
     }
-}
-
-fn now() -> Timestamp {
-    Timestamp::of(SystemTime::now())
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -18,7 +18,7 @@ use super::DisconnectReason;
 
 /// The connected clients by client id. All listeners of a process share one.
 #[derive(Debug, Default)]
-pub struct Devices(Mutex<BTreeMap<Arc<str>, Arc<Client>>>);
+pub struct Devices(Mutex<BTreeMap<Arc<str>, Arc<Entry>>>);
 
 /// A connected client, as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum Selection {
 }
 
 #[derive(Debug)]
-struct Client {
+struct Entry {
     client_id: Arc<str>,
     user: Option<Arc<str>>,
     address: SocketAddr,
@@ -60,7 +60,7 @@ struct Client {
 #[derive(Debug)]
 pub(crate) struct Connected {
     devices: Arc<Devices>,
-    client: Arc<Client>,
+    client: Arc<Entry>,
 }
 
 impl Devices {
@@ -83,7 +83,7 @@ impl Devices {
             }
             previous.close(DisconnectReason::SessionTakenOver);
         }
-        let client = Arc::new(Client {
+        let client = Arc::new(Entry {
             client_id: Arc::clone(&client_id),
             user,
             address,
@@ -106,7 +106,7 @@ impl Devices {
     /// Disconnects clients. Returns how many.
     pub fn disconnect(&self, selection: &Selection) -> usize {
         let clients = self.lock();
-        let selected: Vec<&Arc<Client>> = match selection {
+        let selected: Vec<&Arc<Entry>> = match selection {
             Selection::ClientId(id) => clients.get(id.as_str()).into_iter().collect(),
             Selection::User(user) => clients.values().filter(|client| client.user.as_deref() == Some(user)).collect(),
         };
@@ -115,12 +115,12 @@ impl Devices {
     }
 
     /// A panic elsewhere leaves the map whole: each change is one operation.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Client>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Entry>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Client {
+impl Entry {
     fn close(&self, reason: DisconnectReason) {
         // The first reason counts.
         let _ = self.reason.set(reason);

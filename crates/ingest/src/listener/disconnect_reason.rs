@@ -19,7 +19,7 @@ pub(crate) enum DisconnectReason {
     PacketTooLarge,
     /// The answer is larger than the client's own Maximum Packet Size (§3.1.2.11.4).
     AnswerTooLarge,
-    /// The topic name is empty, or contains a wildcard or NUL.
+    /// The topic name is empty, or contains a wildcard.
     TopicNameInvalid,
     /// The client used a topic alias, and CONNACK allowed none.
     TopicAliasInvalid,
@@ -90,7 +90,7 @@ impl DisconnectReason {
             Self::BadAuthenticationMethod => "the client asks for enhanced authentication, which the listener doesn't have",
             Self::PacketTooLarge => "the packet is larger than max_payload_bytes allows",
             Self::AnswerTooLarge => "the answer is larger than the client's own Maximum Packet Size",
-            Self::TopicNameInvalid => "the topic name is empty, or contains a wildcard or NUL",
+            Self::TopicNameInvalid => "the topic name is empty, or contains a wildcard",
             Self::TopicAliasInvalid => "the client used a topic alias, and CONNACK allowed none",
             Self::QosNotSupported => "the packet or the will is of QoS 2",
             Self::BadUserNameOrPassword => "the user is unknown, or the password is wrong or missing",

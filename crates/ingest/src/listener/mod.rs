@@ -15,7 +15,8 @@ mod options;
 mod packets;
 mod properties;
 mod proxy_protocol;
-mod refusals;
+mod refused_clients;
+mod shared;
 mod stream;
 mod tls;
 mod watched_files;
@@ -48,16 +49,16 @@ pub use self::{
     access::{InvalidTopicRule, TopicRule, hash_password},
     devices::{Device, Devices, Selection},
     limits::Limits,
-    options::{InvalidOption, Options, Subscriptions},
-    refusals::{Refusal, Refusals},
-    tls::TlsFiles,
+    options::{InvalidOption, Options, Subscriptions, TooLarge},
+    refused_clients::{RefusedClient, RefusedClients},
+    tls::ServerTlsFiles,
 };
 
 use self::{
-    connection::Shared,
     disconnect_reason::DisconnectReason,
     entrance::Entrance,
     limits::{ConnectRate, Seat, Seats},
+    shared::Shared,
 };
 
 /// The clients of a process: those that are connected, and the last that were refused. All its listeners share one.
@@ -66,7 +67,7 @@ pub struct Clients {
     /// The connected ones.
     pub devices: Arc<Devices>,
     /// The refused ones.
-    pub refusals: Refusals,
+    pub refused: RefusedClients,
 }
 
 /// A bound listener. [`Listener::run`] serves it.
@@ -101,6 +102,7 @@ impl Listener {
             clients,
             topics: options.topics,
             max_payload: options.max_payload_bytes,
+            too_large: options.too_large,
             subscriptions: options.subscriptions,
             limits: options.limits,
             entrance: Arc::clone(&entrance),

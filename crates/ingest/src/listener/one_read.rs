@@ -3,8 +3,8 @@
 use crate::intake::{Intake, Publish};
 
 use super::{
-    DisconnectReason, Subscriptions,
-    access::Identity,
+    DisconnectReason, Subscriptions, TooLarge,
+    access::ClientIdentity,
     encode::{self, PubackReason},
     packets::{self, Packet, Raw, Version},
 };
@@ -15,9 +15,10 @@ pub(crate) struct Terms<'a> {
     pub(crate) version: Version,
     /// The most bytes that an answer may have.
     pub(crate) largest_answer: usize,
-    pub(crate) identity: &'a Identity,
+    pub(crate) identity: &'a ClientIdentity,
     /// The largest payload, in bytes.
     pub(crate) max_payload: usize,
+    pub(crate) too_large: TooLarge,
     pub(crate) subscriptions: Subscriptions,
     /// Whether the budget has capacity for packets at QoS 0.
     pub(crate) has_capacity: bool,
@@ -33,6 +34,10 @@ pub(crate) struct OneRead<'a> {
     pub(crate) answers: Vec<u8>,
     /// How many bytes were handled.
     pub(crate) handled: usize,
+    /// How many of the next bytes belong to a packet that is too large to be kept.
+    pub(crate) discard: usize,
+    /// The last packet that was too large and became a dead letter.
+    pub(crate) too_large: Option<Fault>,
     /// Packets that the client may not publish, and that were answered so: how many, and the last one's topic.
     pub(crate) unauthorised: u64,
     pub(crate) unauthorised_topic: Option<&'a str>,
@@ -56,41 +61,47 @@ pub(crate) struct Fault {
     pub(crate) length: Option<usize>,
 }
 
+impl Fault {
+    /// The packet at the beginning of these bytes is at fault.
+    fn of(reason: DisconnectReason, bytes: &[u8]) -> Self {
+        let (length, topic) = packets::describe(bytes);
+        Self { reason, topic, length }
+    }
+}
+
 impl<'a> OneRead<'a> {
     pub(crate) fn new(terms: Terms<'a>, intake: Intake<'a>) -> Self {
         let (acks, answers) = (Vec::new(), Vec::new());
-        Self { terms, intake, acks, answers, handled: 0, unauthorised: 0, unauthorised_topic: None }
+        Self { terms, intake, acks, answers, handled: 0, discard: 0, too_large: None, unauthorised: 0, unauthorised_topic: None }
     }
 
     /// Handles every whole packet of a buffer, up to one that ends the connection.
     pub(crate) fn handle(&mut self, buffer: &'a [u8]) -> Option<Ending> {
+        let limit = packets::packet_limit(self.terms.too_large.largest_read(self.terms.max_payload));
         loop {
             let rest = &buffer[self.handled..];
-            let ending = match packets::next(rest, packets::packet_limit(self.terms.max_payload)) {
+            let handled = match packets::next(rest, limit) {
                 Ok(None) => return None,
-                Ok(Some(raw)) => {
-                    self.handled += raw.len();
-                    self.packet(&raw)
-                }
+                Ok(Some(raw)) => self.packet(&raw, rest).map(|()| true),
+                Err(DisconnectReason::PacketTooLarge) => self.packet_beyond_limit(rest).map_err(Some),
                 Err(reason) => Err(Some(reason)),
             };
-            match ending {
-                Ok(()) => {}
+            match handled {
+                Ok(true) => {}
+                Ok(false) => return None,
                 Err(None) => return Some(Ending::Left),
-                Err(Some(reason)) => {
-                    let (length, topic) = packets::describe(rest);
-                    return Some(Ending::Refused(Fault { reason, topic, length }));
-                }
+                Err(Some(reason)) => return Some(Ending::Refused(Fault::of(reason, rest))),
             }
         }
     }
 
     /// # Errors
     /// The connection ends; without a reason the client has left.
-    fn packet(&mut self, raw: &Raw<'a>) -> Result<(), Option<DisconnectReason>> {
+    fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<(), Option<DisconnectReason>> {
         let Terms { version, subscriptions, .. } = self.terms;
-        match raw.read(version, self.terms.max_payload)? {
-            Packet::Publish(publish) => self.publish(&publish)?,
+        self.handled += raw.len();
+        match raw.read(version)? {
+            Packet::Publish(publish) => self.publish(&publish, publish.payload.len(), rest)?,
             Packet::Ping => encode::pingresp(&mut self.answers),
             Packet::Subscribe(id, qos) => {
                 self.check_answer(qos.len())?;
@@ -105,20 +116,44 @@ impl<'a> OneRead<'a> {
         Ok(())
     }
 
-    fn publish(&mut self, publish: &Publish<'a>) -> Result<(), DisconnectReason> {
-        let Terms { version, identity, has_capacity, .. } = self.terms;
-        let reason = if identity.may_publish(publish.topic) {
+    /// Handles a packet that is larger than any that is kept: its payload is passed over while it comes. `false`: more of its head has to come first.
+    fn packet_beyond_limit(&mut self, rest: &'a [u8]) -> Result<bool, DisconnectReason> {
+        if self.terms.too_large == TooLarge::Refuse {
+            return Err(DisconnectReason::PacketTooLarge);
+        }
+        let Some((publish, length)) = packets::next_too_large(rest, self.terms.version)? else { return Ok(false) };
+        let come = length.min(rest.len());
+        (self.handled, self.discard) = (self.handled + come, length - come);
+        self.publish(&Publish { payload: &[], ..publish }, usize::MAX, rest)?;
+        Ok(self.discard == 0)
+    }
+
+    /// `size`: of the payload, in bytes.
+    fn publish(&mut self, publish: &Publish<'a>, size: usize, rest: &[u8]) -> Result<(), DisconnectReason> {
+        let Terms { version, identity, has_capacity, max_payload, too_large, .. } = self.terms;
+        let reason = if !identity.may_publish(publish.topic) {
+            self.unauthorised(publish)?
+        } else if size <= max_payload {
             let matched = self.intake.publish(publish, has_capacity);
             if matched { PubackReason::Success } else { PubackReason::NoMatchingSubscribers }
-        } else if version == Version::V5 && publish.id.is_some() {
-            // The client hears it, and goes on with its other packets.
-            (self.unauthorised, self.unauthorised_topic) = (self.unauthorised + 1, Some(publish.topic));
-            PubackReason::NotAuthorized
+        } else if too_large == TooLarge::Refuse {
+            return Err(DisconnectReason::PacketTooLarge);
         } else {
-            return Err(DisconnectReason::NotAuthorized);
+            self.intake.too_large(publish);
+            self.too_large = Some(Fault::of(DisconnectReason::PacketTooLarge, rest));
+            PubackReason::NoMatchingSubscribers
         };
         publish.id.into_iter().for_each(|id| encode::puback(version, id, reason, &mut self.acks));
         Ok(())
+    }
+
+    /// In MQTT 5 the client hears it, and goes on with its other packets.
+    fn unauthorised(&mut self, publish: &Publish<'a>) -> Result<PubackReason, DisconnectReason> {
+        if self.terms.version == Version::V3 || publish.id.is_none() {
+            return Err(DisconnectReason::NotAuthorized);
+        }
+        (self.unauthorised, self.unauthorised_topic) = (self.unauthorised + 1, Some(publish.topic));
+        Ok(PubackReason::NotAuthorized)
     }
 
     fn check_answer(&self, filters: usize) -> Result<(), DisconnectReason> {
@@ -140,14 +175,15 @@ mod tests {
         builder.build()
     }
 
-    fn terms(version: Version, identity: &Identity) -> Terms<'_> {
+    fn terms(version: Version, identity: &ClientIdentity) -> Terms<'_> {
         let (largest_answer, max_payload) = (10, 1000);
-        Terms { version, largest_answer, identity, max_payload, subscriptions: Subscriptions::Accept, has_capacity: true }
+        let (too_large, subscriptions) = (TooLarge::Refuse, Subscriptions::Accept);
+        Terms { version, largest_answer, identity, max_payload, too_large, subscriptions, has_capacity: true }
     }
 
     #[test]
     fn what_stands_before_a_packet_at_fault_is_handled_and_the_fault_is_described() {
-        let (registry, identity, patterns) = (registry(), Identity::default(), ["{org}/{iccid}".parse().unwrap()]);
+        let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
         let mut read = OneRead::new(terms(Version::V3, &identity), Intake::new(&registry, &patterns, Timestamp(7)));
         let bytes = [&b"\x32\x0a\0\x05mti/1\0\x07A\xc0\0"[..], b"\x34\x0a\0\x05mti/2\0\x08A", b"\xc0\0"].concat();
         let fault = Fault { reason: DisconnectReason::QosNotSupported, topic: Some("mti/2".into()), length: Some(10) };
@@ -157,15 +193,61 @@ mod tests {
 
     #[test]
     fn a_packet_that_is_too_large_is_described_before_it_is_whole() {
-        let (registry, identity) = (registry(), Identity::default());
+        let (registry, identity) = (registry(), ClientIdentity::default());
         let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
         let fault = Fault { reason: DisconnectReason::PacketTooLarge, topic: Some("mti/1".into()), length: Some(0x0fff_ffff) };
         assert_eq!(read.handle(b"\x32\xff\xff\xff\x7f\0\x05mti/1\0\x07"), Some(Ending::Refused(fault)));
     }
 
+    /// A PUBLISH at QoS 1 to `mti/1`.
+    fn publish(id: u8, payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0x32];
+        let mut length = 9 + payload;
+        while length > 0x7f {
+            bytes.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+            length >>= 7;
+        }
+        bytes.push(u8::try_from(length).unwrap());
+        [&bytes[..], b"\0\x05mti/1\0", &[id], &vec![b'x'; payload]].concat()
+    }
+
+    /// It is kept whole up to the limit, and without its payload beyond; the packet behind it goes on, however the bytes are cut.
+    #[test]
+    fn by_option_a_packet_that_is_too_large_is_kept_and_acknowledged_and_the_next_one_goes_on() {
+        const KEPT: usize = 300_000;
+        let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
+        let terms = Terms { too_large: TooLarge::DeadLetter(KEPT), ..terms(Version::V3, &identity) };
+        for (payload, kept) in [(1000, None), (1001, Some(1001)), (KEPT, Some(KEPT)), (KEPT + 1_000_000, Some(0))] {
+            let whole = [publish(7, payload), publish(8, 1)].concat();
+            for cut in [whole.len(), 100_000, 1 << 17, 200_000] {
+                let (mut buffer, mut discard, mut acks, mut kept_payloads, mut records) = (Vec::new(), 0, Vec::new(), Vec::new(), 0);
+                for part in whole.chunks(cut) {
+                    buffer.extend_from_slice(part);
+                    let passed = discard.min(buffer.len());
+                    buffer.drain(..passed);
+                    discard -= passed;
+                    let mut read = OneRead::new(terms, Intake::new(&registry, &patterns, Timestamp(7)));
+                    assert_eq!(read.handle(&buffer), None);
+                    acks.extend_from_slice(&read.acks);
+                    kept_payloads.extend(read.intake.unrouted.iter().map(|letter| letter.packets[0].payload.len()));
+                    records += read.intake.records.len();
+                    let handled = read.handled;
+                    discard += read.discard;
+                    buffer.drain(..handled);
+                }
+                assert_eq!(acks, b"\x40\x02\0\x07\x40\x02\0\x08", "{payload} in parts of {cut}");
+                assert_eq!(
+                    (kept_payloads, records),
+                    (kept.into_iter().collect(), 1 + usize::from(kept.is_none())),
+                    "{payload} in parts of {cut}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn an_answer_that_the_client_does_not_take_ends_the_connection() {
-        let (registry, identity) = (registry(), Identity::default());
+        let (registry, identity) = (registry(), ClientIdentity::default());
         let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
         let two = b"\x82\x0b\0\x09\0\0\x01a\0\0\x01b\0";
         assert_eq!(read.handle(two), None);
@@ -184,7 +266,7 @@ mod tests {
             rest in prop::collection::vec(any::<u8>(), 0..10),
             is_v5 in any::<bool>(),
         ) {
-            let (registry, identity, patterns) = (registry(), Identity::default(), ["{org}/{iccid}".parse().unwrap()]);
+            let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
             let mut bytes = Vec::new();
             for (first, body) in packets {
                 bytes.extend([first, u8::try_from(body.len()).unwrap()]);

@@ -10,7 +10,7 @@ use super::{
     entrance::Entrance,
     limits::Limits,
     packets,
-    tls::{Tls, TlsFiles},
+    tls::{ServerTls, ServerTlsFiles},
 };
 
 /// A listener's options.
@@ -22,10 +22,12 @@ pub struct Options {
     pub topics: Vec<TopicPattern>,
     /// The largest payload, in bytes.
     pub max_payload_bytes: usize,
+    /// What becomes of a larger one.
+    pub too_large: TooLarge,
     /// How SUBSCRIBE is answered.
     pub subscriptions: Subscriptions,
     /// With it, clients connect by TLS.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<ServerTlsFiles>,
     /// With it, every client has to be a user of the file, with its password.
     pub users_file: Option<PathBuf>,
     /// What a client may publish to, unless its line in the users file has rules of its own; empty: everything.
@@ -49,6 +51,25 @@ pub enum Subscriptions {
     Refuse,
 }
 
+/// What becomes of a packet whose payload is larger than the listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooLarge {
+    /// Its connection is closed. A client with a store sends it again first thing, and what stands behind it never comes.
+    Refuse,
+    /// It becomes a dead letter `too_large` and is acknowledged. A payload up to this many bytes is kept whole; of a larger one nothing is.
+    DeadLetter(usize),
+}
+
+impl TooLarge {
+    /// The largest payload that is read whole, in bytes.
+    pub(crate) fn largest_read(self, max_payload: usize) -> usize {
+        match self {
+            Self::Refuse => max_payload,
+            Self::DeadLetter(kept) => kept.max(max_payload),
+        }
+    }
+}
+
 /// A file that an option names and that is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -67,6 +88,7 @@ impl Options {
             address,
             topics,
             max_payload_bytes: 256 << 10,
+            too_large: TooLarge::Refuse,
             subscriptions: Subscriptions::Accept,
             tls: None,
             users_file: None,
@@ -88,14 +110,14 @@ impl Options {
 
     /// Reads the files. It blocks.
     pub(crate) fn entrance(&self) -> Result<Entrance, InvalidOption> {
-        let tls = self.tls.clone().map(Tls::read).transpose();
+        let tls = self.tls.clone().map(ServerTls::read).transpose();
         let access = Access::read(self.users_file.clone(), &self.allow_topics);
         Ok(Entrance {
             proxies: self.proxy_protocol.clone(),
             tls: tls?,
             has_websocket: self.websocket,
             access: access.map_err(|problem| InvalidOption { field: "users_file", problem })?,
-            largest_packet: packets::packet_limit(self.max_payload_bytes),
+            largest_packet: packets::packet_limit(self.too_large.largest_read(self.max_payload_bytes)),
         })
     }
 }

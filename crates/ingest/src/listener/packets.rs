@@ -6,7 +6,7 @@ use super::{
     DisconnectReason,
     connect::{self, Connect},
     fields::{self, Fields},
-    properties::{Place, Properties},
+    properties::{Owner, Properties},
 };
 
 /// Bytes that a PUBLISH's topic and properties may take beside the payload.
@@ -72,6 +72,25 @@ pub(crate) fn next(buffer: &[u8], limit: usize) -> Result<Option<Raw<'_>>, Disco
     Ok(buffer.get(..end).map(|bytes| Raw { first, bytes, body: &bytes[start..] }))
 }
 
+/// The PUBLISH at the beginning of the buffer, which is longer than `limit` allows: its topic and packet id, with what has come of its payload, and the
+/// length of the packet, fixed header included. `None` while a part of its topic and properties may be missing.
+///
+/// # Errors
+/// It isn't a PUBLISH, or one that is wrong.
+pub(crate) fn next_too_large(buffer: &[u8], version: Version) -> Result<Option<(Publish<'_>, usize)>, DisconnectReason> {
+    let Some((&first, rest)) = buffer.split_first() else { return Ok(None) };
+    let Some((length, header)) = fields::variable(rest)? else { return Ok(None) };
+    if first >> 4 != PUBLISH {
+        return Err(DisconnectReason::PacketTooLarge);
+    }
+    let body = &rest[header..rest.len().min(header + length)];
+    if body.len() < length.min(BESIDE_PAYLOAD) {
+        return Ok(None);
+    }
+    let publish = Raw { first, bytes: buffer, body }.publish(version)?;
+    Ok(Some((publish, 1 + header + length)))
+}
+
 /// The length of the packet at the beginning of the buffer, as its fixed header has it, and the packet's topic if it is a PUBLISH: for a packet that is refused,
 /// whether it is whole or not.
 pub(crate) fn describe(buffer: &[u8]) -> (Option<usize>, Option<String>) {
@@ -93,9 +112,9 @@ impl<'a> Raw<'a> {
     }
 
     /// Decodes the packet as one of a connected client.
-    pub(crate) fn read(&self, version: Version, max_payload: usize) -> Result<Packet<'a>, DisconnectReason> {
+    pub(crate) fn read(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
         match (self.first >> 4, self.first & 0xf) {
-            (PUBLISH, _) => self.publish(version, max_payload).map(Packet::Publish),
+            (PUBLISH, _) => self.publish(version).map(Packet::Publish),
             (PINGREQ, 0) if self.body.is_empty() => Ok(Packet::Ping),
             (DISCONNECT, 0) => Ok(Packet::Disconnect),
             (SUBSCRIBE, 2) => self.subscribe(version),
@@ -107,9 +126,9 @@ impl<'a> Raw<'a> {
         }
     }
 
-    fn publish(&self, version: Version, max_payload: usize) -> Result<Publish<'a>, DisconnectReason> {
+    fn publish(&self, version: Version) -> Result<Publish<'a>, DisconnectReason> {
         let mut fields = Fields::new(self.body);
-        let topic = std::str::from_utf8(fields.binary()?).map_err(|_| DisconnectReason::MalformedPacket)?;
+        let topic = fields.text()?;
         let id = match self.first >> 1 & 3 {
             // §3.3.1.1: a packet at QoS 0 is never sent again.
             0 if self.first & DUP != 0 => return Err(DisconnectReason::MalformedPacket),
@@ -119,21 +138,17 @@ impl<'a> Raw<'a> {
             _ => return Err(DisconnectReason::MalformedPacket),
         };
         if version == Version::V5 {
-            Properties::read(&mut fields, Place::Publish)?;
+            Properties::read(&mut fields, Owner::Publish)?;
         }
-        if topic.is_empty() || topic.contains(['+', '#', '\0']) {
+        if topic.is_empty() || topic.contains(['+', '#']) {
             return Err(DisconnectReason::TopicNameInvalid);
         }
-        let payload = fields.rest();
-        if payload.len() > max_payload {
-            return Err(DisconnectReason::PacketTooLarge);
-        }
-        Ok(Publish { id, topic, payload })
+        Ok(Publish { id, topic, payload: fields.rest() })
     }
 
     /// SUBSCRIBE (§3.8): each filter is followed by its options.
     fn subscribe(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
-        let (id, qos) = self.filters(version, Place::Subscribe, |fields| match (version, fields.u8()?) {
+        let (id, qos) = self.filters(version, Owner::Subscribe, |fields| match (version, fields.u8()?) {
             (Version::V3, qos @ 0..=2) => Ok(qos),
             (Version::V5, options) if options & 0xc0 == 0 && options & 3 < 3 && options >> 4 & 3 < 3 => Ok(options & 3),
             _ => Err(DisconnectReason::MalformedPacket),
@@ -143,7 +158,7 @@ impl<'a> Raw<'a> {
 
     /// UNSUBSCRIBE (§3.10).
     fn unsubscribe(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
-        let (id, filters) = self.filters(version, Place::Unsubscribe, |_| Ok(()))?;
+        let (id, filters) = self.filters(version, Owner::Unsubscribe, |_| Ok(()))?;
         Ok(Packet::Unsubscribe(id, filters.len()))
     }
 
@@ -151,13 +166,13 @@ impl<'a> Raw<'a> {
     fn filters<T>(
         &self,
         version: Version,
-        place: Place,
+        owner: Owner,
         options: impl Fn(&mut Fields<'a>) -> Result<T, DisconnectReason>,
     ) -> Result<(u16, Vec<T>), DisconnectReason> {
         let mut fields = Fields::new(self.body);
         let id = fields.packet_id()?;
         if version == Version::V5 {
-            Properties::read(&mut fields, place)?;
+            Properties::read(&mut fields, owner)?;
         }
         let mut filters = Vec::new();
         while !fields.is_empty() {
@@ -192,7 +207,7 @@ mod tests {
     const LIMIT: usize = 1000;
 
     fn read(bytes: &[u8], version: Version) -> Result<Packet<'_>, DisconnectReason> {
-        next(bytes, packet_limit(LIMIT)).unwrap().expect("it is whole").read(version, LIMIT)
+        next(bytes, packet_limit(LIMIT)).unwrap().expect("it is whole").read(version)
     }
 
     fn connect(bytes: &[u8]) -> Result<Connect, DisconnectReason> {
@@ -220,6 +235,7 @@ mod tests {
             (b"\x32\x07\x00\x03o/1\x00\x00", DisconnectReason::MalformedPacket),
             (b"\x30\x05\x00\x03o/\xff", DisconnectReason::MalformedPacket),
             (b"\x30\x05\x00\x09o/1", DisconnectReason::MalformedPacket),
+            (b"\x30\x06\x00\x03o/\0\x00", DisconnectReason::MalformedPacket),
             (b"\x30\x06\x00\x03o/+\x00", DisconnectReason::TopicNameInvalid),
             (b"\x30\x03\x00\x00\x00", DisconnectReason::TopicNameInvalid),
             (b"\x30\x07\x00\x03o/1\x05\x01", DisconnectReason::MalformedPacket),
@@ -239,8 +255,6 @@ mod tests {
         }
         assert_eq!(next(b"\x30\xff\xff\xff\xff", LIMIT), Err(DisconnectReason::MalformedPacket));
         assert_eq!(next(b"\x30\xff\xff\xff\x7f", LIMIT), Err(DisconnectReason::PacketTooLarge));
-        let large = [b"\x30\xee\x07\x00\x03o/1".as_slice(), &[b'x'; 1001]].concat();
-        assert_eq!(read(&large, Version::V3), Err(DisconnectReason::PacketTooLarge));
     }
 
     #[test]
@@ -274,7 +288,7 @@ mod tests {
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..16) {
             let bytes = [&[kind << 4 | 2, u8::try_from(bytes.len().min(127)).unwrap()], &bytes[..bytes.len().min(127)]].concat();
             if let Ok(Some(raw)) = next(&bytes, LIMIT) {
-                let _ = (raw.read(Version::V3, LIMIT), raw.read(Version::V5, LIMIT), raw.version(), raw.connect(Version::V3), raw.connect(Version::V5));
+                let _ = (raw.read(Version::V3), raw.read(Version::V5), raw.version(), raw.connect(Version::V3), raw.connect(Version::V5));
             }
         }
 

@@ -4,7 +4,7 @@ use super::{DisconnectReason, fields::Fields};
 
 /// The packet, or the part of it, that properties stand in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Owner {
     Connect,
     Will,
     Publish,
@@ -49,23 +49,23 @@ const USER_PROPERTY: u8 = 38;
 const MAXIMUM_PACKET_SIZE: u8 = 39;
 
 /// The type of each property that this packet may have (MQTT 5 table 2-4).
-fn kind(place: Place, identifier: u8) -> Option<Kind> {
-    Some(match (place, identifier) {
-        (Place::Will | Place::Publish, 1) => Kind::Flag,   // payload format indicator
-        (Place::Will | Place::Publish, 2) => Kind::U32,    // message expiry interval: 0 too
-        (Place::Will | Place::Publish, 3) => Kind::Text,   // content type
-        (Place::Will | Place::Publish, 8) => Kind::Topic,  // response topic
-        (Place::Will | Place::Publish, 9) => Kind::Binary, // correlation data
-        (Place::Connect, 17) => Kind::U32,                 // session expiry interval
-        (Place::Connect, AUTHENTICATION_METHOD) => Kind::Text,
-        (Place::Connect, AUTHENTICATION_DATA) => Kind::Binary,
-        (Place::Connect, 23 | 25) => Kind::Flag, // request problem information, request response information
-        (Place::Will, 24) => Kind::U32,          // will delay interval
-        (Place::Connect, 33) => Kind::NonZeroU16, // receive maximum
-        (Place::Connect, 34) => Kind::U16,       // topic alias maximum
-        (Place::Connect, MAXIMUM_PACKET_SIZE) => Kind::NonZeroU32,
-        (Place::Publish, TOPIC_ALIAS) => Kind::U16,
-        (Place::Publish | Place::Subscribe, SUBSCRIPTION_IDENTIFIER) => Kind::NonZeroVariable,
+fn kind(owner: Owner, identifier: u8) -> Option<Kind> {
+    Some(match (owner, identifier) {
+        (Owner::Will | Owner::Publish, 1) => Kind::Flag,   // payload format indicator
+        (Owner::Will | Owner::Publish, 2) => Kind::U32,    // message expiry interval: 0 too
+        (Owner::Will | Owner::Publish, 3) => Kind::Text,   // content type
+        (Owner::Will | Owner::Publish, 8) => Kind::Topic,  // response topic
+        (Owner::Will | Owner::Publish, 9) => Kind::Binary, // correlation data
+        (Owner::Connect, 17) => Kind::U32,                 // session expiry interval
+        (Owner::Connect, AUTHENTICATION_METHOD) => Kind::Text,
+        (Owner::Connect, AUTHENTICATION_DATA) => Kind::Binary,
+        (Owner::Connect, 23 | 25) => Kind::Flag, // request problem information, request response information
+        (Owner::Will, 24) => Kind::U32,          // will delay interval
+        (Owner::Connect, 33) => Kind::NonZeroU16, // receive maximum
+        (Owner::Connect, 34) => Kind::U16,       // topic alias maximum
+        (Owner::Connect, MAXIMUM_PACKET_SIZE) => Kind::NonZeroU32,
+        (Owner::Publish, TOPIC_ALIAS) => Kind::U16,
+        (Owner::Publish | Owner::Subscribe, SUBSCRIPTION_IDENTIFIER) => Kind::NonZeroVariable,
         (_, USER_PROPERTY) => Kind::Pair,
         _ => return None,
     })
@@ -77,22 +77,22 @@ impl Properties {
     /// # Errors
     /// Malformed: a property that this packet can't have, or a value that isn't of its type (§2.2.2.2). Protocol error: a property that stands twice, or
     /// that a client may not send here.
-    pub(crate) fn read(fields: &mut Fields<'_>, place: Place) -> Result<Self, DisconnectReason> {
+    pub(crate) fn read(fields: &mut Fields<'_>, owner: Owner) -> Result<Self, DisconnectReason> {
         let length = fields.variable()?;
         let mut fields = Fields::new(fields.take(length)?);
         let (mut properties, mut seen) = (Self::default(), 0_u64);
         while !fields.is_empty() {
             // Every identifier is below 64.
             let identifier = fields.u8()?;
-            let kind = kind(place, identifier).ok_or(DisconnectReason::MalformedPacket)?;
+            let kind = kind(owner, identifier).ok_or(DisconnectReason::MalformedPacket)?;
             let value = number_or_skip(&mut fields, kind)?;
             if identifier != USER_PROPERTY && seen & 1 << identifier != 0 {
                 return Err(DisconnectReason::ProtocolError);
             }
             seen |= 1 << identifier;
-            match (place, identifier) {
-                (Place::Publish, TOPIC_ALIAS) => return Err(DisconnectReason::TopicAliasInvalid), // CONNACK allowed none
-                (Place::Publish, SUBSCRIPTION_IDENTIFIER) => return Err(DisconnectReason::ProtocolError), // only servers send it (§3.3.4)
+            match (owner, identifier) {
+                (Owner::Publish, TOPIC_ALIAS) => return Err(DisconnectReason::TopicAliasInvalid), // CONNACK allowed none
+                (Owner::Publish, SUBSCRIPTION_IDENTIFIER) => return Err(DisconnectReason::ProtocolError), // only servers send it (§3.3.4)
                 (_, MAXIMUM_PACKET_SIZE) => properties.max_packet = Some(value),
                 (_, AUTHENTICATION_METHOD) => properties.has_authentication_method = true,
                 _ => {}
@@ -129,16 +129,16 @@ fn number_or_skip(fields: &mut Fields<'_>, kind: Kind) -> Result<u32, Disconnect
 mod tests {
     use super::*;
 
-    fn read(place: Place, properties: &[u8]) -> Result<Properties, DisconnectReason> {
+    fn read(owner: Owner, properties: &[u8]) -> Result<Properties, DisconnectReason> {
         let bytes = [&[u8::try_from(properties.len()).unwrap()], properties].concat();
-        Properties::read(&mut Fields::new(&bytes), place)
+        Properties::read(&mut Fields::new(&bytes), owner)
     }
 
     #[test]
     fn each_property_is_taken_where_it_may_stand_and_is_malformed_elsewhere() {
-        use Place::{Connect, Publish, Subscribe, Unsubscribe, Will};
+        use Owner::{Connect, Publish, Subscribe, Unsubscribe, Will};
         let all = [Connect, Will, Publish, Subscribe, Unsubscribe];
-        let rows: &[(&[u8], &[Place])] = &[
+        let rows: &[(&[u8], &[Owner])] = &[
             (b"\x01\x01", &[Will, Publish]),
             (b"\x02\0\0\0\0", &[Will, Publish]),
             (b"\x03\0\x01t", &[Will, Publish]),
@@ -157,12 +157,12 @@ mod tests {
             (b"\x12\0\x01a", &[]),
             (b"\x7f\0", &[]),
         ];
-        for (bytes, places) in rows {
-            for place in all {
-                let is_client_only = place == Publish && bytes[0] == SUBSCRIPTION_IDENTIFIER;
+        for (bytes, owners) in rows {
+            for owner in all {
+                let is_client_only = owner == Publish && bytes[0] == SUBSCRIPTION_IDENTIFIER;
                 let refusal = if is_client_only { DisconnectReason::ProtocolError } else { DisconnectReason::MalformedPacket };
-                let expected = if places.contains(&place) { None } else { Some(refusal) };
-                assert_eq!(read(place, bytes).err(), expected, "{bytes:x?} {place:?}");
+                let expected = if owners.contains(&owner) { None } else { Some(refusal) };
+                assert_eq!(read(owner, bytes).err(), expected, "{bytes:x?} {owner:?}");
             }
         }
     }
@@ -170,31 +170,31 @@ mod tests {
     #[test]
     fn a_value_that_is_not_allowed_is_refused_with_its_reason() {
         use DisconnectReason::{MalformedPacket, ProtocolError, TopicAliasInvalid};
-        for (place, bytes, reason) in [
-            (Place::Publish, &b"\x01\x02"[..], ProtocolError),
-            (Place::Publish, b"\x02\0\0\0", MalformedPacket),
-            (Place::Publish, b"\x02\0\0\0\x01\x02\0\0\0\x01", ProtocolError),
-            (Place::Publish, b"\x03\0\x01\0", MalformedPacket),
-            (Place::Publish, b"\x08\0\x03a/+", ProtocolError),
-            (Place::Publish, b"\x08\0\x01#", ProtocolError),
-            (Place::Publish, b"\x23\0\x01", TopicAliasInvalid),
-            (Place::Publish, b"\x26\0\x01a", MalformedPacket),
-            (Place::Will, b"\x08\0\x01+", ProtocolError),
-            (Place::Connect, b"\x16\0\x01d", ProtocolError),
-            (Place::Connect, b"\x19\x02", ProtocolError),
-            (Place::Connect, b"\x21\0\0", ProtocolError),
-            (Place::Connect, b"\x27\0\0\0\0", ProtocolError),
-            (Place::Connect, b"\x11\0\0\0\x01\x11\0\0\0\x01", ProtocolError),
-            (Place::Subscribe, b"\x0b\0", ProtocolError),
+        for (owner, bytes, reason) in [
+            (Owner::Publish, &b"\x01\x02"[..], ProtocolError),
+            (Owner::Publish, b"\x02\0\0\0", MalformedPacket),
+            (Owner::Publish, b"\x02\0\0\0\x01\x02\0\0\0\x01", ProtocolError),
+            (Owner::Publish, b"\x03\0\x01\0", MalformedPacket),
+            (Owner::Publish, b"\x08\0\x03a/+", ProtocolError),
+            (Owner::Publish, b"\x08\0\x01#", ProtocolError),
+            (Owner::Publish, b"\x23\0\x01", TopicAliasInvalid),
+            (Owner::Publish, b"\x26\0\x01a", MalformedPacket),
+            (Owner::Will, b"\x08\0\x01+", ProtocolError),
+            (Owner::Connect, b"\x16\0\x01d", ProtocolError),
+            (Owner::Connect, b"\x19\x02", ProtocolError),
+            (Owner::Connect, b"\x21\0\0", ProtocolError),
+            (Owner::Connect, b"\x27\0\0\0\0", ProtocolError),
+            (Owner::Connect, b"\x11\0\0\0\x01\x11\0\0\0\x01", ProtocolError),
+            (Owner::Subscribe, b"\x0b\0", ProtocolError),
         ] {
-            assert_eq!(read(place, bytes), Err(reason), "{place:?} {bytes:x?}");
+            assert_eq!(read(owner, bytes), Err(reason), "{owner:?} {bytes:x?}");
         }
-        assert_eq!(Properties::read(&mut Fields::new(b"\x05\x01"), Place::Publish), Err(MalformedPacket));
+        assert_eq!(Properties::read(&mut Fields::new(b"\x05\x01"), Owner::Publish), Err(MalformedPacket));
     }
 
     #[test]
     fn what_the_listener_uses_is_read() {
-        let properties = read(Place::Connect, b"\x27\0\0\x01\0\x15\0\x01m\x16\0\x01d").unwrap();
+        let properties = read(Owner::Connect, b"\x27\0\0\x01\0\x15\0\x01m\x16\0\x01d").unwrap();
         assert_eq!(properties, Properties { max_packet: Some(256), has_authentication_method: true });
     }
 }

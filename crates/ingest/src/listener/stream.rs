@@ -12,18 +12,18 @@ use tokio::{
 };
 
 /// Something that carries bytes both ways.
-pub(crate) trait Bytes: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Bytes for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
 /// A connection's bytes.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    Layered(Box<dyn Bytes>),
+    Layered(Box<dyn ByteStream>),
 }
 
 impl Stream {
-    fn pinned(self: Pin<&mut Self>) -> Pin<&mut dyn Bytes> {
+    fn pinned(self: Pin<&mut Self>) -> Pin<&mut dyn ByteStream> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Layered(stream) => Pin::new(&mut **stream),

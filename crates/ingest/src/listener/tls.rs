@@ -19,7 +19,7 @@ use super::InvalidOption;
 
 /// The files of a listener's TLS, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct ServerTlsFiles {
     /// The listener's certificate, followed by the intermediate ones.
     pub cert_file: PathBuf,
     /// Its private key.
@@ -31,8 +31,8 @@ pub struct TlsFiles {
 }
 
 /// What the files held when they were read last.
-pub(crate) struct Tls {
-    files: TlsFiles,
+pub(crate) struct ServerTls {
+    files: ServerTlsFiles,
     state: ArcSwap<State>,
 }
 
@@ -41,12 +41,12 @@ struct State {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-impl Tls {
+impl ServerTls {
     /// Reads the files. It blocks.
     ///
     /// # Errors
     /// The first file that is of no use.
-    pub(crate) fn read(files: TlsFiles) -> Result<Self, InvalidOption> {
+    pub(crate) fn read(files: ServerTlsFiles) -> Result<Self, InvalidOption> {
         let state = ArcSwap::from_pointee(State::read(&files)?);
         Ok(Self { files, state })
     }
@@ -62,7 +62,7 @@ impl Tls {
 
     /// The files that are set.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
-        let TlsFiles { cert_file, key_file, client_ca_file, client_crl_file } = &self.files;
+        let ServerTlsFiles { cert_file, key_file, client_ca_file, client_crl_file } = &self.files;
         [Some(cert_file), Some(key_file), client_ca_file.as_ref(), client_crl_file.as_ref()].into_iter().flatten().map(PathBuf::as_path)
     }
 
@@ -81,7 +81,7 @@ impl Tls {
 }
 
 impl State {
-    fn read(files: &TlsFiles) -> Result<Self, InvalidOption> {
+    fn read(files: &ServerTlsFiles) -> Result<Self, InvalidOption> {
         let in_field = |field| move |problem| InvalidOption { field, problem };
         let chain = certificates(&files.cert_file).map_err(in_field("tls.cert_file"))?;
         let key = PrivateKeyDer::from_pem_slice(&read(&files.key_file).map_err(in_field("tls.key_file"))?).map_err(|error| {

@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use pushline_ingest::{Device, Options, Selection, TlsFiles, hash_password};
+use pushline_ingest::{Device, Options, Selection, ServerTlsFiles, hash_password};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SerialNumber, date_time_ymd,
@@ -73,8 +73,8 @@ impl Authority {
         self.folder.path().join(name)
     }
 
-    fn files(&self, has_clients: bool) -> TlsFiles {
-        TlsFiles {
+    fn files(&self, has_clients: bool) -> ServerTlsFiles {
+        ServerTlsFiles {
             cert_file: self.path("server.pem"),
             key_file: self.path("server.key"),
             client_ca_file: has_clients.then(|| self.path("ca.pem")),
@@ -108,7 +108,7 @@ async fn publish(listener: SocketAddr, topic: &str, options: &[String]) -> (bool
 
 /// The reasons of the refused clients, the newest first.
 fn refused(listening: &Listening) -> Vec<&'static str> {
-    listening.clients.refusals.last().iter().map(|refusal| refusal.reason).collect()
+    listening.clients.refused.last().iter().map(|refusal| refusal.reason).collect()
 }
 
 async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
@@ -200,7 +200,7 @@ async fn an_unauthorised_publish_is_refused_in_the_words_of_each_version() {
     let mut answers = [read_packet(&mut v5).await.unwrap(), read_packet(&mut v5).await.unwrap()];
     answers.sort_unstable();
     assert_eq!(answers, [(0x40, vec![0, 7, 0x87]), (0xd0, vec![])], "the connection stays");
-    let refusal = listening.clients.refusals.last().remove(0);
+    let refusal = listening.clients.refused.last().remove(0);
     assert_eq!((refusal.client_id.as_str(), refusal.topic.as_deref(), refusal.times), ("d", Some("mti/1"), 1));
     drop(v5);
     let mut v3 = TcpStream::connect(listening.address).await.unwrap();
@@ -277,7 +277,7 @@ async fn a_listener_whose_files_are_of_no_use_is_not_started() {
     let authority = Authority::new(&[]);
     let broken = authority.path("broken.pem");
     fs::write(&broken, "no PEM").unwrap();
-    let define = |define: &dyn Fn(&mut TlsFiles)| {
+    let define = |define: &dyn Fn(&mut ServerTlsFiles)| {
         let mut files = authority.files(true);
         define(&mut files);
         let mut options = Options::new(([127, 0, 0, 1], 0).into(), vec![]);

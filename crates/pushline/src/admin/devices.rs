@@ -28,7 +28,7 @@ struct DeviceLine<'a> {
 
 /// A client that was refused or closed, once or several times for the same reason.
 #[derive(Serialize)]
-struct RefusalLine<'a> {
+struct RefusedLine<'a> {
     client_id: &'a str,
     user: Option<&'a str>,
     address: IpAddr,
@@ -67,7 +67,7 @@ pub(super) fn list(clients: &Clients, query: &str) -> Response {
 
 /// Answers with the last refusals.
 pub(super) fn refused(clients: &Clients) -> Response {
-    lines(clients.refusals.last().iter().map(|refusal| RefusalLine {
+    lines(clients.refused.last().iter().map(|refusal| RefusedLine {
         client_id: &refusal.client_id,
         user: refusal.user.as_deref(),
         address: refusal.address,

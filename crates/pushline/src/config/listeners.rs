@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pushline_ingest::{InvalidOption, Limits, Options, TlsFiles, TopicRule};
+use pushline_ingest::{InvalidOption, Limits, Options, ServerTlsFiles, TopicRule};
 use pushline_model::{
     Rate, TopicPattern,
     units::{CountIn, SizeIn},
@@ -27,6 +27,7 @@ pub(crate) struct Listener {
     pub(crate) topics: Vec<TopicPattern>,
     #[serde(with = "SizeIn::<1, { 128 << 20 }>")]
     pub(crate) max_payload_bytes: usize,
+    too_large: TooLarge,
     subscriptions: Subscriptions,
     /// Absolute once it is read.
     #[serde(deserialize_with = "some_path")]
@@ -49,6 +50,17 @@ pub(crate) struct Listener {
     #[serde(with = "SizeIn::<1, { 1 << 30 }>")]
     max_unacknowledged_bytes: usize,
     tls: Option<ListenerTls>,
+}
+
+/// `too_large`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TooLarge {
+    /// The connection is closed.
+    #[default]
+    Refuse,
+    /// The packet becomes a dead letter and is acknowledged.
+    DeadLetter,
 }
 
 /// `subscriptions`.
@@ -103,6 +115,7 @@ impl Default for Listener {
             address: (Ipv4Addr::LOCALHOST, 1883).into(),
             topics,
             max_payload_bytes: 256 << 10,
+            too_large: TooLarge::default(),
             subscriptions: Subscriptions::default(),
             users_file: None,
             allow_topics: Vec::new(),
@@ -143,18 +156,22 @@ impl Listener {
         if !names_clients && self.allow_topics.iter().any(|rule| rule.0.names_the_client()) {
             return invalid("allow_topics", "{user} needs users_file or tls.client_ca_file: without them no client has a name");
         }
-        self.options().check_files().err()
+        self.options(0).check_files().err()
     }
 
-    /// The same as options of the listener.
-    pub(crate) fn options(&self) -> Options {
+    /// The same as options of the listener. `largest_dead_payload`: bytes of a payload that fits into a dead letter of its own.
+    pub(crate) fn options(&self, largest_dead_payload: usize) -> Options {
         Options {
             max_payload_bytes: self.max_payload_bytes,
+            too_large: match self.too_large {
+                TooLarge::Refuse => pushline_ingest::TooLarge::Refuse,
+                TooLarge::DeadLetter => pushline_ingest::TooLarge::DeadLetter(largest_dead_payload),
+            },
             subscriptions: match self.subscriptions {
                 Subscriptions::Accept => pushline_ingest::Subscriptions::Accept,
                 Subscriptions::Refuse => pushline_ingest::Subscriptions::Refuse,
             },
-            tls: self.tls.clone().map(|ListenerTls { cert_file, key_file, client_ca_file, client_crl_file }| TlsFiles {
+            tls: self.tls.clone().map(|ListenerTls { cert_file, key_file, client_ca_file, client_crl_file }| ServerTlsFiles {
                 cert_file,
                 key_file,
                 client_ca_file,

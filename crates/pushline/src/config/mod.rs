@@ -98,6 +98,11 @@ impl Config {
         self.largest_message().max(self.settings.mqtt.largest_payload() + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
     }
 
+    /// Bytes of the largest payload that certainly fits into a dead letter of its own.
+    pub(crate) fn largest_dead_payload(&self) -> usize {
+        self.largest_record() - LONGEST_TOPIC - DEAD_LETTER_OVERHEAD
+    }
+
     /// The same of dead letters and replays alone: what webhooks that are read again may change. 0 without webhooks.
     pub(crate) fn largest_message(&self) -> usize {
         let message = |webhook: &Arc<Webhook>| webhook.max_body_bytes + webhook.max_packets.min(16) * LONGEST_TOPIC + DEAD_LETTER_OVERHEAD;

@@ -1,15 +1,15 @@
 //! The listener on raw sockets: what clients get that send what they shouldn't, in the protocol's own words.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
-use pushline_testkit::{Gateway, Pushline, folder, get, mosquitto_pub};
+use pushline_testkit::{Gateway, Inbox, Pushline, folder, get, mosquitto_pub};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
-use crate::{BINARY, packets, start_with_inbox};
+use crate::{BINARY, command, group, packets, start_with_inbox, webhook};
 
 const CONNECT_V3: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01d";
 const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d";
@@ -214,4 +214,44 @@ async fn an_operator_sees_who_is_connected_and_disconnects_one() {
     gateway.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest[usize::from(connack[1])..], [0xe0, 2, 0x98, 0]);
     assert_eq!(get(pushline.admin, "/devices?colour=red").await.unwrap().0, 400);
+}
+
+/// What a client with a store does: all that isn't acknowledged, in order. Here the first packet is too large.
+#[tokio::test]
+async fn by_option_a_packet_that_is_too_large_is_a_dead_letter_and_the_gateway_goes_on() {
+    let dir = folder();
+    let mut inbox = Inbox::start().await;
+    let more = format!("{}{}", webhook("w", &inbox.url(), ""), group("mti", "line", "w"));
+    let keeping = "[[mqtt.listeners]]\ntoo_large = \"dead_letter\"\n";
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&more).replace("[[mqtt.listeners]]\n", keeping)).await;
+    let mut large = b"\x32\xe7\xa7\x12\0\x05mti/1\0\x07".to_vec();
+    large.resize(large.len() + 300_000 - 2, b'x');
+    let (answer, closed) = talk(pushline.mqtt, &[CONNECT_V3, &large, b"\x32\x0a\0\x05mti/1\0\x08A"].concat()).await;
+    assert_eq!((after_connack(&answer), closed), (&b"\x40\x02\0\x07\x40\x02\0\x08"[..], false));
+    assert_eq!(pushline_testkit::payloads(&inbox.next().await), ["A"]);
+    let unrouted = pushline.dead_letters("unrouted").await;
+    assert_eq!((unrouted[0].cause.as_str(), unrouted[0].payload.len()), ("too_large", 299_998usize.div_ceil(3) * 4));
+}
+
+/// As docs/devices.md shows it.
+#[tokio::test]
+async fn a_user_whose_password_was_hashed_is_let_in_and_another_listener_is_open() {
+    let dir = folder();
+    let mut hashing = command().arg("hash-password").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    hashing.stdin.take().unwrap().write_all(b"secret\n").await.unwrap();
+    let hash = String::from_utf8(hashing.wait_with_output().await.unwrap().stdout).unwrap();
+    std::fs::write(dir.path().join("users"), format!("gateway:{}", hash.trim())).unwrap();
+    let two = "[[mqtt.listeners]]\nusers_file = \"users\"\naddress = \"127.0.0.1:0\"\n[[mqtt.listeners]]\n";
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration("").replace("[[mqtt.listeners]]\n", two)).await;
+    let publish = ["-q", "1", "-t", "mti/1", "-m", "A"];
+    let as_user = |password: &'static str| [&publish[..], &["-u", "gateway", "-P", password]].concat();
+    assert!(mosquitto_pub(pushline.mqtt, &as_user("secret")).await.0);
+    for options in [&as_user("wrong")[..], &publish] {
+        assert!(!mosquitto_pub(pushline.mqtt, options).await.0);
+    }
+    let log = pushline.log();
+    let listening: Vec<&str> =
+        log.lines().filter_map(|line| line.split_once("listening for devices address=")).map(|(_, rest)| rest).collect();
+    let address = listening[1].split_whitespace().next().unwrap().parse().unwrap();
+    assert!(mosquitto_pub(address, &publish).await.0, "{listening:?}");
 }

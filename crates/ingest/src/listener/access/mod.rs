@@ -39,7 +39,7 @@ struct UsersFile {
 
 /// Who a client is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct ClientIdentity {
     /// The user name, or the name in the certificate; `None`: nobody has to prove anything.
     pub(crate) name: Option<Arc<str>>,
     rules: Option<Arc<[TopicRule]>>,
@@ -78,9 +78,9 @@ impl Access {
     ///
     /// # Errors
     /// The reason to refuse it.
-    pub(crate) async fn identify(&self, connect: &Connect, certificate: Option<&str>) -> Result<Identity, DisconnectReason> {
+    pub(crate) async fn identify(&self, connect: &Connect, certificate: Option<&str>) -> Result<ClientIdentity, DisconnectReason> {
         let Some(file) = &self.users else {
-            return Ok(Identity { name: certificate.map(Into::into), rules: self.rules.clone(), hash: None });
+            return Ok(ClientIdentity { name: certificate.map(Into::into), rules: self.rules.clone(), hash: None });
         };
         let (Some(name), Some(password)) = (&connect.user_name, &connect.password) else {
             return Err(DisconnectReason::BadUserNameOrPassword);
@@ -93,11 +93,11 @@ impl Access {
         }
         let user = user.expect("only the password of a user is right");
         let rules = user.rules.or_else(|| self.rules.clone());
-        Ok(Identity { name: Some(name.as_str().into()), rules, hash: Some(user.hash) })
+        Ok(ClientIdentity { name: Some(name.as_str().into()), rules, hash: Some(user.hash) })
     }
 
     /// Whether a connected client is still a user, with the same password and rules.
-    pub(crate) fn is_current(&self, identity: &Identity) -> bool {
+    pub(crate) fn is_current(&self, identity: &ClientIdentity) -> bool {
         let (Some(file), Some(name)) = (&self.users, &identity.name) else { return true };
         let users = file.users.load();
         users.get(name).is_some_and(|user| {
@@ -106,7 +106,7 @@ impl Access {
     }
 }
 
-impl Identity {
+impl ClientIdentity {
     /// Whether the client may publish to a topic.
     pub(crate) fn may_publish(&self, topic: &str) -> bool {
         self.rules.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.allows(topic, self.name.as_deref())))

@@ -39,7 +39,7 @@ pub(crate) struct Refused<'a> {
 
 /// A client that was refused or closed, once or several times for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedClient {
     /// Empty where no CONNECT could be read.
     pub client_id: String,
     /// The user name, or the name in the certificate.
@@ -62,12 +62,12 @@ pub struct Refusal {
 
 /// The last refusals of a process.
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<State>);
+pub struct RefusedClients(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     /// The newest is the last.
-    kept: VecDeque<(Refusal, Instant)>,
+    kept: VecDeque<(RefusedClient, Instant)>,
     /// When the second began in which lines are counted, and how many it has.
     second: Option<Instant>,
     lines: u32,
@@ -84,7 +84,7 @@ struct Line {
     unlogged: u64,
 }
 
-impl Refusals {
+impl RefusedClients {
     /// Keeps a refusal, and logs it unless the log has had enough.
     pub(crate) fn report(&self, refused: &Refused<'_>, at: Timestamp, now: Instant) {
         let line = self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(refused, at, now);
@@ -97,7 +97,7 @@ impl Refusals {
 
     /// The last refusals, the newest first.
     #[must_use]
-    pub fn last(&self) -> Vec<Refusal> {
+    pub fn last(&self) -> Vec<RefusedClient> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.kept.iter().rev().map(|(refusal, _)| refusal.clone()).collect()
     }
@@ -107,7 +107,7 @@ impl State {
     fn keep(&mut self, refused: &Refused<'_>, at: Timestamp, now: Instant) -> Option<Line> {
         let (client_id, reason) = (shorten(refused.client_id), refused.reason.label());
         let is_same =
-            |(kept, _): &(Refusal, Instant)| kept.reason == reason && kept.client_id == client_id && kept.address == refused.address;
+            |(kept, _): &(RefusedClient, Instant)| kept.reason == reason && kept.client_id == client_id && kept.address == refused.address;
         let before = self.kept.iter().position(is_same).and_then(|at| self.kept.remove(at));
         let (first, times) = before.as_ref().map_or((at, 1), |(before, _)| (before.first, before.times + 1));
         let is_due = before.as_ref().is_none_or(|(_, logged)| now.duration_since(*logged) >= LOGGED_EVERY);
@@ -116,7 +116,7 @@ impl State {
         if self.kept.len() >= KEPT {
             self.kept.pop_front();
         }
-        let refusal = Refusal {
+        let refusal = RefusedClient {
             client_id: client_id.to_owned(),
             user: refused.user.map(|user| shorten(user).to_owned()),
             address: refused.address,
@@ -178,17 +178,17 @@ mod tests {
 
     #[test]
     fn many_clients_fill_neither_the_list_nor_the_log() {
-        let (refusals, now) = (Refusals::default(), Instant::now());
+        let (refused_clients, now) = (RefusedClients::default(), Instant::now());
         let mut lines = 0;
         for number in 0..1000 {
             let client_id = format!("{number}{}", "x".repeat(1000));
-            lines += usize::from(refusals.0.lock().unwrap().keep(&refused(&client_id), Timestamp(number), now).is_some());
+            lines += usize::from(refused_clients.0.lock().unwrap().keep(&refused(&client_id), Timestamp(number), now).is_some());
         }
         assert_eq!(lines, 10);
-        let last = refusals.last();
+        let last = refused_clients.last();
         assert_eq!((last.len(), last[0].last, last[99].last), (100, Timestamp(999), Timestamp(900)));
         assert_eq!(last[0].client_id.len(), LONGEST_TEXT);
-        let line = refusals.0.lock().unwrap().keep(&refused("d"), Timestamp(1000), now + Duration::from_secs(1));
+        let line = refused_clients.0.lock().unwrap().keep(&refused("d"), Timestamp(1000), now + Duration::from_secs(1));
         assert_eq!(line, Some(Line { times: 1, unlogged: 990 }));
     }
 }
