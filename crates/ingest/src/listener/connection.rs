@@ -301,7 +301,10 @@ impl Connection {
         };
         let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
         let ending = read.handle(&self.buffer);
-        let OneRead { intake, acks, answers, handled, discard, too_large, unauthorised, unauthorised_topic, .. } = read;
+        let OneRead { intake, acks, answers, handled, discard, too_large, system_topics, unauthorised, unauthorised_topic, .. } = read;
+        if system_topics > 0 {
+            self.commits.count("system_topic", system_topics);
+        }
         if unauthorised > 0 {
             let reason = DisconnectReason::NotAuthorized;
             shared.refused(self.address, client.who(), reason, unauthorised_topic, reason.describe());

@@ -38,6 +38,8 @@ pub(crate) struct OneRead<'a> {
     pub(crate) discard: usize,
     /// The last packet that was too large and became a dead letter.
     pub(crate) too_large: Option<Fault>,
+    /// How many packets were on topics that begin with `$`. They are acknowledged, and not stored.
+    pub(crate) system_topics: u64,
     /// Packets that the client may not publish, and that were answered so: how many, and the last one's topic.
     pub(crate) unauthorised: u64,
     pub(crate) unauthorised_topic: Option<&'a str>,
@@ -72,7 +74,18 @@ impl Fault {
 impl<'a> OneRead<'a> {
     pub(crate) fn new(terms: Terms<'a>, intake: Intake<'a>) -> Self {
         let (acks, answers) = (Vec::new(), Vec::new());
-        Self { terms, intake, acks, answers, handled: 0, discard: 0, too_large: None, unauthorised: 0, unauthorised_topic: None }
+        Self {
+            terms,
+            intake,
+            acks,
+            answers,
+            handled: 0,
+            discard: 0,
+            too_large: None,
+            system_topics: 0,
+            unauthorised: 0,
+            unauthorised_topic: None,
+        }
     }
 
     /// Handles every whole packet of a buffer, up to one that ends the connection.
@@ -131,7 +144,11 @@ impl<'a> OneRead<'a> {
     /// `size`: of the payload, in bytes.
     fn publish(&mut self, publish: &Publish<'a>, size: usize, rest: &[u8]) -> Result<(), DisconnectReason> {
         let Terms { version, identity, has_capacity, max_payload, too_large, .. } = self.terms;
-        let reason = if !identity.may_publish(publish.topic) {
+        let reason = if publish.topic.starts_with('$') {
+            // Topics of brokers about themselves (§4.7.2): a Mosquitto bridge sends its state on each connect.
+            self.system_topics += 1;
+            PubackReason::NoMatchingSubscribers
+        } else if !identity.may_publish(publish.topic) {
             self.unauthorised(publish)?
         } else if size <= max_payload {
             let matched = self.intake.publish(publish, has_capacity);
@@ -197,6 +214,14 @@ mod tests {
         let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
         let fault = Fault { reason: DisconnectReason::PacketTooLarge, topic: Some("mti/1".into()), length: Some(0x0fff_ffff) };
         assert_eq!(read.handle(b"\x32\xff\xff\xff\x7f\0\x05mti/1\0\x07"), Some(Ending::Refused(fault)));
+    }
+
+    #[test]
+    fn a_bridges_state_is_acknowledged_and_not_stored() {
+        let (registry, identity) = (registry(), ClientIdentity::default());
+        let mut read = OneRead::new(terms(Version::V3, &identity), Intake::new(&registry, &[], Timestamp(7)));
+        assert_eq!(read.handle(b"\x33\x0b\0\x06$SYS/a\0\x071"), None);
+        assert_eq!((&read.acks[..], read.system_topics, read.intake.is_empty()), (&b"\x40\x02\0\x07"[..], 1, true));
     }
 
     /// A PUBLISH at QoS 1 to `mti/1`.

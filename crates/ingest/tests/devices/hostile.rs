@@ -136,6 +136,7 @@ fn behind_connect(row: &str, v: Version) -> Vec<u8> {
         "qos-1" => publish(0x32, b"mti/1", b"", b"A"),
         "qos-1-again" => publish(0x3a, b"mti/1", b"", b"A"),
         "unrouted" => publish(0x32, b"nobody/1", b"", b"A"),
+        "system-topic" => publish(0x32, b"$SYS/broker/connection/a/state", b"", b"1"),
         "expires-at-once" => publish(0x32, b"mti/1", b"\x02\0\0\0\0", b"A"),
         "qos-2" => publish(0x34, b"mti/1", b"", b"A"),
         "qos-3" => publish(0x36, b"mti/1", b"", b"A"),

@@ -1,4 +1,4 @@
-//! The listener on real sockets, with a queue in memory: what docs/devices.md and docs/hostile-device.md promise.
+//! The listener on real sockets, with a queue in memory: what docs/listeners.md and docs/hostile-device.md promise.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, as it should")]
 

@@ -233,7 +233,7 @@ async fn by_option_a_packet_that_is_too_large_is_a_dead_letter_and_the_gateway_g
     assert_eq!((unrouted[0].cause.as_str(), unrouted[0].payload.len()), ("too_large", 299_998usize.div_ceil(3) * 4));
 }
 
-/// As docs/devices.md shows it.
+/// As docs/listeners.md shows it.
 #[tokio::test]
 async fn a_user_whose_password_was_hashed_is_let_in_and_another_listener_is_open() {
     let dir = folder();
