@@ -31,6 +31,9 @@ use super::{
 /// The listener refuses a client whose CONNECT comes later: load balancer, TLS and WebSocket included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The largest CONNECT, in bytes: a will of 64 KiB, and what stands beside it. A client that hasn't proved anything yet can't take more memory.
+const LARGEST_CONNECT: usize = 96 << 10;
+
 /// The listener closes a connection whose client reads nothing for this long, and one that couldn't be read for this long while storage is away.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -162,7 +165,7 @@ impl Connection {
             if !packets::begins_like_connect(&self.buffer) {
                 return Err(DisconnectReason::MalformedPacket.into());
             }
-            if let Some(raw) = packets::next(&self.buffer, packets::packet_limit(self.shared.max_payload))? {
+            if let Some(raw) = packets::next(&self.buffer, LARGEST_CONNECT)? {
                 let (version, length) = (raw.version(), raw.len());
                 let connect = version.and_then(|version| raw.connect(version));
                 self.buffer.advance(length);

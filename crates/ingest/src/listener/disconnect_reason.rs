@@ -88,7 +88,7 @@ impl DisconnectReason {
             Self::UnsupportedProtocolVersion => "the version of MQTT isn't 3.1, 3.1.1 or 5",
             Self::ClientIdentifierNotValid => "the client id is empty without a clean session, or longer than max_client_id_bytes",
             Self::BadAuthenticationMethod => "the client asks for enhanced authentication, which the listener doesn't have",
-            Self::PacketTooLarge => "the packet is larger than max_payload_bytes allows",
+            Self::PacketTooLarge => "the packet is larger than the listener takes",
             Self::AnswerTooLarge => "the answer is larger than the client's own Maximum Packet Size",
             Self::TopicNameInvalid => "the topic name is empty, or contains a wildcard",
             Self::TopicAliasInvalid => "the client used a topic alias, and CONNACK allowed none",
