@@ -4,6 +4,7 @@
 
 mod files;
 mod handshakes;
+mod named_server;
 
 use std::{
     io,
@@ -16,11 +17,9 @@ use hashbrown::HashMap;
 use metrics::gauge;
 use pushline_model::Tls;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     client::Resumption,
-    crypto::ring::default_provider,
     pki_types::{CertificateDer, ServerName},
-    sign::SingleCertAndKey,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -135,19 +134,7 @@ impl Identities {
     }
 
     fn config(&self, files: &TlsFiles, servers: usize) -> Arc<ClientConfig> {
-        let roots = files.roots.clone().unwrap_or_else(|| {
-            let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-            roots.add_parsable_certificates(self.more_roots.iter().cloned());
-            roots
-        });
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has cipher suites for TLS 1.2 and 1.3")
-            .with_root_certificates(roots);
-        let mut config = match &files.certificate {
-            Some(certificate) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certificate)))),
-            None => builder.with_no_client_auth(),
-        };
+        let mut config = files.client_config_trusting(&self.more_roots);
         config.resumption = Resumption::in_memory_sessions(SESSIONS_OF_A_SERVER * servers);
         Arc::new(config)
     }

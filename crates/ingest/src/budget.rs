@@ -48,6 +48,12 @@ impl Budget {
     }
 }
 
+impl Lease {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let before = self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);

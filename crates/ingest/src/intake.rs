@@ -1,41 +1,49 @@
-//! Sorts the packets of one socket read: records for the queue, dead letters for unrouted packets, and one string of PUBACKs for all of them. Pure.
+//! Sorts the packets of one read: records for the queue, and dead letters for unrouted packets. Pure.
 
 use pushline_model::{Cause, DeadLetter, DeadPacket, Iccid, Packet, Registry, Routed, Timestamp, TopicPattern, route};
 use pushline_queue::Record;
 
-use crate::{
-    encode,
-    packets::{Publish, Version},
-};
+/// A packet that was published to a listener or a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Publish<'a> {
+    /// `None`: QoS 0.
+    pub(crate) id: Option<u16>,
+    pub(crate) topic: &'a str,
+    pub(crate) payload: &'a [u8],
+}
 
 /// The packets of one read.
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
     registry: &'a Registry,
     patterns: &'a [TopicPattern],
-    version: Version,
     /// The time of the read: the packets' `received_at`.
     at: Timestamp,
     pub(crate) records: Vec<Record<'a>>,
     pub(crate) unrouted: Vec<DeadLetter>,
-    /// PUBACKs in the order of the PUBLISHes.
-    pub(crate) acks: Vec<u8>,
     /// How many PUBLISHes at QoS 0 were dropped.
     pub(crate) dropped: u64,
 }
 
 impl<'a> Intake<'a> {
-    pub(crate) fn new(registry: &'a Registry, patterns: &'a [TopicPattern], version: Version, at: Timestamp) -> Self {
-        Self { registry, patterns, version, at, records: Vec::new(), unrouted: Vec::new(), acks: Vec::new(), dropped: 0 }
+    pub(crate) fn new(registry: &'a Registry, patterns: &'a [TopicPattern], at: Timestamp) -> Self {
+        Self { registry, patterns, at, records: Vec::new(), unrouted: Vec::new(), dropped: 0 }
+    }
+
+    /// Whether there is nothing to store.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.unrouted.is_empty()
     }
 
     /// Routes a packet. `has_capacity`: whether the budget has capacity; without it, packets at QoS 0 are dropped and counted.
-    pub(crate) fn publish(&mut self, publish: &Publish<'a>, has_capacity: bool) {
+    ///
+    /// Returns whether a group with a webhook wants the packet.
+    pub(crate) fn publish(&mut self, publish: &Publish<'a>, has_capacity: bool) -> bool {
         if publish.id.is_none() && !has_capacity {
             self.dropped += 1;
-            return;
+            return false;
         }
-        let matched = match route(publish.topic, self.patterns, self.registry) {
+        match route(publish.topic, self.patterns, self.registry) {
             Routed::Group(group, iccid) => {
                 let packet = Packet { iccid, topic: publish.topic, received_at: self.at, payload: publish.payload };
                 self.records.push(Record::packet(group.id.key(), &packet));
@@ -44,8 +52,17 @@ impl<'a> Intake<'a> {
             Routed::NoWebhook(group, iccid) => self.dead_letter(publish, Some(iccid), group.id.key().to_owned(), Cause::NoWebhook),
             Routed::Unwanted { org, iccid } => self.dead_letter(publish, Some(iccid), format!("{org}/"), Cause::Unrouted),
             Routed::Unnamed => self.dead_letter(publish, None, String::new(), Cause::Unrouted),
+        }
+    }
+
+    /// Keeps a packet whose payload is too large to be delivered.
+    pub(crate) fn too_large(&mut self, publish: &Publish<'a>) {
+        let (iccid, group) = match route(publish.topic, self.patterns, self.registry) {
+            Routed::Group(group, iccid) | Routed::NoWebhook(group, iccid) => (Some(iccid), group.id.key().to_owned()),
+            Routed::Unwanted { org, iccid } => (Some(iccid), format!("{org}/")),
+            Routed::Unnamed => (None, String::new()),
         };
-        publish.id.into_iter().for_each(|id| encode::puback(self.version, id, matched, &mut self.acks));
+        self.dead_letter(publish, iccid, group, Cause::TooLarge);
     }
 
     /// Keeps a packet that no group or webhook wants. Ingest acknowledges it: a refused packet would only be sent again for ever.
@@ -81,20 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_routed_and_acknowledged_in_order() {
+    fn packets_are_routed_in_order() {
         let registry = registry();
         let patterns = ["{org}/{iccid}".parse().unwrap(), "g/{org}/{group}/{iccid}".parse().unwrap()];
-        let mut intake = Intake::new(&registry, &patterns, Version::V5, Timestamp(7));
-        for (topic, id) in [
-            ("mti/1", Some(1)),
-            ("mti/2", Some(2)),
-            ("x/1", Some(3)),
-            ("nonsense", Some(4)),
-            ("mti/3", None),
-            ("g/mti/line/2", Some(5)),
-            ("g/mti/none/2", None),
+        let mut intake = Intake::new(&registry, &patterns, Timestamp(7));
+        for (topic, id, is_wanted) in [
+            ("mti/1", Some(1), true),
+            ("mti/2", Some(2), false),
+            ("x/1", Some(3), false),
+            ("nonsense", Some(4), false),
+            ("mti/3", None, true),
+            ("g/mti/line/2", Some(5), true),
+            ("g/mti/none/2", None, false),
         ] {
-            intake.publish(&publish(topic, id), true);
+            assert_eq!(intake.publish(&publish(topic, id), true), is_wanted, "{topic}");
         }
         let groups: Vec<&str> = intake.records.iter().map(|record| record.group).collect();
         assert_eq!(groups, ["mti/line", "mti/line", "mti/line"]);
@@ -104,16 +121,13 @@ mod tests {
             unrouted,
             [("mti/bare", Cause::NoWebhook, "2"), ("x/", Cause::Unrouted, "1"), ("", Cause::Unrouted, ""), ("mti/", Cause::Unrouted, "2")]
         );
-        let acks: &[&[u8]] =
-            &[b"\x40\x02\x00\x01", b"\x40\x03\x00\x02\x10", b"\x40\x03\x00\x03\x10", b"\x40\x03\x00\x04\x10", b"\x40\x02\x00\x05"];
-        assert_eq!(intake.acks, acks.concat());
     }
 
     #[test]
     fn without_capacity_qos_0_is_dropped_and_counted_and_qos_1_is_not() {
         let registry = registry();
         let patterns = ["{org}/{iccid}".parse().unwrap()];
-        let mut intake = Intake::new(&registry, &patterns, Version::V3, Timestamp(7));
+        let mut intake = Intake::new(&registry, &patterns, Timestamp(7));
         intake.publish(&publish("mti/1", None), false);
         intake.publish(&publish("mti/1", Some(1)), false);
         assert_eq!((intake.dropped, intake.records.len()), (1, 1));

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use pushline_ingest::{Listener, Options};
+use pushline_ingest::{Clients, Ingest, Listener, Options};
 use pushline_model::{DescriptorBudget, RegistryBuilder, Webhook};
 use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory};
 use tokio::{
@@ -92,10 +92,14 @@ const ONE_PACKET: usize = 600;
 
 /// Starts a listener with this budget for bytes that aren't durable.
 async fn listen(queue: &Arc<Away>, unacknowledged_bytes: usize) -> (SocketAddr, watch::Sender<bool>) {
-    listen_with(queue, |options| options.unacknowledged_bytes = unacknowledged_bytes).await
+    listen_with(queue, unacknowledged_bytes, |_| {}).await
 }
 
-async fn listen_with(queue: &Arc<Away>, define: impl FnOnce(&mut Options)) -> (SocketAddr, watch::Sender<bool>) {
+async fn listen_with(
+    queue: &Arc<Away>,
+    unacknowledged_bytes: usize,
+    define: impl FnOnce(&mut Options),
+) -> (SocketAddr, watch::Sender<bool>) {
     let mut registry = RegistryBuilder::default();
     registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
     registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
@@ -103,7 +107,8 @@ async fn listen_with(queue: &Arc<Away>, define: impl FnOnce(&mut Options)) -> (S
     define(&mut options);
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
-    let listener = Listener::bind(options, Arc::clone(queue) as Arc<dyn Queue>, registry, stopped).await.unwrap();
+    let ingest = Ingest::new(Arc::clone(queue) as Arc<dyn Queue>, registry, unacknowledged_bytes, stopped);
+    let listener = Listener::bind(options, ingest, Arc::new(Clients::default())).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(listener.run());
     (address, stop)
@@ -225,7 +230,7 @@ async fn after_a_torn_answer_the_listener_writes_nothing() {
     let mut received = Vec::new();
     // The listener hasn't read all requests, so the connection is reset.
     drop(timeout(MUST_COME_WITHIN, stream.read_to_end(&mut received)).await.expect("the connection is closed"));
-    let answer = [&[0x90][..], &length(2 + FILTERS), &[0, 9], &vec![0x80; FILTERS]].concat();
+    let answer = [&[0x90][..], &length(2 + FILTERS), &[0, 9], &vec![1; FILTERS]].concat();
     let torn = received.chunks(answer.len()).last().unwrap();
     assert!(torn.len() < answer.len(), "the last answer isn't whole");
     assert!(received.chunks(answer.len()).all(|chunk| answer.starts_with(chunk)), "and nothing stands behind it");
@@ -264,7 +269,8 @@ async fn the_acknowledgements_of_one_commit_leave_in_one_write() {
 
 #[tokio::test]
 async fn beyond_the_limit_of_descriptors_a_client_waits_until_another_leaves() {
-    let (server, _stop) = listen_with(&Away::new(), |options| options.descriptors = DescriptorBudget::of(2, 0)).await;
+    let (server, _stop) =
+        listen_with(&Away::new(), Ingest::UNACKNOWLEDGED_BYTES, |options| options.descriptors = DescriptorBudget::of(2, 0)).await;
     let (first, _) = connect_as(server, CONNECT_V3, b'a').await;
     let (_second, _) = connect_as(server, CONNECT_V3, b'b').await;
     let third = tokio::spawn(async move { connect_as(server, CONNECT_V3, b'c').await.1 });

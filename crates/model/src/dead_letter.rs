@@ -27,12 +27,22 @@ pub enum Cause {
     Expired,
     /// A foreign record on the topic.
     Unreadable,
+    /// The payload is larger than the listener's or broker's `max_payload_bytes`.
+    TooLarge,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::ErrorResponse, Self::NoResponse, Self::BlockedAddress, Self::Unrouted, Self::NoWebhook, Self::Expired, Self::Unreadable];
+    pub const ALL: [Self; 8] = [
+        Self::ErrorResponse,
+        Self::NoResponse,
+        Self::BlockedAddress,
+        Self::Unrouted,
+        Self::NoWebhook,
+        Self::Expired,
+        Self::Unreadable,
+        Self::TooLarge,
+    ];
 
     /// As configuration, metrics and lists name it.
     #[must_use]
@@ -45,6 +55,7 @@ impl Cause {
             Self::NoWebhook => "no_webhook",
             Self::Expired => "expired",
             Self::Unreadable => "unreadable",
+            Self::TooLarge => "too_large",
         }
     }
 }

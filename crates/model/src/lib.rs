@@ -3,6 +3,7 @@
 //!
 //! No I/O, no clock, no tokio.
 
+mod broker_url;
 mod client_credentials;
 mod dead_letter;
 mod descriptors;
@@ -23,6 +24,7 @@ pub mod units;
 mod url;
 mod webhook;
 
+pub use broker_url::BrokerUrl;
 pub use client_credentials::{ClientCredentials, TokenEndpointAuthMethod};
 pub use dead_letter::{Cause, DeadLetter, DeadPacket, RESPONSE_KEPT, RecordPlace};
 pub use descriptors::{AcquireDescriptor, DescriptorBudget, DescriptorPermit, DescriptorUse};
@@ -65,6 +67,14 @@ pub enum Invalid {
         url: String,
         /// What is wrong with it, and what would be right.
         reason: String,
+    },
+    /// A broker's address.
+    #[error("{url:?} is not an MQTT broker's URL: {reason}")]
+    BrokerUrl {
+        /// As it was given, without what may be a password.
+        url: String,
+        /// What is wrong with it, and what would be right.
+        reason: &'static str,
     },
     /// A header's name is a token (RFC 9110 §5.6.2), and not one that Pushline sets itself.
     #[error("{name:?} can't be a custom header: {reason}")]

@@ -52,13 +52,24 @@ impl Tls {
         Self { ca_file: resolve(self.ca_file), cert_file: resolve(self.cert_file), key_file: resolve(self.key_file), ..self }
     }
 
-    /// What no single field can be wrong with: a certificate without its key, and a table that an `http` URL doesn't use.
-    pub(crate) fn validate(&self, is_https: bool) -> Result<(), Invalid> {
+    /// What no single field can be wrong with: a certificate without its key.
+    ///
+    /// # Errors
+    /// [`Invalid::Tls`].
+    pub fn validate_pair(&self) -> Result<(), Invalid> {
         match (&self.cert_file, &self.key_file) {
             (Some(_), None) => Err(Invalid::Tls("cert_file needs key_file beside it")),
             (None, Some(_)) => Err(Invalid::Tls("key_file needs cert_file beside it")),
-            _ if !is_https && !self.is_default() => Err(Invalid::Tls("the URL begins with http://, so TLS isn't used: write https://")),
             _ => Ok(()),
         }
+    }
+
+    /// The same, and a table that an `http` URL doesn't use.
+    pub(crate) fn validate(&self, is_https: bool) -> Result<(), Invalid> {
+        self.validate_pair()?;
+        if !is_https && !self.is_default() {
+            return Err(Invalid::Tls("the URL begins with http://, so TLS isn't used: write https://"));
+        }
+        Ok(())
     }
 }

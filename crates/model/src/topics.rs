@@ -58,6 +58,18 @@ impl TopicPattern {
     }
 }
 
+impl TopicPattern {
+    /// The topic filter that matches what the pattern does, and no leading `/` (MQTT 5 §4.7).
+    #[must_use]
+    pub fn filter(&self) -> String {
+        let levels = self.levels.iter().map(|level| match level {
+            Level::Org | Level::Iccid | Level::Group => "+",
+            Level::Literal(literal) => literal,
+        });
+        levels.chain(self.deeper.then_some("#")).collect::<Vec<_>>().join("/")
+    }
+}
+
 impl FromStr for TopicPattern {
     type Err = InvalidPattern;
 
@@ -123,6 +135,13 @@ mod tests {
         assert_eq!(read("{org}/{iccid}/#", "mti/8976"), named("mti", "8976", None));
         assert_eq!(read("{org}/{iccid}/#", "mti/8976/a//b"), named("mti", "8976", None));
         assert_eq!(read("d/{org}/{group}/{iccid}", "d/mti/line 1/8976"), named("mti", "8976", Some("line 1")));
+    }
+
+    #[test]
+    fn a_pattern_means_a_filter() {
+        for (pattern, filter) in [("{org}/{iccid}", "+/+"), ("/{org}/{iccid}/#", "+/+/#"), ("d/{org}/{group}/{iccid}", "d/+/+/+")] {
+            assert_eq!(pattern.parse::<TopicPattern>().unwrap().filter(), filter);
+        }
     }
 
     #[test]

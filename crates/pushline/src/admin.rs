@@ -7,11 +7,14 @@
 //! | `/metrics` | GET | the Prometheus text format |
 //! | `/dead-letters`, `/unrouted` | GET | a page of JSON lines, `dead_letters.rs` |
 //! | `/dead-letters/replay`, `/unrouted/replay` | POST | what a page of replays did, `replay.rs` |
+//! | `/devices`, `/devices/refused` | GET | who is connected, who was refused and why: JSON lines, `devices.rs` |
+//! | `/devices/disconnect` | POST | how many clients were disconnected |
 //! | `/losses/acknowledge` | POST | how many lost offsets an operator has acknowledged |
 //!
 //! HEAD works wherever GET does. `web_guard.rs` keeps web pages out, `server.rs` bounds connections.
 
 mod dead_letters;
+mod devices;
 pub(crate) mod replay;
 mod response;
 mod server;
@@ -37,6 +40,7 @@ use axum::{
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushline_deliver::{DeadLetterLog, LocalFailures, Losses, RefusedTicks};
+use pushline_ingest::Clients;
 use pushline_queue::{Queue, Stalled};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
@@ -79,6 +83,8 @@ pub(crate) struct Services {
     pub(crate) local_failures: Option<Arc<LocalFailures>>,
     /// The partitions whose ticks Kafka refuses, where this process delivers.
     pub(crate) refused_ticks: Option<Arc<RefusedTicks>>,
+    /// The clients of the listeners, where this process has any.
+    pub(crate) clients: Option<Arc<Clients>>,
 }
 
 impl Admin {
@@ -152,6 +158,14 @@ impl Shared {
         })
     }
 
+    /// The answer to a request about clients.
+    fn of_clients(&self, answer: impl FnOnce(&Clients) -> Response) -> Result<Response, Starting> {
+        Ok(match &self.services()?.clients {
+            Some(clients) => answer(clients),
+            None => text(StatusCode::NOT_FOUND, "this process has no clients: ask the admin server of an ingest process\n"),
+        })
+    }
+
     /// # Errors
     /// Why the process isn't ready.
     fn readiness(&self) -> Result<(), String> {
@@ -188,6 +202,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/unrouted", read_only(get(list_unrouted)))
         .route("/dead-letters/replay", post_only(post(replay_dead_letters)))
         .route("/unrouted/replay", post_only(post(replay_unrouted)))
+        .route("/devices", read_only(get(list_devices)))
+        .route("/devices/refused", read_only(get(list_refused)))
+        .route("/devices/disconnect", post_only(post(disconnect_devices)))
         .route("/losses/acknowledge", post_only(post(acknowledge_losses)))
         .route_layer(from_fn(web_guard::refuse_web_pages));
     let open = Router::new()
@@ -211,8 +228,8 @@ fn post_only<S: Clone + Send + Sync + 'static>(path: MethodRouter<S>) -> MethodR
 fn layers<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
         .fallback(async || {
-            let paths =
-                "the admin server has /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay] and /losses/acknowledge\n";
+            let paths = "the admin server has /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay], \
+                         /devices[/refused|/disconnect] and /losses/acknowledge\n";
             text(StatusCode::NOT_FOUND, paths)
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -248,6 +265,18 @@ async fn replay_dead_letters(State(shared): State<Arc<Shared>>, RawQuery(query):
 async fn replay_unrouted(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
     let services = shared.services()?;
     Ok(services.replays.replay(DeadLetterLog::Unrouted, &query.unwrap_or_default()).await)
+}
+
+async fn list_devices(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
+    shared.of_clients(|clients| devices::list(clients, &query.unwrap_or_default()))
+}
+
+async fn list_refused(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {
+    shared.of_clients(devices::refused)
+}
+
+async fn disconnect_devices(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Starting> {
+    shared.of_clients(|clients| devices::disconnect(clients, &query.unwrap_or_default()))
 }
 
 async fn acknowledge_losses(State(shared): State<Arc<Shared>>) -> Result<Response, Starting> {

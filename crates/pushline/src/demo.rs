@@ -161,7 +161,7 @@ async fn dead_letters(running: &Running) -> anyhow::Result<usize> {
 
 fn configuration(folder: &Path, receivers: &[Receiver]) -> anyhow::Result<Config> {
     let mut text = String::from(
-        "[queue]\nmin_free = \"16MiB\"\n[mqtt.listener]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[egress]\nallow = [\"127.0.0.0/8\"]\n",
+        "[queue]\nmin_free = \"16MiB\"\n[[mqtt.listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[egress]\nallow = [\"127.0.0.0/8\"]\n",
     );
     for (customer, receiver) in CUSTOMERS.iter().zip(receivers) {
         let (org, address) = (customer.org, receiver.address());

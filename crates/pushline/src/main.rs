@@ -17,13 +17,14 @@ mod signals;
 mod stdout;
 
 use std::{
+    io::{self, Read as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use pushline_deliver::LOOKUP_THREADS;
 use tokio::task::JoinError;
@@ -67,6 +68,8 @@ enum Command {
     Check(ConfigFile),
     /// Run a sample webhook receiver that prints each push
     Receive(Receive),
+    /// Read a password from standard input, and print its hash for a listener's users file
+    HashPassword,
     /// List the messages that couldn't be delivered, and replay them, in a running process
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -141,9 +144,22 @@ async fn execute(line: CommandLine) -> anyhow::Result<()> {
         Command::Deliver(file) => run(line.log_format, &file, Role::Deliver).await,
         Command::Check(ConfigFile { config }) => stdout::print(Config::load(&config)?),
         Command::Receive(options) => receive::receive(&options).await,
+        Command::HashPassword => hash_password(),
         Command::DeadLetters(DeadLetters::List(options)) => dead_letters::list(&options).await,
         Command::DeadLetters(DeadLetters::Replay(options)) => replay::run(&options).await,
     }
+}
+
+/// A line end behind the password isn't part of it.
+fn hash_password() -> anyhow::Result<()> {
+    let mut password = Vec::new();
+    io::stdin().read_to_end(&mut password).context("can't read the password from standard input")?;
+    let password = password.strip_suffix(b"\n").unwrap_or(&password);
+    let password = password.strip_suffix(b"\r").unwrap_or(password);
+    if password.is_empty() {
+        bail!("no password on standard input: printf '%s' PASSWORD | pushline hash-password");
+    }
+    stdout::print(pushline_ingest::hash_password(password).map_err(anyhow::Error::msg)? + "\n")
 }
 
 async fn run(format: log::Format, ConfigFile { config }: &ConfigFile, role: Role) -> anyhow::Result<()> {

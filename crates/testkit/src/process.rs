@@ -58,7 +58,7 @@ impl Pushline {
     #[must_use]
     pub fn configuration(more: &str) -> String {
         format!(
-            "shutdown_grace = \"10s\"\n[queue]\nmin_free = \"1MiB\"\n[mqtt.listener]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+            "shutdown_grace = \"10s\"\n[queue]\nmin_free = \"1MiB\"\n[[mqtt.listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
              [egress]\nallow = [\"127.0.0.0/8\"]\n{more}"
         )
     }

@@ -18,9 +18,9 @@ const GRAPH: [(&str, &[&str]); 8] = [
 
 /// Libraries that only these crates may use.
 const SINGLE_USERS: [(&str, &[&str]); 6] = [
-    ("rmqtt-codec", &["pushline-ingest"]),
-    // Of the product, only the sender speaks TLS; tests and the load test play its server.
-    ("tokio-rustls", &["pushline-deliver", "pushline-loadtest", "pushline-testkit"]),
+    ("argon2", &["pushline-ingest"]),
+    // Of the product, the sender and the listener speak TLS; tests and the load test play its server.
+    ("tokio-rustls", &["pushline-deliver", "pushline-ingest", "pushline-loadtest", "pushline-testkit"]),
     ("clap", &["pushline"]),
     ("simd-json", &["pushline-batch"]),
     ("crc32c", &["pushline-queue"]),

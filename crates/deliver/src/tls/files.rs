@@ -9,11 +9,13 @@ use std::{
 
 use pushline_model::{Timestamp, Tls};
 use rustls::{
-    RootCertStore,
+    ClientConfig, RootCertStore,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject},
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
+
+use super::named_server::NamedServer;
 
 /// The first second of the year 10000: no certificate is valid then (RFC 5280 §4.1.2.5).
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_800);
@@ -69,6 +71,44 @@ impl TlsFiles {
             _ => None,
         };
         Ok(Self { roots, certificate, expiry: expiries.into_iter().min_by_key(|expiry| expiry.at) })
+    }
+
+    /// The client of a `tls` with these files, for a protocol other than HTTP. Where `tls` names the server, the certificate must be for that name,
+    /// whichever the caller dials.
+    ///
+    /// # Errors
+    /// `ca_file` holds no authority.
+    pub fn client_config(&self, tls: &Tls) -> Result<Arc<ClientConfig>, InvalidTlsFile> {
+        let mut config = self.client_config_trusting(&[]);
+        if let Some(name) = &tls.server_name {
+            let named = NamedServer::new(self.trusted(&[]), name).map_err(|problem| InvalidTlsFile {
+                field: "server_name",
+                problem,
+                was_read: true,
+            })?;
+            config.dangerous().set_certificate_verifier(Arc::new(named));
+        }
+        Ok(Arc::new(config))
+    }
+
+    /// A client that trusts more authorities where `ca_file` names none.
+    pub(crate) fn client_config_trusting(&self, more_roots: &[CertificateDer<'static>]) -> ClientConfig {
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has cipher suites for TLS 1.2 and 1.3")
+            .with_root_certificates(self.trusted(more_roots));
+        match &self.certificate {
+            Some(certificate) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certificate)))),
+            None => builder.with_no_client_auth(),
+        }
+    }
+
+    fn trusted(&self, more_roots: &[CertificateDer<'static>]) -> RootCertStore {
+        self.roots.clone().unwrap_or_else(|| {
+            let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+            roots.add_parsable_certificates(more_roots.iter().cloned());
+            roots
+        })
     }
 }
 

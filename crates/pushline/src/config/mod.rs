@@ -4,6 +4,7 @@
 mod deserialize;
 mod examples;
 mod files;
+mod listeners;
 mod mistakes;
 mod print;
 mod read;
@@ -21,6 +22,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::bail;
 use pushline_deliver::{Egress, Proxy};
+use pushline_ingest::InvalidOption;
 use pushline_model::{Registry, Webhook};
 use toml::{Spanned, de::DeValue};
 
@@ -87,13 +89,25 @@ impl Config {
         let mut warnings = warnings::of(&document, &settings, &registry);
         warnings.extend(warnings::of_variables(&passed_over));
         settings.queue.dir = source.path(&settings.queue.dir);
+        settings.mqtt.listeners =
+            settings.mqtt.listeners.into_iter().map(|listener| listener.with_paths(|path| source.path(path))).collect();
+        for (index, listener) in settings.mqtt.listeners.iter().enumerate() {
+            if let Some(InvalidOption { field, problem }) = listener.validate() {
+                document.mistake_in_item(&mut mistakes, ["mqtt", "listeners"], index, field, problem);
+            }
+        }
         mistakes.finish()?;
         Ok(Self { settings, registry, certificates, warnings })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        self.largest_message().max(self.settings.mqtt.listener.max_payload_bytes + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
+        self.largest_message().max(self.settings.mqtt.largest_payload() + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
+    }
+
+    /// Bytes of the largest payload that certainly fits into a dead letter of its own.
+    pub(crate) fn largest_dead_payload(&self) -> usize {
+        self.largest_record() - LONGEST_TOPIC - DEAD_LETTER_OVERHEAD
     }
 
     /// The same of dead letters and replays alone: what webhooks that are read again may change. 0 without webhooks.

@@ -78,6 +78,27 @@ impl<'a, 'i> Table<'a, 'i> {
         mistakes.push(self.source.mistake(offset, self.field(&steps), problem));
     }
 
+    /// A mistake in a field of an item of a list of tables, such as `tls.cert_file` of the second of `[[mqtt.listeners]]`; or at what of its path is there.
+    pub(super) fn mistake_in_item(&self, mistakes: &mut Collector, list: [&str; 2], index: usize, field: &str, problem: impl Into<String>) {
+        let fields = list.into_iter().map(|name| Step::Field(name.to_owned()));
+        let path: Vec<Step> = fields.chain([Step::Item(index)]).chain(field.split('.').map(|name| Step::Field(name.to_owned()))).collect();
+        let (mut offset, mut value) = (self.value.span().start, Some(self.value.get_ref()));
+        for step in &path {
+            let found = match (value, step) {
+                (Some(DeValue::Table(table)), Step::Field(name)) => {
+                    find(table, name).map(|(key, value)| (self.source.field_offset(key, value), value))
+                }
+                (Some(DeValue::Array(items)), Step::Item(index)) => items.get(*index).map(|item| (item.span().start, item)),
+                _ => None,
+            };
+            value = found.map(|(at, value)| {
+                offset = at;
+                value.get_ref()
+            });
+        }
+        mistakes.push(self.source.mistake(offset, self.field(&path), problem));
+    }
+
     /// Where a field stands, or the table where it is missing.
     pub(super) fn offset(&self, name: &str) -> usize {
         let found = self.table().and_then(|table| find(table, name));

@@ -12,7 +12,10 @@ use pushline_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::values::{self, AddressRange, Properties};
+use super::{
+    listeners::Listener,
+    values::{self, AddressRange, Properties},
+};
 use crate::role::Role;
 
 /// Ten years: the longest that anything is kept.
@@ -107,24 +110,13 @@ pub(crate) struct DeadLetters {
 }
 
 /// `[mqtt]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Mqtt {
-    pub(crate) listener: Listener,
-    #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
-    brokers: (),
-}
-
-/// `[mqtt.listener]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Listener {
-    #[serde(deserialize_with = "values::address")]
-    pub(crate) address: SocketAddr,
-    #[serde(deserialize_with = "values::topics")]
-    pub(crate) topics: Vec<TopicPattern>,
-    #[serde(with = "SizeIn::<1, { 128 << 20 }>")]
-    pub(crate) max_payload_bytes: usize,
+pub(crate) struct Mqtt {
+    /// Where devices connect. `listeners = []`: nowhere.
+    pub(crate) listeners: Vec<Listener>,
+    #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
+    brokers: (),
 }
 
 /// `[admin]`.
@@ -218,10 +210,27 @@ impl Default for DeadLetters {
     }
 }
 
-impl Default for Listener {
+impl Default for Mqtt {
     fn default() -> Self {
-        let topics = vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")];
-        Self { address: (Ipv4Addr::LOCALHOST, 1883).into(), topics, max_payload_bytes: 256 << 10 }
+        Self { listeners: vec![Listener::default()], brokers: () }
+    }
+}
+
+impl Mqtt {
+    /// The topic patterns of all listeners, each once.
+    pub(crate) fn topics(&self) -> Vec<TopicPattern> {
+        let mut topics: Vec<TopicPattern> = Vec::new();
+        for topic in self.listeners.iter().flat_map(|listener| &listener.topics) {
+            if !topics.contains(topic) {
+                topics.push(topic.clone());
+            }
+        }
+        topics
+    }
+
+    /// Bytes of the largest payload that may come in.
+    pub(crate) fn largest_payload(&self) -> usize {
+        self.listeners.iter().map(|listener| listener.max_payload_bytes).max().unwrap_or(0)
     }
 }
 
@@ -282,10 +291,13 @@ impl Settings {
     }
 
     fn validate_addresses(&self) -> Option<Misfit<'_>> {
-        let (devices, admin) = (self.mqtt.listener.address, self.admin.address);
-        let is_one = devices.ip() == admin.ip() || devices.ip().is_unspecified() || admin.ip().is_unspecified();
-        let clash = is_one && devices.port() == admin.port() && admin.port() != 0;
-        clash.then(|| (vec!["admin", "address"], format!("devices connect to {devices}: give each an address of its own")))
+        let admin = self.admin.address;
+        let clashes = |devices: &SocketAddr| {
+            let is_one = devices.ip() == admin.ip() || devices.ip().is_unspecified() || admin.ip().is_unspecified();
+            is_one && devices.port() == admin.port() && admin.port() != 0
+        };
+        let devices = self.mqtt.listeners.iter().map(|listener| listener.address).find(clashes)?;
+        Some((vec!["admin", "address"], format!("devices connect to {devices}: give each an address of its own")))
     }
 
     /// The first part that differs and that this role reads, as the file names it.

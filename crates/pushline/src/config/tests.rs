@@ -20,7 +20,7 @@ fn an_empty_file_is_the_defaults() {
     let config = parse("").unwrap();
     let Queue::Embedded { dir, .. } = config.settings.queue.chosen() else { panic!("{:?}", config.settings.queue) };
     assert_eq!(dir, Path::new("/etc/pushline-data"));
-    assert_eq!(config.settings.mqtt.listener.address.to_string(), "127.0.0.1:1883");
+    assert_eq!(config.settings.mqtt.listeners[0].address.to_string(), "127.0.0.1:1883");
     assert_eq!(config.settings.backlog.max_age, Duration::from_hours(72));
 }
 
@@ -34,7 +34,7 @@ fn a_whole_configuration_is_read_and_printed_and_read_again() {
         max_bytes = "1GiB"
         [backlog]
         max_age = "72h"
-        [mqtt.listener]
+        [[mqtt.listeners]]
         address = "127.0.0.1:1884"
         topics = ["{org}/{iccid}", "g/{org}/{group}/{iccid}/#"]
         max_payload_bytes = 262144
@@ -145,12 +145,12 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("\n[queue]\nmaxbytes = 1", "/etc/p.toml:3: queue.maxbytes: there is no such field; did you mean max_bytes?"),
         ("[colour]\n", "/etc/p.toml:1: colour: there is no such field (known here: shutdown_grace, queue,"),
         ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),
-        ("[mqtt.listener]\naddress = \"0.0.0.0:9090\"", "/etc/p.toml:1: admin.address: devices connect to 0.0.0.0:9090: give each"),
+        ("[[mqtt.listeners]]\naddress = \"0.0.0.0:9090\"", "/etc/p.toml:1: admin.address: devices connect to 0.0.0.0:9090: give each"),
         ("[admin]\naddress = \"127.0.0.1:1883\"", "/etc/p.toml:2: admin.address: devices connect to 127.0.0.1:1883: give each"),
         ("[admin]\naddress = 1", "/etc/p.toml:2: admin.address: it is a number, expected an address"),
         (
-            "[mqtt.listener]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]",
-            "/etc/p.toml:4: mqtt.listener.topics: \"{org}\" is not a topic pattern: it needs {iccid}",
+            "[[mqtt.listeners]]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]",
+            "/etc/p.toml:4: mqtt.listeners.topics: \"{org}\" is not a topic pattern: it needs {iccid}",
         ),
         ("[egress]\nallow = [\"10.0.0.0\", \"x\"]", "/etc/p.toml:2: egress.allow: \"x\" is no range"),
         ("[egress]\nsource_address = \"10.0.0.0/8\"", "/etc/p.toml:2: egress.source_address: \"10.0.0.0/8\" is no address, such as"),
@@ -164,6 +164,21 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("[egress]\nproxy = { }", "/etc/p.toml:2: egress.proxy.url: it is missing"),
         ("[[webhooks]]\nname = \"w\"", "/etc/p.toml:1: webhooks[0].url: it is missing"),
         ("[[webhooks]]\nname = \"w\"\nurl = \"ftp://x\"", "/etc/p.toml:3: webhooks[0].url: \"ftp://x\" can't be requested"),
+        ("[[mqtt.listeners]]\n[[mqtt.listeners]]\nusers_file = \"/none\"", "/etc/p.toml:3: mqtt.listeners.users_file: can't read /none"),
+        (
+            "[[mqtt.listeners]]\ntls = { cert_file = \"/none\", key_file = \"k\" }",
+            "/etc/p.toml:2: mqtt.listeners.tls.cert_file: can't read /none",
+        ),
+        (
+            "[[mqtt.listeners]]\ntls = { cert_file = \"c\" }",
+            "/etc/p.toml:2: mqtt.listeners.tls.key_file: it is missing: key_file = \"path\"",
+        ),
+        ("[[mqtt.listeners]]\nallow_topics = [\"a+\"]", "/etc/p.toml:2: mqtt.listeners.allow_topics: \"a+\" is not a topic rule"),
+        (
+            "[[mqtt.listeners]]\nallow_topics = [\"{user}/#\"]",
+            "/etc/p.toml:2: mqtt.listeners.allow_topics: {user} needs users_file or tls.client_ca_file",
+        ),
+        ("[mqtt.listener]\n", "/etc/p.toml:1: mqtt.listener: there is no such field; did you mean listeners?"),
         ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers: this version"),
         ("[queue\n", "/etc/p.toml:1: "),
         ("a = 1\nb = = 2", "/etc/p.toml:2: "),
@@ -280,14 +295,15 @@ fn the_environment_overrides_what_is_no_list() {
     assert_eq!(queue("PUSHLINE_QUEUE__DIR", "5").dir, Path::new("5"));
     assert_eq!(queue("PUSHLINE_QUEUE__MIN_FREE", "5").min_free, 5);
     assert_eq!(queue("PUSHLINE_QUEUE__KAFKA__BROKERS", "a:1").kafka.unwrap().brokers, "a:1");
-    assert_eq!(with("PUSHLINE_MQTT__LISTENER__ADDRESS", "[::1]:5").unwrap().settings.mqtt.listener.address.port(), 5);
+    assert_eq!(with("PUSHLINE_ADMIN__ADDRESS", "[::1]:5").unwrap().settings.admin.address.port(), 5);
+    assert_eq!(with("PUSHLINE_MQTT__LISTENERS", "").unwrap().settings.mqtt.listeners, []);
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "10.0.0.0/8, ::1").unwrap().settings.egress.allow.len(), 2);
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "").unwrap().settings.egress.allow, []);
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", " ").unwrap().settings.egress.allow, []);
     assert!(with("PUSHLINE_METRICS__PER_WEBHOOK", "true").unwrap().settings.metrics.per_webhook);
     let error = |name, value| with(name, value).unwrap_err().to_string();
     assert!(error("PUSHLINE_QUEUE__KIND", "x").starts_with("environment variable PUSHLINE_QUEUE__KIND: queue.kind: "));
-    assert!(error("PUSHLINE_MQTT__LISTENER__TOPICS", "").contains("PUSHLINE_MQTT__LISTENER__TOPICS: mqtt.listener.topics: it is empty"));
+    assert!(error("PUSHLINE_MQTT__LISTENERS", "1883").contains("PUSHLINE_MQTT__LISTENERS: mqtt.listeners: it is a text, expected a table"));
     assert!(error("PUSHLINE_METRICS__PER_WEBHOOK", "yes").ends_with("metrics.per_webhook: it is a text, expected true or false"));
     assert!(error("PUSHLINE_QUEUE__DIR__X", "x").ends_with("queue.dir.x: dir is no table"));
     assert!(error("PUSHLINE_WEBHOOKS", "x").ends_with("PUSHLINE_WEBHOOKS: webhooks: expected a list of tables: [[webhooks]]"));
@@ -439,7 +455,7 @@ shutdown_grace = 10
 kind = "sqlite"
 maxbytes = 1
 max_bytes = "1KiB"
-[mqtt.listener]
+[[mqtt.listeners]]
 topics = ["{org}", "{org}/{iccid}", "{iccid}"]
 [colour]
 [[webhooks]]
@@ -480,8 +496,8 @@ devices = [
 4: queue.kind: "sqlite" isn't known here, expected "embedded" or "kafka"
 5: queue.maxbytes: there is no such field; did you mean max_bytes? (known here: kind, dir, max_bytes, min_free, kafka)
 6: queue.max_bytes: 1KiB is too small, expected at least 256MiB
-8: mqtt.listener.topics: "{org}" is not a topic pattern: it needs {iccid} exactly once
-8: mqtt.listener.topics: "{iccid}" is not a topic pattern: it needs {org} exactly once
+8: mqtt.listeners.topics: "{org}" is not a topic pattern: it needs {iccid} exactly once
+8: mqtt.listeners.topics: "{iccid}" is not a topic pattern: it needs {org} exactly once
 9: colour: there is no such field (known here: shutdown_grace, queue, backlog, dead_letters, mqtt, admin, egress, metrics, webhooks, groups)
 10: webhooks[0].name: it is missing: name = "tokyo-server"
 10: webhooks[0].url: it is missing: url = "https://example.com/push"
@@ -613,7 +629,7 @@ fn the_example_shows_every_option() {
         ("[queue.kafka]", "\n# [queue.kafka]"),
         ("[backlog]", "\n[backlog]"),
         ("[dead_letters]", "\n[dead_letters]"),
-        ("[mqtt.listener]", "\n[mqtt.listener]"),
+        ("[[mqtt.listeners]]", "\n[[mqtt.listeners]]"),
         ("[admin]", "\n[admin]"),
         ("[egress]", "\n[egress]"),
         ("[metrics]", "\n[metrics]"),
@@ -640,7 +656,11 @@ fn the_example_shows_the_defaults() {
     let example: String = EXAMPLE.lines().take_while(|line| *line != "[[webhooks]]").map(|line| format!("{line}\n")).collect();
     let default = Settings { queue: parse("").unwrap().settings.queue, ..Settings::default() };
     assert_eq!(parse(&example).unwrap().settings, default);
-    let mut all = parse(&uncommented(&example)).unwrap().settings;
+    // Without what names a file, or has no default.
+    let examples = ["tls = ", "users_file = ", "allow_topics = ", "proxy_protocol = ", "connect_rate = "];
+    let all = uncommented(&example);
+    let all: Vec<&str> = all.lines().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
+    let mut all = parse(&all.join("\n")).unwrap().settings;
     let kafka = all.queue.kafka.take().expect("the example shows [queue.kafka]");
     assert!(all.egress.source_address.take().is_some() && all.egress.proxy.take().is_some());
     assert_eq!(all, default);
@@ -693,8 +713,8 @@ fn what_differs_is_named_as_the_file_names_it() {
     for (text, role, expected) in [
         ("shutdown_grace = \"1s\"", Role::Run, Some("shutdown_grace")),
         ("[queue]\nmin_free = 1", Role::Run, Some("[queue]")),
-        ("[mqtt.listener]\nmax_payload_bytes = 1", Role::Run, Some("[mqtt]")),
-        ("[mqtt.listener]\nmax_payload_bytes = 1", Role::Deliver, None),
+        ("[[mqtt.listeners]]\nmax_payload_bytes = 1", Role::Run, Some("[mqtt]")),
+        ("[[mqtt.listeners]]\nmax_payload_bytes = 1", Role::Deliver, None),
         ("[metrics]\nper_webhook = true", Role::Run, Some("[metrics]")),
         ("[egress]\nallow = []", Role::Run, None),
     ] {

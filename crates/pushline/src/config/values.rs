@@ -110,7 +110,7 @@ pub(super) fn topic_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     deserializer.deserialize_str(Text("a text", read))
 }
 
-/// `mqtt.listener.topics`: at least one pattern.
+/// `mqtt.listeners.topics`: at least one pattern.
 pub(super) fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicPattern>, D::Error> {
     let topics = Vec::deserialize(deserializer)?;
     if topics.is_empty() {
@@ -121,7 +121,7 @@ pub(super) fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T
 
 /// `mqtt.brokers`, which a later version reads.
 pub(super) fn no_brokers<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(D::Error::custom("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [mqtt.listener]"))
+    Err(D::Error::custom("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [[mqtt.listeners]]"))
 }
 
 /// Reads a text with a function that refuses in words. The first part says what is expected in place of another type.

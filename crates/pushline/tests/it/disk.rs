@@ -128,7 +128,7 @@ async fn a_disk_that_fills_up(min_free: &str) {
     let (mqtt, admin) = (pushline.mqtt, pushline.admin);
     pushline.kill().await;
     let fixed = configuration
-        .replace("[mqtt.listener]\naddress = \"127.0.0.1:0\"", &format!("[mqtt.listener]\naddress = \"{mqtt}\""))
+        .replace("[[mqtt.listeners]]\naddress = \"127.0.0.1:0\"", &format!("[[mqtt.listeners]]\naddress = \"{mqtt}\""))
         .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{admin}\""));
     let pushline = Pushline::start(BINARY, dir.path(), &fixed).await;
     until_disk_is_full(&pushline).await;

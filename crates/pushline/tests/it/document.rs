@@ -154,8 +154,8 @@ async fn a_mebibyte_goes_through_where_the_limit_is_raised_and_is_refused_where_
     let dir = folder();
     let mut inbox = Inbox::start().await;
     let raised = format!("{}{}", crate::webhook("w", &inbox.url(), "max_body_bytes = \"2MiB\""), crate::group("mti", "line", "w"));
-    let configuration =
-        pushline_testkit::Pushline::configuration(&raised).replace("[mqtt.listener]\n", "[mqtt.listener]\nmax_payload_bytes = \"1MiB\"\n");
+    let configuration = pushline_testkit::Pushline::configuration(&raised)
+        .replace("[[mqtt.listeners]]\n", "[[mqtt.listeners]]\nmax_payload_bytes = \"1MiB\"\n");
     let pushline = pushline_testkit::Pushline::start(crate::BINARY, dir.path(), &configuration).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets(TOPIC, [mebibyte.clone()])).await.unwrap();

@@ -1,15 +1,15 @@
 //! The listener on raw sockets: what clients get that send what they shouldn't, in the protocol's own words.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
-use pushline_testkit::{Gateway, folder, mosquitto_pub};
+use pushline_testkit::{Gateway, Inbox, Pushline, folder, get, mosquitto_pub};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
-use crate::{packets, start_with_inbox};
+use crate::{BINARY, command, group, packets, start_with_inbox, webhook};
 
 const CONNECT_V3: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01d";
 const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01d";
@@ -69,7 +69,8 @@ async fn what_is_wrong_is_refused_with_the_protocols_own_reason() {
 #[tokio::test]
 async fn connack_says_what_mqtt_5_clients_cannot_have() {
     let dir = folder();
-    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let refusing = Pushline::configuration("").replace("[[mqtt.listeners]]\n", "[[mqtt.listeners]]\nsubscriptions = \"refuse\"\n");
+    let pushline = Pushline::start(BINARY, dir.path(), &refusing).await;
     let (answer, _) = talk(pushline.mqtt, CONNECT_V5).await;
     let properties = &answer[5..];
     for (name, property) in [("Maximum QoS 1", &[0x24, 1][..]), ("no wildcards", &[0x28, 0]), ("no shared subscriptions", &[0x2a, 0])] {
@@ -86,15 +87,15 @@ async fn connack_says_what_mqtt_5_clients_cannot_have() {
 }
 
 #[tokio::test]
-async fn subscribe_is_refused_and_ping_is_answered_as_each_version_provides() {
+async fn subscribe_is_granted_and_ping_is_answered_as_each_version_provides() {
     let dir = folder();
     let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
     let v3 = [CONNECT_V3, b"\x82\x06\x00\x07\x00\x01a\x01", b"\xa2\x05\x00\x08\x00\x01a", b"\xc0\x00"].concat();
     let (answer, closed) = talk(pushline.mqtt, &v3).await;
-    assert_eq!((after_connack(&answer), closed), (&b"\x90\x03\x00\x07\x80\xb0\x02\x00\x08\xd0\x00"[..], false));
+    assert_eq!((after_connack(&answer), closed), (&b"\x90\x03\x00\x07\x01\xb0\x02\x00\x08\xd0\x00"[..], false));
     let v5 = [CONNECT_V5, b"\x82\x07\x00\x07\x00\x00\x01a\x01", b"\xa2\x06\x00\x08\x00\x00\x01a", b"\xc0\x00"].concat();
     let (answer, closed) = talk(pushline.mqtt, &v5).await;
-    assert_eq!((after_connack(&answer), closed), (&b"\x90\x04\x00\x07\x00\x87\xb0\x04\x00\x08\x00\x11\xd0\x00"[..], false));
+    assert_eq!((after_connack(&answer), closed), (&b"\x90\x04\x00\x07\x00\x01\xb0\x04\x00\x08\x00\x00\xd0\x00"[..], false));
 }
 
 #[tokio::test]
@@ -166,4 +167,91 @@ async fn whoever_connects_and_says_nothing_holds_up_no_shutdown() {
     talk(pushline.mqtt, CONNECT_V3).await;
     let log = pushline.terminate().await;
     assert!(!log.contains("didn't end in time"), "{log}");
+}
+
+/// A gateway with a store sends what isn't acknowledged again first thing, for ever: at least the operator sees it.
+#[tokio::test]
+async fn a_client_that_is_refused_is_named_in_the_log_and_at_the_admin_address() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let connect = b"\x10\x13\0\x04MQTT\x04\x02\0\x3c\0\x07gateway";
+    let mut large = b"\x32\xe7\xa7\x12\0\x05mti/1\0\x07".to_vec();
+    large.resize(large.len() + 300_000 - 2, b'x');
+    for _ in 0..3 {
+        talk(pushline.mqtt, &[&connect[..], &large].concat()).await;
+    }
+    let (status, refused) = get(pushline.admin, "/devices/refused").await.unwrap();
+    let line: serde_json::Value = serde_json::from_str(refused.trim()).unwrap();
+    assert_eq!(
+        (status, &line["client_id"], &line["reason"], &line["topic"], &line["times"]),
+        (200, &"gateway".into(), &"too_large".into(), &"mti/1".into(), &3.into())
+    );
+    assert!(line["detail"].as_str().unwrap().contains("max_payload_bytes = 262144"), "{line}");
+    let log = pushline.log();
+    assert_eq!(log.lines().filter(|line| line.contains("client refused") && line.contains("client=\"gateway\"")).count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn an_operator_sees_who_is_connected_and_disconnects_one() {
+    let dir = folder();
+    let (pushline, _inbox) = start_with_inbox(dir.path(), "").await;
+    let mut gateway = TcpStream::connect(pushline.mqtt).await.unwrap();
+    gateway.write_all(CONNECT_V5).await.unwrap();
+    let mut connack = [0; 2];
+    gateway.read_exact(&mut connack).await.unwrap();
+    let (_, devices) = get(pushline.admin, "/devices?limit=5").await.unwrap();
+    let line: serde_json::Value = serde_json::from_str(devices.trim()).unwrap();
+    assert_eq!((&line["client_id"], &line["user"]), (&"d".into(), &serde_json::Value::Null));
+    let mut admin = TcpStream::connect(pushline.admin).await.unwrap();
+    admin
+        .write_all(b"POST /devices/disconnect?client_id=d HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    admin.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("disconnected 1 clients\n"), "{answer}");
+    let mut rest = Vec::new();
+    gateway.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest[usize::from(connack[1])..], [0xe0, 2, 0x98, 0]);
+    assert_eq!(get(pushline.admin, "/devices?colour=red").await.unwrap().0, 400);
+}
+
+/// What a client with a store does: all that isn't acknowledged, in order. Here the first packet is too large.
+#[tokio::test]
+async fn by_option_a_packet_that_is_too_large_is_a_dead_letter_and_the_gateway_goes_on() {
+    let dir = folder();
+    let mut inbox = Inbox::start().await;
+    let more = format!("{}{}", webhook("w", &inbox.url(), ""), group("mti", "line", "w"));
+    let keeping = "[[mqtt.listeners]]\ntoo_large = \"dead_letter\"\n";
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&more).replace("[[mqtt.listeners]]\n", keeping)).await;
+    let mut large = b"\x32\xe7\xa7\x12\0\x05mti/1\0\x07".to_vec();
+    large.resize(large.len() + 300_000 - 2, b'x');
+    let (answer, closed) = talk(pushline.mqtt, &[CONNECT_V3, &large, b"\x32\x0a\0\x05mti/1\0\x08A"].concat()).await;
+    assert_eq!((after_connack(&answer), closed), (&b"\x40\x02\0\x07\x40\x02\0\x08"[..], false));
+    assert_eq!(pushline_testkit::payloads(&inbox.next().await), ["A"]);
+    let unrouted = pushline.dead_letters("unrouted").await;
+    assert_eq!((unrouted[0].cause.as_str(), unrouted[0].payload.len()), ("too_large", 299_998usize.div_ceil(3) * 4));
+}
+
+/// As docs/listeners.md shows it.
+#[tokio::test]
+async fn a_user_whose_password_was_hashed_is_let_in_and_another_listener_is_open() {
+    let dir = folder();
+    let mut hashing = command().arg("hash-password").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    hashing.stdin.take().unwrap().write_all(b"secret\n").await.unwrap();
+    let hash = String::from_utf8(hashing.wait_with_output().await.unwrap().stdout).unwrap();
+    std::fs::write(dir.path().join("users"), format!("gateway:{}", hash.trim())).unwrap();
+    let two = "[[mqtt.listeners]]\nusers_file = \"users\"\naddress = \"127.0.0.1:0\"\n[[mqtt.listeners]]\n";
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration("").replace("[[mqtt.listeners]]\n", two)).await;
+    let publish = ["-q", "1", "-t", "mti/1", "-m", "A"];
+    let as_user = |password: &'static str| [&publish[..], &["-u", "gateway", "-P", password]].concat();
+    assert!(mosquitto_pub(pushline.mqtt, &as_user("secret")).await.0);
+    for options in [&as_user("wrong")[..], &publish] {
+        assert!(!mosquitto_pub(pushline.mqtt, options).await.0);
+    }
+    let log = pushline.log();
+    let listening: Vec<&str> =
+        log.lines().filter_map(|line| line.split_once("listening for devices address=")).map(|(_, rest)| rest).collect();
+    let address = listening[1].split_whitespace().next().unwrap().parse().unwrap();
+    assert!(mosquitto_pub(address, &publish).await.0, "{listening:?}");
 }

@@ -52,7 +52,7 @@ async fn each_cell_of_the_hostile_receivers_table_has_its_outcome_cause_and_numb
         played.push(Played { name, cell, server });
     }
     let configuration = Pushline::configuration(&format!("[metrics]\nper_webhook = true\n{webhooks}{groups}"))
-        .replace("[mqtt.listener]\n", "[mqtt.listener]\nmax_payload_bytes = \"8MiB\"\n");
+        .replace("[[mqtt.listeners]]\n", "[[mqtt.listeners]]\nmax_payload_bytes = \"8MiB\"\n");
     let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     for (number, Played { cell, .. }) in played.iter().enumerate() {

@@ -18,7 +18,7 @@ async fn a_connection_whose_server_never_read_the_last_request_is_not_used_again
     let options = "max_packets = 1\nmax_body_bytes = \"32MiB\"";
     let configuration = format!("{}{}", webhook("w", &receiver.url(), options), group("mti", "g", "w"));
     let configuration =
-        Pushline::configuration(&configuration).replace("[mqtt.listener]\n", "[mqtt.listener]\nmax_payload_bytes = \"32MiB\"\n");
+        Pushline::configuration(&configuration).replace("[[mqtt.listeners]]\n", "[[mqtt.listeners]]\nmax_payload_bytes = \"32MiB\"\n");
     let pushline = Pushline::start(BINARY, dir.path(), &configuration).await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
     gateway.publish(&packets("mti/1", [vec![b'x'; 20 << 20]])).await.unwrap();

@@ -1,0 +1,395 @@
+//! One client's connection: the driver around the pure modules. It reads the socket, appends the packets of each read as one batch, and acknowledges the
+//! batch when it is durable.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Buf, BytesMut};
+use pushline_queue::AppendError;
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use crate::{commits::Commits, intake::Intake};
+
+use super::{
+    DisconnectReason,
+    access::ClientIdentity,
+    connect::Connect,
+    devices::Connected,
+    encode,
+    entrance::{Entered, NotEntered},
+    limits::Seat,
+    one_read::{Ending, Fault, OneRead, Terms},
+    packets::{self, Version},
+    shared::{Shared, Who, now},
+    stream::Stream,
+};
+
+/// The listener refuses a client whose CONNECT comes later: load balancer, TLS and WebSocket included.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The largest CONNECT, in bytes: a will of 64 KiB, and what stands beside it. A client that hasn't proved anything yet can't take more memory.
+const LARGEST_CONNECT: usize = 96 << 10;
+
+/// The listener closes a connection whose client reads nothing for this long, and one that couldn't be read for this long while storage is away.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an ending connection waits for commits that it still has to acknowledge.
+const LAST_ACKS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The bounds of one read, in bytes.
+const MIN_READ: usize = 2 << 10;
+const MAX_READ: usize = 64 << 10;
+
+/// A connection, from its first byte of MQTT to its last acknowledgement.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    stream: Stream,
+    /// A write didn't finish: a further byte would continue the torn packet.
+    is_torn: bool,
+    address: SocketAddr,
+    certificates: Vec<CertificateDer<'static>>,
+    buffer: BytesMut,
+    /// How many of the next bytes belong to a packet that is too large to be kept.
+    discard: usize,
+    read_next: usize,
+    /// The acknowledgements are bytes to write: whole PUBACKs.
+    commits: Commits<u8>,
+}
+
+/// A client that was let in.
+struct Client {
+    version: Version,
+    /// In seconds; 0: none.
+    keep_alive: u16,
+    /// The most bytes that an answer may have.
+    largest_answer: usize,
+    identity: ClientIdentity,
+    connected: Connected,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client closed the connection or sent DISCONNECT.
+    Left,
+    Refused(Fault),
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Left
+    }
+}
+
+impl From<DisconnectReason> for End {
+    fn from(reason: DisconnectReason) -> Self {
+        Self::Refused(Fault { reason, topic: None, length: None })
+    }
+}
+
+impl From<Ending> for End {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Left => Self::Left,
+            Ending::Refused(fault) => Self::Refused(fault),
+        }
+    }
+}
+
+/// Serves the client of an accepted socket until it leaves or is refused.
+pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut seat: Seat) {
+    let (ingest, deadline) = (Arc::clone(&shared.ingest), Instant::now() + CONNECT_DEADLINE);
+    // Boxes: what only the way in needs isn't part of an idle connection.
+    let entered = tokio::select! {
+        entered = timeout_at(deadline, Box::pin(shared.entrance.enter(tcp, peer, &mut seat))) => entered.unwrap_or_else(|_| Err(NotEntered::too_late(peer))),
+        () = ingest.stopped() => return,
+    };
+    let entered = match entered {
+        Ok(entered) => entered,
+        Err(NotEntered::Left) => return,
+        Err(NotEntered::Refused { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
+    };
+    let mut connection = Connection::new(entered, shared);
+    let client = tokio::select! {
+        client = Box::pin(connection.open(deadline)) => client,
+        () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
+    };
+    seat.connected();
+    match client {
+        Ok(client) => {
+            let end = connection.serve(&client).await;
+            connection.end(Some(&client), end).await;
+        }
+        Err(end) => connection.end(None, end).await,
+    }
+}
+
+impl Connection {
+    fn new(entered: Entered, shared: Arc<Shared>) -> Self {
+        let Entered { stream, address, certificates } = entered;
+        let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
+        Self { shared, stream, is_torn: false, address, certificates, buffer: BytesMut::new(), discard: 0, read_next: MIN_READ, commits }
+    }
+
+    // --- Opening
+
+    /// Waits for CONNECT, and answers it. A refused client gets its CONNACK here, in its own protocol version.
+    async fn open(&mut self, deadline: Instant) -> Result<Client, End> {
+        let (version, connect) = timeout_at(deadline, self.read_connect()).await.map_err(|_| DisconnectReason::ConnectTimeout)??;
+        let (largest_answer, who, admitted) = match &connect {
+            Ok(connect) => {
+                (connect.largest_answer(), (connect.client_id.as_str(), connect.user_name.as_deref()), self.admit(connect).await)
+            }
+            Err(reason) => (usize::MAX, ("", None), Err(*reason)),
+        };
+        match admitted {
+            Ok((client, connack)) => self.write(&connack).await.map(|()| client),
+            Err(reason) => {
+                self.shared.refused(self.address, who, reason, None, reason.describe());
+                // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
+                let connack = encode::connack_refused(version.unwrap_or(Version::V3), reason);
+                if connack.len() <= largest_answer {
+                    self.write(&connack).await?;
+                }
+                Err(End::Left)
+            }
+        }
+    }
+
+    /// The version is told apart, so that a refusal of the rest can be encoded in it.
+    async fn read_connect(&mut self) -> Result<(Result<Version, DisconnectReason>, Result<Connect, DisconnectReason>), End> {
+        loop {
+            if !packets::begins_like_connect(&self.buffer) {
+                return Err(DisconnectReason::MalformedPacket.into());
+            }
+            if let Some(raw) = packets::next(&self.buffer, LARGEST_CONNECT)? {
+                let (version, length) = (raw.version(), raw.len());
+                let connect = version.and_then(|version| raw.connect(version));
+                self.buffer.advance(length);
+                return Ok((version, connect));
+            }
+            self.read().await?;
+        }
+    }
+
+    /// Lets a client in, with the CONNACK that it gets.
+    async fn admit(&mut self, connect: &Connect) -> Result<(Client, Vec<u8>), DisconnectReason> {
+        if let Some(reason) = self.reason_to_refuse(connect) {
+            return Err(reason);
+        }
+        let Shared { entrance, clients, max_payload, subscriptions, .. } = &*self.shared;
+        let identity = entrance.identify(connect, &self.certificates).await?;
+        let assigned = connect.client_id.is_empty().then(|| format!("pushline-{:016x}", fastrand::u64(..)));
+        let connack = encode::connack_accepted(connect.version, assigned.as_deref(), packets::packet_limit(*max_payload), *subscriptions);
+        if connack.len() > connect.largest_answer() {
+            return Err(DisconnectReason::AnswerTooLarge);
+        }
+        let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
+        let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, now())?;
+        let Connect { version, keep_alive, .. } = *connect;
+        Ok((Client { version, keep_alive, largest_answer: connect.largest_answer(), identity, connected }, connack))
+    }
+
+    fn reason_to_refuse(&self, connect: &Connect) -> Option<DisconnectReason> {
+        // MQTT 3.1.1 §3.1.3.1: a client without an id can't keep a session.
+        let needs_id = connect.client_id.is_empty() && !connect.clean && connect.version == Version::V3;
+        if needs_id || connect.client_id.len() > self.shared.limits.client_id_bytes {
+            return Some(DisconnectReason::ClientIdentifierNotValid);
+        }
+        if connect.has_authentication_method {
+            return Some(DisconnectReason::BadAuthenticationMethod);
+        }
+        if connect.will_qos2 {
+            return Some(DisconnectReason::QosNotSupported);
+        }
+        (!self.shared.ingest.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
+    }
+
+    // --- Serving
+
+    async fn serve(&mut self, client: &Client) -> End {
+        let (ingest, mut read_again) = (Arc::clone(&self.shared.ingest), self.shared.read_again.clone());
+        // MQTT 5 §3.1.2.10: one and a half times the keep-alive.
+        let keep_alive_timeout = (client.keep_alive > 0).then(|| Duration::from_secs(client.keep_alive.into()) * 3 / 2);
+        let mut last_read = Instant::now();
+        let mut result = self.handle_packets(client).await;
+        while result.is_ok() {
+            let (all_have, this_has) = (ingest.budget.has_capacity(), self.commits.bytes() < self.shared.limits.unacknowledged_bytes);
+            let has_capacity = all_have && this_has;
+            let deadline = if has_capacity {
+                keep_alive_timeout.map(|keep_alive_timeout| last_read + keep_alive_timeout)
+            } else {
+                Some(last_read + STALL_TIMEOUT)
+            };
+            self.buffer.reserve(self.read_next);
+            // The order is random: reading and acknowledging each handle all that is ready, so neither starves the other.
+            result = tokio::select! {
+                read = self.stream.read_buf(&mut self.buffer), if has_capacity => {
+                    last_read = Instant::now();
+                    match self.after_read(read) {
+                        Ok(()) => self.handle_packets(client).await,
+                        Err(end) => Err(end),
+                    }
+                }
+                durable = self.commits.durable(), if !self.commits.is_empty() => {
+                    if !this_has {
+                        last_read = Instant::now();
+                    }
+                    self.acknowledge(durable).await
+                }
+                () = ingest.budget.capacity(), if !all_have => {
+                    last_read = Instant::now();
+                    Ok(())
+                }
+                () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
+                reason = client.connected.closed() => Err(reason.into()),
+                Ok(()) = read_again.changed() => self.check_again(client),
+                () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
+            };
+        }
+        result.err().unwrap_or(End::Left)
+    }
+
+    /// Certificates and users were read again.
+    fn check_again(&self, client: &Client) -> Result<(), End> {
+        if self.shared.entrance.is_current(&client.identity, &self.certificates) {
+            Ok(())
+        } else {
+            Err(DisconnectReason::NotAuthorized.into())
+        }
+    }
+
+    // --- Reading
+
+    async fn read(&mut self) -> Result<(), End> {
+        self.buffer.reserve(self.read_next);
+        let read = self.stream.read_buf(&mut self.buffer).await;
+        self.after_read(read)
+    }
+
+    /// A read that fills its buffer is followed by a larger one, so that an idle client holds little memory.
+    fn after_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
+        match read? {
+            0 => Err(End::Left),
+            n if n >= self.read_next => {
+                self.read_next = (self.read_next * 2).min(MAX_READ);
+                Ok(())
+            }
+            n => {
+                self.read_next = (self.read_next / 2).max(n).max(MIN_READ);
+                Ok(())
+            }
+        }
+    }
+
+    /// Handles every whole packet of the buffer.
+    async fn handle_packets(&mut self, client: &Client) -> Result<(), End> {
+        let (shared, now) = (Arc::clone(&self.shared), now());
+        client.connected.seen(now);
+        let passed_over = self.discard.min(self.buffer.len());
+        self.buffer.advance(passed_over);
+        self.discard -= passed_over;
+        let registry = shared.ingest.registry.load();
+        let terms = Terms {
+            version: client.version,
+            largest_answer: client.largest_answer,
+            identity: &client.identity,
+            max_payload: shared.max_payload,
+            too_large: shared.too_large,
+            subscriptions: shared.subscriptions,
+            has_capacity: shared.ingest.budget.has_capacity(),
+        };
+        let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
+        let ending = read.handle(&self.buffer);
+        let OneRead { intake, acks, answers, handled, discard, too_large, system_topics, unauthorised, unauthorised_topic, .. } = read;
+        if system_topics > 0 {
+            self.commits.count("system_topic", system_topics);
+        }
+        if unauthorised > 0 {
+            let reason = DisconnectReason::NotAuthorized;
+            shared.refused(self.address, client.who(), reason, unauthorised_topic, reason.describe());
+        }
+        if let Some(fault) = too_large {
+            let detail = format!("{}; it is a dead letter too_large now", shared.detail(&fault));
+            shared.report(self.address, client.who(), fault.reason, fault.topic.as_deref(), &detail);
+        }
+        self.discard += discard;
+        self.commits.append(intake, acks, handled);
+        drop(registry);
+        self.buffer.advance(handled);
+        if self.buffer.is_empty() && self.buffer.capacity() > 2 * self.read_next {
+            self.buffer = BytesMut::new();
+        }
+        if !answers.is_empty() {
+            self.write(&answers).await?;
+        }
+        ending.map_or(Ok(()), |ending| Err(ending.into()))
+    }
+
+    // --- Acknowledging
+
+    /// Writes the acknowledgements of what is durable.
+    async fn acknowledge(&mut self, durable: Result<Vec<u8>, AppendError>) -> Result<(), End> {
+        let acks = durable.map_err(|_| DisconnectReason::StorageFailed)?;
+        self.write(&acks).await
+    }
+
+    /// Writes all bytes. After a write that didn't finish, by its own timeout or because its caller was cancelled, nothing is written any more: the client
+    /// would take it for the rest of the torn packet.
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.is_torn, true) {
+            return Err(End::Left);
+        }
+        let write = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        timeout(STALL_TIMEOUT, write).await.map_err(|_| End::Left)??;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Ends the connection. It acknowledges what was appended if the client still reads, and counts it in any case.
+    async fn end(mut self, client: Option<&Client>, end: End) {
+        let last_acks = async {
+            while !self.commits.is_empty() {
+                let durable = self.commits.durable().await;
+                if self.acknowledge(durable).await.is_err() {
+                    break;
+                }
+            }
+        };
+        drop(timeout(LAST_ACKS_DEADLINE, last_acks).await);
+        if let End::Refused(fault) = end {
+            self.shared.refused_for(self.address, client.map_or(("", None), Client::who), &fault);
+            if let Some(client) = client {
+                drop(self.write(&encode::disconnect(client.version, fault.reason)).await);
+            }
+        }
+        if !self.is_torn {
+            drop(timeout(STALL_TIMEOUT, self.stream.shutdown()).await);
+        }
+        // After the deadline the rest is still counted when it is durable.
+        self.commits.count_later();
+    }
+}
+
+impl Client {
+    /// The client id and the user.
+    fn who(&self) -> Who<'_> {
+        (self.connected.client_id(), self.identity.name.as_deref())
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        None => std::future::pending().await,
+        Some(deadline) => sleep_until(deadline).await,
+    }
+}

@@ -1,0 +1,206 @@
+//! How many connections a listener has: in all, from one address, and before CONNECT. Pure.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use pushline_model::Rate;
+
+use super::DisconnectReason;
+
+/// How much of the connect rate that nobody used can be used at once.
+const CAUGHT_UP: Duration = Duration::from_millis(100);
+
+/// The limits of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address.
+    pub connections_per_address: usize,
+    /// Connections whose CONNECT hasn't come yet.
+    pub handshakes: usize,
+    /// How often a connection is accepted; `None`: as often as one comes. Beyond it, clients wait.
+    pub connect_rate: Option<Rate>,
+    /// The longest client id, in bytes.
+    pub client_id_bytes: usize,
+    /// Bytes of one connection that aren't durable yet. Beyond it, that socket isn't read.
+    pub unacknowledged_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1_000_000,
+            connections_per_address: 1_000_000,
+            handshakes: 10_000,
+            connect_rate: None,
+            client_id_bytes: 256,
+            unacknowledged_bytes: 16 << 20,
+        }
+    }
+}
+
+/// The connections of a listener, counted.
+#[derive(Debug)]
+pub(crate) struct Seats {
+    limits: Limits,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    connections: usize,
+    handshakes: usize,
+    /// Only where an address may have fewer than all.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// How often connections are accepted (`connect_rate`): evenly, with what a late task missed at once.
+#[derive(Debug)]
+pub(crate) struct ConnectRate {
+    interval: Duration,
+    due: Instant,
+}
+
+/// The right to be connected, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Arc<Seats>,
+    address: Option<IpAddr>,
+    is_connected: bool,
+}
+
+impl ConnectRate {
+    pub(crate) fn new(rate: Rate, now: Instant) -> Self {
+        Self { interval: rate.interval(), due: now }
+    }
+
+    /// When the next connection may be accepted.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn accepted(&mut self, now: Instant) {
+        self.due = self.due.max(now.checked_sub(CAUGHT_UP).unwrap_or(now)) + self.interval;
+    }
+}
+
+impl Seats {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, taken: Mutex::default() })
+    }
+
+    /// Takes a seat for a connection whose CONNECT is still to come.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub(crate) fn take(self: &Arc<Self>) -> Result<Seat, DisconnectReason> {
+        let mut taken = self.lock();
+        if taken.connections >= self.limits.connections {
+            return Err(DisconnectReason::TooManyConnections);
+        }
+        if taken.handshakes >= self.limits.handshakes {
+            return Err(DisconnectReason::TooManyHandshakes);
+        }
+        taken.connections += 1;
+        taken.handshakes += 1;
+        Ok(Seat { seats: Arc::clone(self), address: None, is_connected: false })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Counts the connection for its client's address, once it is known.
+    ///
+    /// # Errors
+    /// The address has as many as it may.
+    pub(crate) fn belongs_to(&mut self, address: IpAddr) -> Result<(), DisconnectReason> {
+        let (max, all) = (self.seats.limits.connections_per_address, self.seats.limits.connections);
+        if max >= all {
+            return Ok(());
+        }
+        let mut taken = self.seats.lock();
+        let count = taken.by_address.entry(address).or_default();
+        if *count >= max {
+            return Err(DisconnectReason::TooManyConnections);
+        }
+        *count += 1;
+        self.address = Some(address);
+        Ok(())
+    }
+
+    /// CONNECT has come.
+    pub(crate) fn connected(&mut self) {
+        if !std::mem::replace(&mut self.is_connected, true) {
+            self.seats.lock().handshakes -= 1;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.connected();
+        let mut taken = self.seats.lock();
+        taken.connections -= 1;
+        if let Some(address) = self.address
+            && let Some(count) = taken.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_accepted_at_an_even_rate() {
+        let began = Instant::now();
+        let at = |millis| began + Duration::from_millis(millis);
+        let mut rate = ConnectRate::new("10/s".parse().unwrap(), began);
+        rate.accepted(at(0));
+        assert_eq!(rate.due(), at(100));
+        rate.accepted(at(100));
+        assert_eq!(rate.due(), at(200));
+        rate.accepted(at(1000));
+        assert_eq!(rate.due(), at(1000), "one was missed, and may come at once");
+        rate.accepted(at(1000));
+        assert_eq!(rate.due(), at(1100));
+    }
+
+    #[test]
+    fn each_limit_holds_until_a_connection_ends() {
+        let limits = Limits { connections: 3, connections_per_address: 1, handshakes: 2, ..Limits::default() };
+        let seats = Seats::new(limits);
+        let (mut first, second) = (seats.take().unwrap(), seats.take().unwrap());
+        assert_eq!(seats.take().unwrap_err(), DisconnectReason::TooManyHandshakes);
+        first.connected();
+        first.connected();
+        let mut third = seats.take().unwrap();
+        third.connected();
+        drop(second);
+        let fourth = seats.take().unwrap();
+        assert_eq!(seats.take().unwrap_err(), DisconnectReason::TooManyConnections);
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        assert_eq!((first.belongs_to(here), third.belongs_to(here)), (Ok(()), Err(DisconnectReason::TooManyConnections)));
+        assert_eq!(third.belongs_to(there), Ok(()));
+        drop((first, fourth));
+        let mut fifth = seats.take().unwrap();
+        assert_eq!(fifth.belongs_to(here), Ok(()));
+        drop((third, fifth));
+        let taken = seats.lock();
+        assert_eq!((taken.connections, taken.handshakes, taken.by_address.len()), (0, 0, 0));
+    }
+}
