@@ -133,7 +133,7 @@ async fn connections_go_through_the_proxy_with_its_credentials_and_name_the_addr
 #[tokio::test]
 async fn while_the_proxy_is_away_messages_wait_and_no_webhook_is_blamed() {
     let (dir, (receiver, mut pushes)) = (folder(), server_beside_the_proxy().await);
-    // A port that is bound is nobody else's, and it refuses until somebody listens.
+    // A port that is bound belongs to this test, and it refuses connections until a listener is there.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let egress = format!("proxy = {{ url = \"http://{}\" }}", socket.local_addr().unwrap());
