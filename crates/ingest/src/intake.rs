@@ -55,6 +55,16 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// Keeps a packet whose payload is too large to be delivered.
+    pub(crate) fn too_large(&mut self, publish: &Publish<'a>) {
+        let (iccid, group) = match route(publish.topic, self.patterns, self.registry) {
+            Routed::Group(group, iccid) | Routed::NoWebhook(group, iccid) => (Some(iccid), group.id.key().to_owned()),
+            Routed::Unwanted { org, iccid } => (Some(iccid), format!("{org}/")),
+            Routed::Unnamed => (None, String::new()),
+        };
+        self.dead_letter(publish, iccid, group, Cause::TooLarge);
+    }
+
     /// Keeps a packet that no group or webhook wants. Ingest acknowledges it: a refused packet would only be sent again for ever.
     fn dead_letter(&mut self, publish: &Publish<'a>, iccid: Option<Iccid>, group: String, cause: Cause) -> bool {
         let packet = DeadPacket {

@@ -9,15 +9,18 @@
 //! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |
+//! | taking packets from a broker | `subscriber/mod.rs` |
 
 mod budget;
 mod commits;
 mod ingest;
 mod intake;
 mod listener;
+mod log_limit;
 #[cfg(test)]
 mod manual_queue;
 pub mod metrics;
+mod subscriber;
 mod tasks;
 
 use std::{io, net::SocketAddr};
@@ -25,6 +28,7 @@ use std::{io, net::SocketAddr};
 pub use crate::{
     ingest::Ingest,
     listener::{Listener, Options},
+    subscriber::{BrokerHealth, BrokerOptions, ClientConfigs, ProtocolVersion, Subscriber, filters, overlapping},
 };
 
 /// Why the listener can't start.
