@@ -37,6 +37,7 @@ use axum::{
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushline_deliver::{DeadLetterLog, LocalFailures, Losses, RefusedTicks};
+use pushline_ingest::BrokerHealth;
 use pushline_queue::{Queue, Stalled};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
@@ -79,6 +80,8 @@ pub(crate) struct Services {
     pub(crate) local_failures: Option<Arc<LocalFailures>>,
     /// The partitions whose ticks Kafka refuses, where this process delivers.
     pub(crate) refused_ticks: Option<Arc<RefusedTicks>>,
+    /// The MQTT brokers that packets come from; none, where this process takes no packets in.
+    pub(crate) brokers: BrokerHealth,
 }
 
 impl Admin {
@@ -166,6 +169,9 @@ impl Shared {
             return Err(why);
         }
         if let Some(why) = services.refused_ticks.as_ref().and_then(|refused| refused.reason()) {
+            return Err(why);
+        }
+        if let Some(why) = services.brokers.reason() {
             return Err(why);
         }
         match services.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {

@@ -6,10 +6,10 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
-use pushline_ingest::{Ingest, Listener};
-use pushline_model::{DescriptorBudget, Registry};
+use pushline_ingest::{BrokerHealth, Ingest, Listener, Subscriber};
+use pushline_model::DescriptorBudget;
 use pushline_queue::Queue;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -41,10 +41,13 @@ pub(crate) struct Running {
     admin: Admin,
 }
 
-/// The listener that packets arrive at.
+/// Where packets come in: the listener, and the subscribers of brokers.
 struct Intake {
-    address: SocketAddr,
-    listening: JoinHandle<()>,
+    /// Where devices connect, if they may.
+    address: Option<SocketAddr>,
+    brokers: BrokerHealth,
+    /// They end when the process stops.
+    parts: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -85,12 +88,12 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
 impl Running {
     /// Starts the parts from the end of a packet's way to its beginning: a part that hands packets on finds the next one ready.
     pub(crate) async fn start(config: Config, role: Role, admin: Admin) -> anyhow::Result<Self> {
-        let (egress, largest_record) = (config.egress(), config.largest_record());
+        let (egress, largest_record, largest_dead_payload) = (config.egress(), config.largest_record(), config.largest_dead_payload());
         let Config { settings, registry, .. } = config;
         admin.starting(&queue::opening(&settings));
         let queue = queue::open(&settings, role, largest_record).await?;
         let registry = Arc::new(ArcSwap::from_pointee(registry));
-        let topics = Arc::new(ArcSwap::from_pointee(settings.mqtt.listener.topics.clone()));
+        let topics = Arc::new(ArcSwap::from_pointee(settings.mqtt.topics()));
         let routing = Routing { registry: Arc::clone(&registry), topics };
         let descriptors = DescriptorBudget::new(fd_limit::limit(), role.descriptor_uses());
         let deliver = if role.delivers() {
@@ -107,7 +110,12 @@ impl Running {
         } else {
             None
         };
-        let intake = if role.ingests() { Some(Intake::start(&settings, &queue, &registry, descriptors).await?) } else { None };
+        let intake = if role.ingests() {
+            let ingest = |stopped| Ingest::new(Arc::clone(&queue), Arc::clone(&registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
+            Some(Intake::start(&settings, ingest, descriptors, largest_dead_payload).await?)
+        } else {
+            None
+        };
         let replays = Replays::new(Arc::clone(&queue), routing.clone());
         admin.started(Services {
             queue: Arc::clone(&queue),
@@ -115,8 +123,9 @@ impl Running {
             losses: deliver.as_ref().map(Deliver::losses),
             local_failures: deliver.as_ref().map(Deliver::local_failures),
             refused_ticks: deliver.as_ref().map(Deliver::refused_ticks),
+            brokers: intake.as_ref().map(|intake| intake.brokers.clone()).unwrap_or_default(),
         });
-        let mqtt = intake.as_ref().map(|intake| tracing::field::display(intake.address));
+        let mqtt = intake.as_ref().and_then(|intake| intake.address).map(tracing::field::display);
         info!(mqtt, admin = %admin.address(), "ready");
         Ok(Self { role, settings, largest_record, routing, queue, deliver, intake, admin })
     }
@@ -140,7 +149,7 @@ impl Running {
 
     /// The address that devices connect to.
     pub(crate) fn mqtt(&self) -> Option<SocketAddr> {
-        self.intake.as_ref().map(|intake| intake.address)
+        self.intake.as_ref().and_then(|intake| intake.address)
     }
 
     /// The queue, for reading.
@@ -176,8 +185,8 @@ impl Running {
         let registry = Arc::new(config.registry);
         self.deliver.as_ref().map_or(Ok(()), |deliver| deliver.reload(Arc::clone(&registry)))?;
         self.routing.registry.store(registry);
-        // A process that ingests has refused another [mqtt.listener] above.
-        self.routing.topics.store(Arc::new(config.settings.mqtt.listener.topics));
+        // A process that ingests has refused another [mqtt] above.
+        self.routing.topics.store(Arc::new(config.settings.mqtt.topics()));
         Ok(())
     }
 
@@ -186,9 +195,9 @@ impl Running {
         tokio::select! {
             error = self.queue.failed() => anyhow!(error).context("the queue failed; no acknowledged packet is lost; remove the cause and start again"),
             Some(error) = OptionFuture::from(self.deliver.as_mut().map(Deliver::failed)) => anyhow!(error).context("delivery failed"),
-            Some(ended) = OptionFuture::from(self.intake.as_mut().map(|intake| &mut intake.listening)) => match ended {
-                Ok(()) => anyhow!("the listener ended"),
-                Err(error) => anyhow!(error).context("the listener failed"),
+            Some(Some(ended)) = OptionFuture::from(self.intake.as_mut().map(|intake| intake.parts.join_next())) => match ended {
+                Ok(()) => anyhow!("the intake of packets ended"),
+                Err(error) => anyhow!(error).context("the intake of packets failed"),
             },
             error = self.admin.failed() => error,
         }
@@ -202,7 +211,7 @@ impl Running {
         self.admin.shutting_down();
         if let Some(intake) = self.intake {
             intake.shutdown().await?;
-            info!("listener closed: no more packets are accepted");
+            info!("intake closed: no more packets are accepted");
         }
         let mut delivered = Ok(());
         if let Some(deliver) = self.deliver {
@@ -221,23 +230,36 @@ impl Running {
 impl Intake {
     async fn start(
         settings: &Settings,
-        queue: &Arc<dyn Queue>,
-        registry: &Arc<ArcSwap<Registry>>,
+        ingest: impl FnOnce(watch::Receiver<bool>) -> Arc<Ingest>,
         descriptors: Arc<DescriptorBudget>,
+        largest_dead_payload: usize,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let options = pushline_ingest::Options {
-            max_payload_bytes: settings.mqtt.listener.max_payload_bytes,
-            descriptors,
-            ..pushline_ingest::Options::new(settings.mqtt.listener.address, settings.mqtt.listener.topics.clone())
-        };
-        let ingest = Ingest::new(Arc::clone(queue), Arc::clone(registry), Ingest::UNACKNOWLEDGED_BYTES, stopped);
-        let listener = Listener::bind(options, ingest).await?;
-        Ok(Self { address: listener.local_addr()?, listening: tokio::spawn(listener.run()), stop })
+        let ingest = ingest(stopped);
+        let mut this = Self { address: None, brokers: BrokerHealth::default(), parts: JoinSet::new(), stop };
+        if let Some(listener) = &settings.mqtt.listener {
+            let options = pushline_ingest::Options {
+                max_payload_bytes: listener.max_payload_bytes,
+                descriptors,
+                ..pushline_ingest::Options::new(listener.address, listener.topics.clone())
+            };
+            let listener = Listener::bind(options, Arc::clone(&ingest)).await?;
+            this.address = Some(listener.local_addr()?);
+            this.parts.spawn(listener.run());
+        }
+        for broker in &settings.mqtt.brokers {
+            let subscriber = Subscriber::new(broker.options(largest_dead_payload), Arc::clone(&ingest));
+            this.brokers.extend(subscriber.health());
+            this.parts.spawn(subscriber.run());
+        }
+        Ok(this)
     }
 
-    async fn shutdown(self) -> anyhow::Result<()> {
+    async fn shutdown(mut self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        if self.listening.is_finished() { Ok(()) } else { self.listening.await.context("the listener failed") }
+        while let Some(ended) = self.parts.join_next().await {
+            ended.context("the intake of packets failed")?;
+        }
+        Ok(())
     }
 }

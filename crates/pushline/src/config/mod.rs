@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, with overrides from the environment. Pushline refuses a configuration with mistakes before anything starts, and
 //! reports each mistake with its file, line and field, and what would be right.
 
+mod brokers;
 mod deserialize;
 mod files;
 mod mistakes;
@@ -80,13 +81,23 @@ impl Config {
             document.mistake_within(&mut mistakes, "egress", field, problem);
         }
         settings.queue.dir = source.path(&settings.queue.dir);
+        settings.mqtt.complete();
+        settings.mqtt.brokers = std::mem::take(&mut settings.mqtt.brokers).into_iter().map(|broker| broker.with_paths(&source)).collect();
+        for problem in brokers::mistakes(&settings.mqtt.brokers) {
+            document.mistake_within(&mut mistakes, "mqtt", "brokers", problem);
+        }
         mistakes.finish()?;
         Ok(Self { settings, registry, certificates, passed_over })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.
     pub(crate) fn largest_record(&self) -> usize {
-        self.largest_message().max(self.settings.mqtt.listener.max_payload_bytes + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
+        self.largest_message().max(self.settings.mqtt.largest_payload() + LONGEST_TOPIC + DEAD_LETTER_OVERHEAD)
+    }
+
+    /// Bytes of the largest payload that certainly fits into a dead letter of its own.
+    pub(crate) fn largest_dead_payload(&self) -> usize {
+        self.largest_record() - LONGEST_TOPIC - DEAD_LETTER_OVERHEAD
     }
 
     /// The same of dead letters and replays alone: what webhooks that are read again may change. 0 without webhooks.

@@ -25,7 +25,8 @@ pub(super) struct Table<'a, 'i> {
 
 /// Fields that must be there: what stands in for one, so that the rest can be read, and what would be right. Without a `kind` the rest of its table
 /// can't be read.
-const REQUIRED: [(&str, Option<&str>, &str); 9] = [
+const REQUIRED: [(&str, Option<&str>, &str); 10] = [
+    ("brokers.url", Some("mqtt://a.example"), "url = \"mqtt://host:1883\""),
     ("name", Some("w"), "name = \"tokyo-server\""),
     ("url", Some("http://a.example/"), "url = \"https://example.com/push\""),
     ("org", Some("a"), "org = \"mti\""),
@@ -98,7 +99,7 @@ impl<'i> Table<'_, 'i> {
     /// Takes the value at fault out of the table, or puts a missing one in. `false` where neither can help.
     fn mend(&mut self, refusal: &Refusal, offset: usize, path: &[Step], reported: &mut HashSet<Vec<Step>>) -> bool {
         let Some((last, parents)) = path.split_last() else { return false };
-        let stand_in = |name: &String| REQUIRED.iter().find(|(required, ..)| required == name).and_then(|(_, stand_in, _)| *stand_in);
+        let stand_in = |name: &String| required(parents, name).and_then(|(_, stand_in, _)| *stand_in);
         if let (Problem::Missing(_), Step::Field(name), false) = (&refusal.problem, last, parents.is_empty())
             && stand_in(name).is_none()
         {
@@ -141,7 +142,7 @@ impl<'i> Table<'_, 'i> {
     fn problem(&self, refusal: &Refusal) -> String {
         match &refusal.problem {
             Problem::Other(text) => text.clone(),
-            Problem::Missing(name) => match REQUIRED.iter().find(|(required, ..)| required == name) {
+            Problem::Missing(name) => match required(&refusal.path, name) {
                 Some((_, _, remedy)) => format!("it is missing: {remedy}"),
                 None => "it is missing".to_owned(),
             },
@@ -167,6 +168,13 @@ impl<'i> Table<'_, 'i> {
             Step::Item(_) => field,
         })
     }
+}
+
+/// The entry of a field in [`REQUIRED`]: by the name of its table and its own, or by its own alone.
+fn required(table: &[Step], name: &str) -> Option<&'static (&'static str, Option<&'static str>, &'static str)> {
+    let table = table.iter().rev().find_map(|step| if let Step::Field(table) = step { Some(table.as_str()) } else { None });
+    let by = |wanted: &str| REQUIRED.iter().find(|(required, ..)| *required == wanted);
+    by(&format!("{}.{name}", table.unwrap_or_default())).or_else(|| by(name))
 }
 
 fn child<'a, 'i>(value: &'a mut DeValue<'i>, step: &Step) -> Option<&'a mut DeValue<'i>> {

@@ -12,7 +12,10 @@ use pushline_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::values::{self, AddressRange, Properties};
+use super::{
+    brokers::Broker,
+    values::{self, AddressRange, Properties},
+};
 use crate::role::Role;
 
 /// Ten years: the longest that anything is kept.
@@ -110,9 +113,9 @@ pub(crate) struct DeadLetters {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Mqtt {
-    pub(crate) listener: Listener,
-    #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
-    brokers: (),
+    /// Where devices connect, if they may. A file that names neither a listener nor a broker has the default one.
+    pub(crate) listener: Option<Listener>,
+    pub(crate) brokers: Vec<Broker>,
 }
 
 /// `[mqtt.listener]`.
@@ -220,8 +223,39 @@ impl Default for DeadLetters {
 
 impl Default for Listener {
     fn default() -> Self {
-        let topics = vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")];
-        Self { address: (Ipv4Addr::LOCALHOST, 1883).into(), topics, max_payload_bytes: 256 << 10 }
+        Self { address: (Ipv4Addr::LOCALHOST, 1883).into(), topics: default_topics(), max_payload_bytes: 256 << 10 }
+    }
+}
+
+/// The topics of a listener or broker that has no `topics`.
+pub(super) fn default_topics() -> Vec<TopicPattern> {
+    vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")]
+}
+
+impl Mqtt {
+    /// Puts the default listener in where nothing else takes packets in.
+    pub(super) fn complete(&mut self) {
+        if self.brokers.is_empty() {
+            self.listener.get_or_insert_default();
+        }
+    }
+
+    /// All topic patterns, of the listener first.
+    pub(crate) fn topics(&self) -> Vec<TopicPattern> {
+        let listener = self.listener.iter().flat_map(|listener| &listener.topics);
+        let mut topics: Vec<TopicPattern> = Vec::new();
+        for topic in listener.chain(self.brokers.iter().flat_map(|broker| &broker.topics)) {
+            if !topics.contains(topic) {
+                topics.push(topic.clone());
+            }
+        }
+        topics
+    }
+
+    /// Bytes of the largest payload that may come in.
+    pub(super) fn largest_payload(&self) -> usize {
+        let listener = self.listener.iter().map(|listener| listener.max_payload_bytes);
+        listener.chain(self.brokers.iter().map(|broker| broker.max_payload_bytes)).max().unwrap_or(0)
     }
 }
 
