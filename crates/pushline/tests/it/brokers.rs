@@ -75,7 +75,7 @@ async fn a_packet_that_can_not_be_delivered_is_acknowledged_and_the_next_one_goe
         let large = data.path().join("large");
         let largest = data.path().join("largest");
         std::fs::write(&large, vec![b'x'; 150 << 10]).unwrap();
-        std::fs::write(&largest, vec![b'x'; 300 << 10]).unwrap();
+        std::fs::write(&largest, vec![b'x'; 2 << 20]).unwrap();
         let (large, largest) = (large.to_str().unwrap(), largest.to_str().unwrap());
         for options in [
             &["-t", "mti/1/a", "-f", large][..],
