@@ -102,15 +102,15 @@ fn groups() -> String {
 const SESSIONS: &str = "session_expiry = \"1h\"\nshared_group = \"pushline\"\nconnections = 2";
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "packets are missing after Mosquitto 2.0.11 has restarted in it; whether the broker or Pushline lost them isn't known yet"]
+#[ignore = "with a plain session it hasn't run yet; with a shared one Mosquitto 2.0.11 loses packets when it restarts"]
 async fn each_record_is_pushed_under_one_id_while_the_broker_restarts_and_the_network_is_cut_and_stalled() {
     let (dir, data) = (folder(), folder());
     let mut inbox = Inbox::start().await;
     let mut mosquitto = Mosquitto::start(data.path(), "").await;
     let proxy = ChaosProxy::start(mosquitto.address).await;
     let more = format!("{}{}", webhook("w", &inbox.url(), "window = \"200ms\""), groups());
-    let pushline = Pushline::start(BINARY, dir.path(), &configuration(&broker(proxy.address(), SESSIONS), &more)).await;
-    until_connected(&pushline, 2.0).await;
+    let pushline = Pushline::start(BINARY, dir.path(), &configuration(&broker(proxy.address(), "session_expiry = \"1h\""), &more)).await;
+    until_connected(&pushline, 1.0).await;
     let gateways = Gateways::start(8, mosquitto.address);
     for _ in 0..amount(2, 20) {
         gateways.more(300).await;
