@@ -59,7 +59,7 @@ impl ConnectionHealth {
                 warn!(
                     broker,
                     client_id,
-                    "connected to the MQTT broker again, and it has lost the session: packets that it got meanwhile are lost; see docs/devices.md, Sessions"
+                    "connected to the MQTT broker again, and it has lost the session: packets that it got meanwhile are lost; see docs/devices.md"
                 );
             }
             State::AwayFromTheStart(_) | State::Down(_) => info!(broker, client_id, session_present, "connected to the MQTT broker"),

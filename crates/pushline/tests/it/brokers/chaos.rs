@@ -98,7 +98,7 @@ fn groups() -> String {
     (0..4).map(|number| group(&format!("o{number}"), "g", "w")).collect()
 }
 
-/// Sessions outlive each process; a shared group shares its packets among two connections.
+/// The session outlives each process; a shared group shares its packets among two connections.
 const SESSIONS: &str = "session_expiry = \"1h\"\nshared_group = \"pushline\"\nconnections = 2";
 
 #[tokio::test(flavor = "multi_thread")]
