@@ -23,8 +23,5 @@ pub fn describe() {
     describe_gauge!(CONNECTIONS, "Open MQTT connections");
     describe_gauge!(BROKER_CONNECTIONS, "Connections to MQTT brokers that are up, with their subscriptions granted");
     describe_counter!(BROKER_DISCONNECTIONS, "Ends of connections to MQTT brokers, by reason");
-    describe_counter!(
-        RESENT_PACKETS,
-        "Packets that an MQTT broker had sent before, and sent again since their acknowledgement didn't arrive"
-    );
+    describe_counter!(RESENT_PACKETS, "Packets that an MQTT broker sent again, since their acknowledgement didn't arrive");
 }

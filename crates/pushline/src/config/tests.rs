@@ -587,11 +587,18 @@ fn the_example_shows_every_option() {
 fn the_example_shows_the_defaults() {
     // Everything but the webhook and the group that it shows, with and without what is commented out.
     let example: String = EXAMPLE.lines().take_while(|line| *line != "[[webhooks]]").map(|line| format!("{line}\n")).collect();
-    let default = Settings { queue: parse("").unwrap().settings.queue, ..Settings::default() };
+    let Settings { queue, mqtt, .. } = parse("").unwrap().settings;
+    let default = Settings { queue, mqtt, ..Settings::default() };
     assert_eq!(parse(&example).unwrap().settings, default);
-    let mut all = parse(&uncommented(&example)).unwrap().settings;
+    // The files of `tls` aren't there.
+    let is_shown = |line: &&str| !line.starts_with("tls = ");
+    let all: String = uncommented(&example).lines().filter(is_shown).map(|line| format!("{line}\n")).collect();
+    let mut all = parse(&all).unwrap().settings;
     let kafka = all.queue.kafka.take().expect("the example shows [queue.kafka]");
     assert!(all.egress.source_address.take().is_some() && all.egress.proxy.take().is_some());
+    let mut broker = all.mqtt.brokers.remove(0);
+    assert!(broker.username.take().is_some() && broker.password.take().is_some() && broker.shared_group.take().is_some());
+    assert_eq!(broker, parse(&format!("[[mqtt.brokers]]\nurl = \"{}\"", broker.url)).unwrap().settings.mqtt.brokers[0]);
     assert_eq!(all, default);
     let bare = parse("[queue.kafka]\nbrokers = \"a:1\"").unwrap().settings.queue.kafka.unwrap();
     assert_eq!((kafka.topic_prefix, kafka.partitions), (bare.topic_prefix, bare.partitions));
@@ -613,7 +620,9 @@ fn the_example_shows_the_defaults() {
 fn uncommented(example: &str) -> String {
     let is_option = |line: &str| {
         let name = line.split_once(" = ").map_or("", |(name, _)| name);
-        line.starts_with("[queue.kafka]") || !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_lowercase())
+        line.starts_with("[queue.kafka]")
+            || line.starts_with("[[mqtt.brokers]]")
+            || !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_lowercase())
     };
     let line = |line: &str| line.strip_prefix("# ").filter(|rest| is_option(rest)).unwrap_or(line).to_owned() + "\n";
     example.lines().map(line).collect()
