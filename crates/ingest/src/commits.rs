@@ -1,4 +1,4 @@
-//! What makes packets durable and acknowledges them afterwards: the piece that listener and subscriber share. Each connection has its own [`Commits`];
+//! What makes packets durable and acknowledges them afterwards: shared by listener and subscriber. Each connection has its own [`Commits`];
 //! it knows no socket and no MQTT version.
 //!
 //! A batch that was appended is a commit. Commits end in the order of appending, which is the order in which their packets arrived (MQTT 5 §4.6): a commit that is

@@ -14,15 +14,18 @@
 //! | who is connected, and who was refused | `listener/devices.rs`, `listener/refused_clients.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |
+//! | taking packets from a broker | `subscriber/mod.rs` |
 
 mod budget;
 mod commits;
 mod ingest;
 mod intake;
 mod listener;
+mod log_limit;
 #[cfg(test)]
 mod manual_queue;
 pub mod metrics;
+mod subscriber;
 mod tasks;
 
 use std::{io, net::SocketAddr};
@@ -33,6 +36,7 @@ pub use crate::{
         Clients, Device, Devices, InvalidOption, InvalidTopicRule, Limits, Listener, Options, RefusedClient, RefusedClients, Selection,
         ServerTlsFiles, Subscriptions, TooLarge, TopicRule, hash_password,
     },
+    subscriber::{BrokerHealth, BrokerOptions, ClientConfigs, ProtocolVersion, Subscriber, filters, overlapping},
 };
 
 /// Why the listener can't start.

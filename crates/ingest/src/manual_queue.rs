@@ -7,9 +7,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use pushline_model::{RegistryBuilder, Webhook};
+use pushline_model::{Cause, RegistryBuilder, Webhook};
 use pushline_queue::{
-    Append, AppendError, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory,
+    Append, AppendError, Appended, DeadLetters, Filter, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory,
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -68,6 +68,13 @@ impl ManualQueue {
     /// The payloads that were appended, batch after batch.
     pub(crate) fn payloads(&self) -> Vec<Vec<u8>> {
         self.batches.lock().unwrap().iter().flat_map(|batch| batch.payloads.clone()).collect()
+    }
+
+    /// Group, cause and payload size of each unrouted packet.
+    pub(crate) async fn unrouted_packets(&self) -> Vec<(String, Cause, usize)> {
+        let page = self.kept.unrouted().list(&Filter::default(), 0, 1000).await.unwrap();
+        let letters = page.found.into_iter().map(|found| found.dead_letter);
+        letters.map(|letter| (letter.group, letter.cause, letter.packets[0].payload.len())).collect()
     }
 
     pub(crate) async fn until_batches(&self, count: usize) {

@@ -9,9 +9,19 @@ pub const ACK_SECONDS: &str = "pushline_ingest_ack_seconds";
 /// Open MQTT connections.
 pub const CONNECTIONS: &str = "pushline_ingest_connections";
 
+/// Connections to MQTT brokers that are up.
+pub const BROKER_CONNECTIONS: &str = "pushline_ingest_broker_connections";
+/// Ends of connections to MQTT brokers.
+pub const BROKER_DISCONNECTIONS: &str = "pushline_ingest_broker_disconnections_total";
+/// Packets that a broker had sent before.
+pub const RESENT_PACKETS: &str = "pushline_ingest_resent_packets_total";
+
 /// Registers help texts and units with the recorder.
 pub fn describe() {
     describe_counter!(PACKETS, "Packets by source and result; refused_… counts connections that were refused or closed, by reason");
     describe_histogram!(ACK_SECONDS, Unit::Seconds, "From the reading of a packet until its acknowledgement was written");
     describe_gauge!(CONNECTIONS, "Open MQTT connections");
+    describe_gauge!(BROKER_CONNECTIONS, "Connections to MQTT brokers that are up, with their subscriptions granted");
+    describe_counter!(BROKER_DISCONNECTIONS, "Ends of connections to MQTT brokers, by reason");
+    describe_counter!(RESENT_PACKETS, "Packets that an MQTT broker sent again, since their acknowledgement didn't arrive");
 }

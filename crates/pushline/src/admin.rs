@@ -40,7 +40,7 @@ use axum::{
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pushline_deliver::{DeadLetterLog, LocalFailures, Losses, RefusedTicks};
-use pushline_ingest::Clients;
+use pushline_ingest::{BrokerHealth, Clients};
 use pushline_queue::{Queue, Stalled};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
@@ -85,6 +85,8 @@ pub(crate) struct Services {
     pub(crate) refused_ticks: Option<Arc<RefusedTicks>>,
     /// The clients of the listeners, where this process has any.
     pub(crate) clients: Option<Arc<Clients>>,
+    /// The MQTT brokers that packets come from; none, where this process takes no packets in.
+    pub(crate) brokers: BrokerHealth,
 }
 
 impl Admin {
@@ -180,6 +182,9 @@ impl Shared {
             return Err(why);
         }
         if let Some(why) = services.refused_ticks.as_ref().and_then(|refused| refused.reason()) {
+            return Err(why);
+        }
+        if let Some(why) = services.brokers.reason() {
             return Err(why);
         }
         match services.losses.as_ref().map_or(0, |losses| losses.unacknowledged()) {

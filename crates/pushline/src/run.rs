@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use futures_util::future::OptionFuture;
 use pushline_deliver::Deliver;
-use pushline_ingest::{Clients, Ingest, Listener};
+use pushline_ingest::{BrokerHealth, Clients, Ingest, Listener, Subscriber};
 use pushline_model::DescriptorBudget;
 use pushline_queue::Queue;
 use tokio::{sync::watch, task::JoinSet};
@@ -43,10 +43,12 @@ pub(crate) struct Running {
     admin: Admin,
 }
 
-/// The listeners that packets arrive at.
+/// Where packets come in: the listeners, and the subscribers of brokers.
 struct Intake {
+    /// Where devices connect.
     addresses: Vec<SocketAddr>,
     clients: Arc<Clients>,
+    brokers: BrokerHealth,
     /// They end when the process stops.
     parts: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -125,6 +127,7 @@ impl Running {
             local_failures: deliver.as_ref().map(Deliver::local_failures),
             refused_ticks: deliver.as_ref().map(Deliver::refused_ticks),
             clients: intake.as_ref().map(|intake| Arc::clone(&intake.clients)),
+            brokers: intake.as_ref().map(|intake| intake.brokers.clone()).unwrap_or_default(),
         });
         let mqtt = intake.as_ref().and_then(Intake::address).map(tracing::field::display);
         info!(mqtt, admin = %admin.address(), "ready");
@@ -248,7 +251,8 @@ impl Intake {
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let ingest = ingest(stopped);
-        let mut this = Self { addresses: Vec::new(), clients: Arc::default(), parts: JoinSet::new(), stop };
+        let mut this =
+            Self { addresses: Vec::new(), clients: Arc::default(), brokers: BrokerHealth::default(), parts: JoinSet::new(), stop };
         for listener in &settings.mqtt.listeners {
             let options = pushline_ingest::Options { descriptors: Arc::clone(&descriptors), ..listener.options(largest_dead_payload) };
             let (tls, websocket) = (options.tls.is_some(), options.websocket);
@@ -257,6 +261,11 @@ impl Intake {
             info!(%address, tls, websocket, "listening for devices");
             this.addresses.push(address);
             this.parts.spawn(listener.run());
+        }
+        for broker in &settings.mqtt.brokers {
+            let subscriber = Subscriber::new(broker.options(largest_dead_payload), Arc::clone(&ingest));
+            this.brokers.extend(subscriber.health());
+            this.parts.spawn(subscriber.run());
         }
         Ok(this)
     }

@@ -29,7 +29,7 @@ pub use crate::{
     kafka::{CommitProxy, HeldCommit, KAFKA_VARIABLE, KAFKA_VERSION, Kafka, KafkaCluster, KafkaMetadata, KafkaPartition, KafkaSecurity},
     kcat::kcat,
     ledger::Ledger,
-    mosquitto::mosquitto_pub,
+    mosquitto::{Mosquitto, mosquitto_pub},
     process::{DeadLetterLine, Pushline, command, folder},
     scripted::{Arrival, ScriptedReceiver},
     sync_shim::{SyncBegun, SyncShim},

@@ -2,10 +2,11 @@
 //! read.
 
 /// Tables by their path without numbers, their required fields, and the examples. A test compares them with the model.
-const EXAMPLES: [(&str, &str, &str); 15] = [
+const EXAMPLES: [(&str, &str, &str); 16] = [
     ("queue.kafka", "brokers", "10.0.0.1:9092"),
     ("mqtt.listeners.tls", "cert_file", "server.pem"),
     ("mqtt.listeners.tls", "key_file", "server.key"),
+    ("mqtt.brokers", "url", "mqtt://broker.example.com:1883"),
     ("egress.proxy", "url", "http://10.0.0.5:3128"),
     ("webhooks", "name", "tokyo-server"),
     ("webhooks", "url", "https://example.com/push"),

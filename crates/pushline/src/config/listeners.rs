@@ -109,11 +109,10 @@ fn some_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBu
 
 impl Default for Listener {
     fn default() -> Self {
-        let topics = vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")];
         let limits = Limits::default();
         Self {
             address: (Ipv4Addr::LOCALHOST, 1883).into(),
-            topics,
+            topics: values::default_topics(),
             max_payload_bytes: 256 << 10,
             too_large: TooLarge::default(),
             subscriptions: Subscriptions::default(),

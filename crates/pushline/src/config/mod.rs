@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, with overrides from the environment. Pushline refuses a configuration with mistakes before anything starts, and
 //! reports each mistake with its file, line and field, and what would be right.
 
+mod brokers;
 mod deserialize;
 mod examples;
 mod files;
@@ -95,6 +96,10 @@ impl Config {
             if let Some(InvalidOption { field, problem }) = listener.validate() {
                 document.mistake_in_item(&mut mistakes, ["mqtt", "listeners"], index, field, problem);
             }
+        }
+        settings.mqtt.brokers = std::mem::take(&mut settings.mqtt.brokers).into_iter().map(|broker| broker.with_paths(&source)).collect();
+        for problem in brokers::mistakes(&settings.mqtt.brokers) {
+            document.mistake(&mut mistakes, &["mqtt", "brokers"], problem);
         }
         mistakes.finish()?;
         Ok(Self { settings, registry, certificates, warnings })

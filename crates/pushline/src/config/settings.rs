@@ -13,6 +13,7 @@ use pushline_model::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    brokers::Broker,
     listeners::Listener,
     values::{self, AddressRange, Properties},
 };
@@ -111,12 +112,20 @@ pub(crate) struct DeadLetters {
 
 /// `[mqtt]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(from = "MqttTable")]
 pub(crate) struct Mqtt {
     /// Where devices connect. `listeners = []`: nowhere.
     pub(crate) listeners: Vec<Listener>,
-    #[serde(skip_serializing, deserialize_with = "values::no_brokers")]
-    brokers: (),
+    /// The brokers that packets come from.
+    pub(crate) brokers: Vec<Broker>,
+}
+
+/// `[mqtt]` as it is written. A file that names neither listeners nor brokers has the default listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct MqttTable {
+    listeners: Option<Vec<Listener>>,
+    brokers: Vec<Broker>,
 }
 
 /// `[admin]`.
@@ -212,15 +221,24 @@ impl Default for DeadLetters {
 
 impl Default for Mqtt {
     fn default() -> Self {
-        Self { listeners: vec![Listener::default()], brokers: () }
+        MqttTable::default().into()
+    }
+}
+
+impl From<MqttTable> for Mqtt {
+    fn from(MqttTable { listeners, brokers }: MqttTable) -> Self {
+        let listeners = listeners.unwrap_or_else(|| if brokers.is_empty() { vec![Listener::default()] } else { Vec::new() });
+        Self { listeners, brokers }
     }
 }
 
 impl Mqtt {
-    /// The topic patterns of all listeners, each once.
+    /// The topic patterns of all listeners, then of all brokers, each once.
     pub(crate) fn topics(&self) -> Vec<TopicPattern> {
+        let of_listeners = self.listeners.iter().flat_map(|listener| &listener.topics);
+        let of_brokers = self.brokers.iter().flat_map(|broker| &broker.topics);
         let mut topics: Vec<TopicPattern> = Vec::new();
-        for topic in self.listeners.iter().flat_map(|listener| &listener.topics) {
+        for topic in of_listeners.chain(of_brokers) {
             if !topics.contains(topic) {
                 topics.push(topic.clone());
             }
@@ -230,7 +248,8 @@ impl Mqtt {
 
     /// Bytes of the largest payload that may come in.
     pub(crate) fn largest_payload(&self) -> usize {
-        self.listeners.iter().map(|listener| listener.max_payload_bytes).max().unwrap_or(0)
+        let of_listeners = self.listeners.iter().map(|listener| listener.max_payload_bytes);
+        of_listeners.chain(self.brokers.iter().map(|broker| broker.max_payload_bytes)).max().unwrap_or(0)
     }
 }
 

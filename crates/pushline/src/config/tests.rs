@@ -137,6 +137,43 @@ fn the_way_out_is_read_and_its_password_hidden() {
 }
 
 #[test]
+fn brokers_are_read_with_their_defaults_and_printed_and_read_again() {
+    let text = "[[mqtt.brokers]]\nurl = \"mqtts://broker.example\"\nusername = \"u\"\npassword = \"hush\"\ntls = { server_name = \"b.example\" }\n\
+                [[mqtt.brokers]]\nurl = \"mqtt://127.0.0.1:1884\"\nversion = \"3.1.1\"\nshared_group = \"g\"\nconnections = 2\ntopics = [\"d/{org}/{iccid}\"]\n";
+    let config = parse(text).unwrap();
+    let mqtt = &config.settings.mqtt;
+    assert!(mqtt.listeners.is_empty(), "with a broker there is no listener by default");
+    let options = mqtt.brokers[0].options(7);
+    assert_eq!((options.host.as_str(), options.port, options.connections, options.tls.is_some()), ("broker.example", 8883, 1, true));
+    assert!(options.client_id.starts_with("pushline-") && !options.client_id.contains('{'), "{}", options.client_id);
+    assert_eq!(mqtt.topics().iter().map(ToString::to_string).collect::<Vec<_>>(), ["{org}/{iccid}", "d/{org}/{iccid}"]);
+    let shown = config.to_string();
+    assert!(shown.contains("client_id = \"pushline-{hostname}\"") && !shown.contains("hush"), "{shown}");
+    assert_eq!(parse(&shown).expect("what is shown can be read again").to_string(), shown);
+}
+
+#[test]
+fn a_mistake_in_a_broker_is_reported_with_what_would_be_right() {
+    let url = "url = \"mqtt://b\"";
+    for (fields, expected) in [
+        ("", ":1: mqtt.brokers.url: it is missing: url = \"mqtt://broker.example.com:1883\""),
+        ("url = \"http://b\"", ":2: mqtt.brokers.url: \"http://b\" is not an MQTT broker's URL: it begins with mqtt://"),
+        (&format!("{url}\nversion = \"4\""), ":3: mqtt.brokers.version: \"4\" isn't known here, expected \"3.1.1\" or \"5\""),
+        (&format!("{url}\nconnections = 2"), ":1: mqtt.brokers: mqtt://b: connections needs shared_group"),
+        (&format!("{url}\npassword = \"p\""), ":1: mqtt.brokers: mqtt://b: password needs username"),
+        (&format!("{url}\ntls = {{ server_name = \"a.example\" }}"), ":1: mqtt.brokers: mqtt://b: the URL begins with mqtt://"),
+        ("url = \"mqtts://b\"\ntls = { ca_file = \"/none\" }", ":1: mqtt.brokers: mqtts://b: tls.ca_file: can't read /none"),
+        (&format!("{url}\nshared_group = \"a/b\""), ":3: mqtt.brokers.shared_group: 1 to 200 bytes without /"),
+        (&format!("{url}\ntopics = [\"a/{{org}}/{{iccid}}\", \"{{org}}/b/{{iccid}}\"]"), "matches both a/+/+ and +/b/+ could come twice"),
+        (&format!("{url}\n[[mqtt.brokers]]\n{url}\n"), ":1: mqtt.brokers: mqtt://b: client_id \"pushline-{hostname}\" is another entry's"),
+        (&format!("{url}\nqos = 2"), ":3: mqtt.brokers.qos: there is no such field"),
+    ] {
+        let error = mistake(&format!("[[mqtt.brokers]]\n{fields}"));
+        assert!(error.contains(expected), "{error}\n  expected {expected}");
+    }
+}
+
+#[test]
 fn a_mistake_is_reported_with_file_line_field_and_remedy() {
     for (text, expected) in [
         ("[queue]\nkind = \"sqlite\"", "/etc/p.toml:2: queue.kind: \"sqlite\" isn't known here, expected \"embedded\" or \"kafka\""),
@@ -171,7 +208,7 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ),
         (
             "[[mqtt.listeners]]\ntls = { cert_file = \"c\" }",
-            "/etc/p.toml:2: mqtt.listeners.tls.key_file: it is missing: key_file = \"path\"",
+            "/etc/p.toml:2: mqtt.listeners.tls.key_file: it is missing: key_file = \"server.key\"",
         ),
         ("[[mqtt.listeners]]\nallow_topics = [\"a+\"]", "/etc/p.toml:2: mqtt.listeners.allow_topics: \"a+\" is not a topic rule"),
         (
@@ -179,7 +216,6 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
             "/etc/p.toml:2: mqtt.listeners.allow_topics: {user} needs users_file or tls.client_ca_file",
         ),
         ("[mqtt.listener]\n", "/etc/p.toml:1: mqtt.listener: there is no such field; did you mean listeners?"),
-        ("[[mqtt.brokers]]\nurl = \"mqtt://x\"", "/etc/p.toml:1: mqtt.brokers: this version"),
         ("[queue\n", "/etc/p.toml:1: "),
         ("a = 1\nb = = 2", "/etc/p.toml:2: "),
         ("[queue]\ndir = \"a\"\ndir = \"b\"", "/etc/p.toml:3: duplicate key \"dir\" (first defined in line 2)"),
@@ -544,7 +580,7 @@ fn what_stands_in_for_a_mistake_makes_no_other() {
         ("[[webhooks]]\nname = \"\"\nurl = \"http://a/\"\n[[webhooks]]\nname = \"\"\nurl = \"http://a/\"", &[2, 5]),
         ("[[webhooks]]\nname = \"w\"\nurl = \"x\"\ntls = { server_name = \"a.example\" }", &[3]),
         ("[[webhooks]]\nname = \"w\"\nurl = \"http://a/\"\nretry_delays = [\"2h\",\n\"x\",\n5]", &[4, 5, 6]),
-        ("[mqtt.listener]\ntopics = [5]", &[2]),
+        ("[[mqtt.listeners]]\ntopics = [5]", &[2]),
     ] {
         let error = mistake(text);
         let reported: Vec<usize> = error.lines().map(|line| line.split(':').nth(1).unwrap().parse().unwrap()).collect();
@@ -654,7 +690,8 @@ fn the_example_shows_every_option() {
 fn the_example_shows_the_defaults() {
     // Everything but the webhook and the group that it shows, with and without what is commented out.
     let example: String = EXAMPLE.lines().take_while(|line| *line != "[[webhooks]]").map(|line| format!("{line}\n")).collect();
-    let default = Settings { queue: parse("").unwrap().settings.queue, ..Settings::default() };
+    let Settings { queue, mqtt, .. } = parse("").unwrap().settings;
+    let default = Settings { queue, mqtt, ..Settings::default() };
     assert_eq!(parse(&example).unwrap().settings, default);
     // Without what names a file, or has no default.
     let examples = ["tls = ", "users_file = ", "allow_topics = ", "proxy_protocol = ", "connect_rate = "];
@@ -663,6 +700,9 @@ fn the_example_shows_the_defaults() {
     let mut all = parse(&all.join("\n")).unwrap().settings;
     let kafka = all.queue.kafka.take().expect("the example shows [queue.kafka]");
     assert!(all.egress.source_address.take().is_some() && all.egress.proxy.take().is_some());
+    let mut broker = all.mqtt.brokers.remove(0);
+    assert!(broker.username.take().is_some() && broker.password.take().is_some() && broker.shared_group.take().is_some());
+    assert_eq!(broker, parse(&format!("[[mqtt.brokers]]\nurl = \"{}\"", broker.url)).unwrap().settings.mqtt.brokers[0]);
     assert_eq!(all, default);
     let bare = parse("[queue.kafka]\nbrokers = \"a:1\"").unwrap().settings.queue.kafka.unwrap();
     assert_eq!((kafka.topic_prefix, kafka.partitions), (bare.topic_prefix, bare.partitions));
@@ -684,7 +724,9 @@ fn the_example_shows_the_defaults() {
 fn uncommented(example: &str) -> String {
     let is_option = |line: &str| {
         let name = line.split_once(" = ").map_or("", |(name, _)| name);
-        line.starts_with("[queue.kafka]") || !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_lowercase())
+        line.starts_with("[queue.kafka]")
+            || line.starts_with("[[mqtt.brokers]]")
+            || !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_lowercase())
     };
     let line = |line: &str| line.strip_prefix("# ").filter(|rest| is_option(rest)).unwrap_or(line).to_owned() + "\n";
     example.lines().map(line).collect()

@@ -110,7 +110,12 @@ pub(super) fn topic_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     deserializer.deserialize_str(Text("a text", read))
 }
 
-/// `mqtt.listeners.topics`: at least one pattern.
+/// The topics of a listener or broker that names none.
+pub(super) fn default_topics() -> Vec<TopicPattern> {
+    vec!["{org}/{iccid}".parse().expect("the default is a topic pattern")]
+}
+
+/// `topics` of a listener or broker: at least one pattern.
 pub(super) fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicPattern>, D::Error> {
     let topics = Vec::deserialize(deserializer)?;
     if topics.is_empty() {
@@ -119,9 +124,26 @@ pub(super) fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T
     Ok(topics)
 }
 
-/// `mqtt.brokers`, which a later version reads.
-pub(super) fn no_brokers<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(D::Error::custom("this version takes packets in by its own listener only: take [[mqtt.brokers]] out and use [[mqtt.listeners]]"))
+/// `mqtt.brokers.client_id`: a text of MQTT (MQTT 5 §1.5.4).
+pub(super) fn client_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let read = |text: &str| {
+        let is_id = (1..=200).contains(&text.len()) && !text.chars().any(char::is_control);
+        if is_id {
+            Ok(text.to_owned())
+        } else {
+            Err("1 to 200 bytes without control characters; {hostname} stands for this machine's name".to_owned())
+        }
+    };
+    deserializer.deserialize_str(Text("a text such as \"pushline-0\"", read))
+}
+
+/// `mqtt.brokers.shared_group` (MQTT 5 §4.8.2).
+pub(super) fn shared_group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let read = |text: &str| {
+        let is_name = (1..=200).contains(&text.len()) && !text.contains(['/', '+', '#']) && !text.chars().any(char::is_control);
+        if is_name { Ok(Some(text.to_owned())) } else { Err("1 to 200 bytes without / + # and control characters".to_owned()) }
+    };
+    deserializer.deserialize_str(Text("a text such as \"pushline\"", read))
 }
 
 /// Reads a text with a function that refuses in words. The first part says what is expected in place of another type.

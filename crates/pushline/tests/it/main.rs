@@ -4,6 +4,7 @@
 
 mod admin;
 mod backlog;
+mod brokers;
 mod chaos;
 mod commands;
 mod compression;

@@ -2,7 +2,7 @@
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy, sink},
     net::TcpStream,
@@ -79,11 +79,25 @@ impl CertificateAuthority {
         &self.pem
     }
 
-    fn certificate(&self, name: &str, valid: Range<i32>) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    /// A certificate for a name and its key, for a `cert_file` and a `key_file`.
+    ///
+    /// # Panics
+    /// When the name isn't valid.
+    #[must_use]
+    pub fn pem_pair(&self, name: &str) -> (String, String) {
+        let (certificate, key) = self.sign(name, VALID);
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn sign(&self, name: &str, valid: Range<i32>) -> (Certificate, KeyPair) {
         let mut params = CertificateParams::new([name.to_owned()]).expect("the name is valid");
         set_years(&mut params, valid);
         let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params.signed_by(&key, &self.issuer).expect("an authority signs");
+        (params.signed_by(&key, &self.issuer).expect("an authority signs"), key)
+    }
+
+    fn certificate(&self, name: &str, valid: Range<i32>) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let (certificate, key) = self.sign(name, valid);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key that was made is valid");
         (certificate.der().clone(), key)
     }
