@@ -11,7 +11,7 @@ use pushline_model::Rate;
 
 use super::DisconnectReason;
 
-/// How much of the connect rate that nobody used can be used at once.
+/// How much of the connect rate that was left over can be used at once.
 const CAUGHT_UP: Duration = Duration::from_millis(100);
 
 /// The limits of a listener.

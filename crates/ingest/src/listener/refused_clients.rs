@@ -18,7 +18,7 @@ const KEPT: usize = 100;
 /// A client that is refused for the same reason again is logged again after this time.
 const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
-/// How many lines the log gets in a second, whoever is refused.
+/// How many lines the log gets in a second, for all refused clients together.
 const LINES_A_SECOND: u32 = 10;
 
 /// The longest text of a client that is kept, in characters.

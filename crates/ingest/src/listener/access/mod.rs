@@ -40,7 +40,7 @@ struct UsersFile {
 /// Who a client is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ClientIdentity {
-    /// The user name, or the name in the certificate; `None`: nobody has to prove anything.
+    /// The user name, or the name in the certificate; `None`: clients prove nothing here.
     pub(crate) name: Option<Arc<str>>,
     rules: Option<Arc<[TopicRule]>>,
     /// Of the password that was given, where the client is a user of the file.
