@@ -80,7 +80,7 @@ fn compose_and_its_configuration_name_each_other() {
         let port = format!(":{}", address["address"].as_str().unwrap().rsplit_once(':').unwrap().1);
         assert!(texts(&services[role]["ports"]).iter().any(|one| one.ends_with(&port)), "{role} {port}");
     };
-    published("ingest", &configuration["mqtt"]["listener"]);
+    published("ingest", &configuration["mqtt"]["listeners"][0]);
     published("ingest", &configuration["admin"]);
     published("deliver", &configuration["admin"]);
 }

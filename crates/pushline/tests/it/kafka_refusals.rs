@@ -161,7 +161,8 @@ async fn over_tls_with_a_password_all_goes_on_when_rights_that_were_taken_are_gi
 #[tokio::test(flavor = "multi_thread")]
 async fn check_hides_the_password_of_kafka() {
     let dir = folder();
-    let properties = "\"security.protocol\" = \"sasl_ssl\", \"sasl.username\" = \"u\", \"sasl.password\" = \"s3cret\"";
+    let properties =
+        "\"security.protocol\" = \"sasl_ssl\", \"sasl.mechanism\" = \"PLAIN\", \"sasl.username\" = \"u\", \"sasl.password\" = \"s3cret\"";
     let configuration = Pushline::configuration_over_kafka("127.0.0.1:1", "p", 1, properties, "");
     let file = dir.path().join("pushline.toml");
     std::fs::write(&file, configuration).unwrap();

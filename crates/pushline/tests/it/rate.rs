@@ -25,7 +25,7 @@ async fn a_message_beyond_the_rate_waits_while_other_webhooks_go_on_and_goes_out
         assert_eq!(payloads(&fast.next().await), [number.to_string()]);
     }
     assert!(slow.rest(std::time::Duration::ZERO).await.is_empty(), "the second may start in an hour");
-    assert_eq!(pushline.metric("pushline_deliver_in_flight", "").await, 0.0);
+    pushline.until_metric("pushline_deliver_in_flight", "", |in_flight| in_flight == 0.0).await;
 
     std::fs::write(dir.path().join("pushline.toml"), Pushline::configuration(&webhooks(&slow, &fast, ""))).unwrap();
     pushline.hang_up();
