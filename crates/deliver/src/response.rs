@@ -172,3 +172,28 @@ fn keep_alive(headers: &HeaderMap) -> Duration {
     let seconds = timeout.and_then(|(_, seconds)| seconds.trim().parse().ok());
     seconds.map_or(IDLE, |seconds| IDLE.min(Duration::from_secs(seconds).saturating_sub(BEFORE_THE_SERVER)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_rests_unless_the_server_closes_it_or_the_end_of_the_response_is_not_certain() {
+        let rest = |status: u16, fields: &[(&'static str, &'static str)]| {
+            let headers = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            rest_at_most(StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        assert_eq!(rest(200, &[("content-length", "5")]), IDLE);
+        assert_eq!(rest(200, &[("transfer-encoding", "chunked")]), IDLE);
+        assert_eq!(rest(204, &[("content-length", "0")]), IDLE);
+        assert_eq!(rest(200, &[("keep-alive", "timeout=5")]), Duration::from_secs(4));
+        for (status, fields) in [
+            (200, &[("connection", "Close")][..]),
+            (200, &[("content-length", "5"), ("transfer-encoding", "chunked")]),
+            (204, &[("content-length", "5")]),
+            (304, &[("transfer-encoding", "chunked")]),
+        ] {
+            assert_eq!(rest(status, fields), Duration::ZERO, "{status} {fields:?}");
+        }
+    }
+}

@@ -12,8 +12,8 @@ use std::{
 use pushline_model::{NoResponse, Outcome, ResponseHeaders};
 use tokio::{
     io::AsyncWriteExt,
-    sync::Barrier,
-    time::{Instant, sleep},
+    sync::{Barrier, mpsc},
+    time::{Instant, sleep, timeout},
 };
 
 use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting};
@@ -184,6 +184,22 @@ async fn a_kept_connection_that_ends_later_than_a_second_is_no_response() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_ends_in_a_response_is_no_response() {
+    let server = Server::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(OK).await.unwrap();
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 2").await.unwrap();
+    })
+    .await;
+    let endpoint = server.endpoint(|_| {});
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    let outcome = attempt(&endpoint, true).await;
+    assert!(is_lost(&outcome), "{outcome:?}");
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
 async fn the_rest_of_a_response_that_comes_with_the_next_request_is_no_answer_to_it() {
     let server = Server::start(|number, mut stream| async move {
         read_request(&mut stream).await;
@@ -221,6 +237,89 @@ async fn a_flood_of_interim_responses_ends_its_connection() {
     .await;
     let outcome = attempt(&server.endpoint(|_| {}), true).await;
     assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Malformed(why)) if why.contains("1 MiB")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_connection_whose_responses_advance_may_carry_more_than_a_flood() {
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n{}", "x".repeat(60_000));
+    let server = answers(response.leak().as_bytes()).await;
+    let network = network(1);
+    let endpoint = server.endpoint_on(&network, |_| {});
+    for _ in 0..20 {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        until_resting(&network, 1).await;
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+/// A server that answers each request with these bytes, and the numbers of the connections in the order in which they end.
+async fn answers_and_tells_ends(bytes: Vec<u8>) -> (Server, mpsc::Receiver<usize>) {
+    let (ended, ends) = mpsc::channel(10);
+    let server = Server::start(move |number, mut stream| {
+        let (bytes, ended) = (bytes.clone(), ended.clone());
+        async move {
+            while read_request(&mut stream).await && stream.write_all(&bytes).await.is_ok() {}
+            ended.send(number).await.unwrap();
+        }
+    });
+    (server.await, ends)
+}
+
+#[tokio::test]
+async fn a_connection_whose_response_is_longer_than_64_kib_is_closed() {
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(200_000));
+    let (server, mut ends) = answers_and_tells_ends(response.into_bytes()).await;
+    let endpoint = server.endpoint(|_| {});
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(timeout(Duration::from_secs(30), ends.recv()).await, Ok(Some(1)));
+}
+
+#[tokio::test]
+async fn as_many_responses_are_read_to_their_end_at_once_as_the_webhook_has_messages_in_flight() {
+    let (server, mut ends) = answers_and_tells_ends(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec()).await;
+    let endpoint = server.endpoint(|webhook| webhook.concurrency = 1);
+    for _ in 0..2 {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    }
+    assert_eq!(ends.recv().await, Some(2), "the first is still read when the second is closed");
+}
+
+#[tokio::test]
+async fn another_protocol_that_no_request_asked_for_is_a_malformed_answer() {
+    let server = answers(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tea\r\nConnection: upgrade\r\n\r\n").await;
+    let outcome = attempt(&server.endpoint(|_| {}), true).await;
+    assert!(matches!(outcome, Outcome::NoResponse(NoResponse::Malformed(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn of_webhooks_without_response_one_at_a_time_has_a_connection_of_a_host_that_may_have_two() {
+    let server = Server::start(|number, mut stream| async move {
+        while read_request(&mut stream).await {
+            match number {
+                1 | 2 => return,
+                3 => pending().await,
+                _ => drop(stream.write_all(OK).await),
+            }
+        }
+    })
+    .await;
+    let network = network(2);
+    let [one, other, healthy] = [(); 3].map(|()| server.endpoint_on(&network, |_| {}));
+    for endpoint in [&one, &other] {
+        let outcome = attempt(endpoint, true).await;
+        assert!(is_lost(&outcome), "{outcome:?}");
+    }
+    tokio::select! {
+        biased;
+        _ = attempt(&one, true) => panic!("it has the connection that hangs"),
+        _ = attempt(&other, true) => panic!("the other connection is for webhooks that answer"),
+        outcome = async {
+            while server.connections() < 3 {
+                sleep(Duration::from_millis(2)).await;
+            }
+            attempt(&healthy, true).await
+        } => assert_eq!(outcome, ACCEPTED),
+    }
 }
 
 #[tokio::test]

@@ -175,6 +175,16 @@ async fn the_webhooks_of_a_host_share_one_connection() {
 }
 
 #[tokio::test]
+async fn attempts_that_wait_for_a_connection_share_its_failure() {
+    let server = Server::start(|_, stream| async move { drop(stream) }).await;
+    let endpoint = server.endpoint(http2);
+    for outcome in futures_util::future::join_all([(); 5].map(|()| attempt(&endpoint, true))).await {
+        assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_))), "{outcome:?}");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
 async fn beyond_the_limit_of_streams_messages_go_out_on_further_connections() {
     let (too_many, mut seen) = mpsc::channel(10);
     let server = Server::start(move |_, stream| {
@@ -246,6 +256,51 @@ async fn a_server_that_answers_no_ping_while_a_response_is_due_is_a_lost_connect
     assert!(matches!(outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_))), "{outcome:?}");
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     assert_eq!(outcome_of_silence(true).await, Outcome::NoResponse(NoResponse::Timeout));
+}
+
+#[tokio::test]
+async fn a_connection_carries_a_hundred_streams_though_its_server_permits_more() {
+    let requests = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&requests);
+    let server = Server::start(move |_, stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let mut frames = Frames::accept(stream, 1000).await;
+            while frames.request().await.is_some() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    let all_came = async {
+        while requests.load(Ordering::Relaxed) < 101 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        _ = futures_util::future::join_all([(); 101].map(|()| attempt(&endpoint, true))) => panic!("none is answered"),
+        () = all_came => assert_eq!(server.connections(), 2),
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_at_its_next_request_costs_no_attempt() {
+    let server = Server::start(|number, stream| async move {
+        let mut frames = Frames::accept(stream, 100).await;
+        let first = frames.request().await.unwrap();
+        frames.accepted(first).await;
+        if number == 1 {
+            frames.request().await.unwrap();
+            return;
+        }
+        pending().await
+    })
+    .await;
+    let endpoint = server.endpoint(http2);
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    assert_eq!(server.connections(), 2);
 }
 
 #[tokio::test]
