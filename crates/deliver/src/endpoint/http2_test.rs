@@ -175,16 +175,6 @@ async fn the_webhooks_of_a_host_share_one_connection() {
 }
 
 #[tokio::test]
-async fn attempts_that_wait_for_a_connection_share_its_failure() {
-    let server = Server::start(|_, stream| async move { drop(stream) }).await;
-    let endpoint = server.endpoint(http2);
-    for outcome in futures_util::future::join_all([(); 5].map(|()| attempt(&endpoint, true))).await {
-        assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_))), "{outcome:?}");
-    }
-    assert_eq!(server.connections(), 1);
-}
-
-#[tokio::test]
 async fn beyond_the_limit_of_streams_messages_go_out_on_further_connections() {
     let (too_many, mut seen) = mpsc::channel(10);
     let server = Server::start(move |_, stream| {

@@ -210,7 +210,7 @@ async fn an_authoritys_own_certificate_is_no_servers_even_where_the_authority_is
     let (ca_file, _) = authority.write(folder.path(), "ca");
     let (address, _) = Server::of(&authority).start().await;
     let outcome = attempt(&endpoint(&network(&[]), "localhost", address, Tls { ca_file, ..Tls::default() })).await;
-    assert_refused(&outcome, "can't be a server's, even if tls.ca_file lists it");
+    assert_refused(&outcome, "it can't be a server's too, even where tls.ca_file lists it");
 }
 
 #[tokio::test]

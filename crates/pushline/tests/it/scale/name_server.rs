@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{net::UdpSocket, task::JoinHandle, time::sleep};
 
 /// The resolver's port; its configuration names no other (resolv.conf(5)).
@@ -18,6 +19,9 @@ const PORT: u16 = 53;
 
 /// The type of an IPv4 address.
 const A: u16 = 1;
+
+/// Bytes of queries that wait in the server's socket.
+const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// The length of a message's header.
 const HEADER: usize = 12;
@@ -35,6 +39,10 @@ impl NameServer {
         let may_mount = Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
         let address = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
         let socket = UdpSocket::bind((address, PORT)).await.ok().filter(|_| may_mount)?;
+        // All names are asked for at once, and the resolver repeats a query that is lost only after 30 s.
+        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER))
+            .unwrap();
         let asked = Arc::<Mutex<HashSet<String>>>::default();
         let answering = tokio::spawn(answer(socket, Arc::clone(&asked)));
         Some(Self { address, asked, answering })
