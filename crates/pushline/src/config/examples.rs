@@ -2,8 +2,10 @@
 //! read.
 
 /// Tables by their path without numbers, their required fields, and the examples. A test compares them with the model.
-const EXAMPLES: [(&str, &str, &str); 16] = [
+const EXAMPLES: [(&str, &str, &str); 18] = [
     ("queue.kafka", "brokers", "10.0.0.1:9092"),
+    ("mqtt.listener.tls", "cert_file", "server.pem"),
+    ("mqtt.listener.tls", "key_file", "server.key"),
     ("mqtt.listeners.tls", "cert_file", "server.pem"),
     ("mqtt.listeners.tls", "key_file", "server.key"),
     ("mqtt.brokers", "url", "mqtt://broker.example.com:1883"),

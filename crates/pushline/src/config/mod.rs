@@ -92,9 +92,9 @@ impl Config {
         settings.queue.dir = source.path(&settings.queue.dir);
         settings.mqtt.listeners =
             settings.mqtt.listeners.into_iter().map(|listener| listener.with_paths(|path| source.path(path))).collect();
-        for (index, listener) in settings.mqtt.listeners.iter().enumerate() {
+        for (number, listener) in settings.mqtt.listeners.iter().enumerate() {
             if let Some(InvalidOption { field, problem }) = listener.validate() {
-                document.mistake_in_item(&mut mistakes, ["mqtt", "listeners"], index, field, problem);
+                document.mistake_of_listener(&mut mistakes, number, field, problem);
             }
         }
         settings.mqtt.brokers = std::mem::take(&mut settings.mqtt.brokers).into_iter().map(|broker| broker.with_paths(&source)).collect();

@@ -78,10 +78,14 @@ impl<'a, 'i> Table<'a, 'i> {
         mistakes.push(self.source.mistake(offset, self.field(&steps), problem));
     }
 
-    /// A mistake in a field of an item of a list of tables, such as `tls.cert_file` of the second of `[[mqtt.listeners]]`; or at what of its path is there.
-    pub(super) fn mistake_in_item(&self, mistakes: &mut Collector, list: [&str; 2], index: usize, field: &str, problem: impl Into<String>) {
-        let fields = list.into_iter().map(|name| Step::Field(name.to_owned()));
-        let path: Vec<Step> = fields.chain([Step::Item(index)]).chain(field.split('.').map(|name| Step::Field(name.to_owned()))).collect();
+    /// A mistake in a field, such as `tls.cert_file`, of a listener: `[mqtt.listener]` is the first, if it is there, and those of `[[mqtt.listeners]]` follow.
+    pub(super) fn mistake_of_listener(&self, mistakes: &mut Collector, number: usize, field: &str, problem: impl Into<String>) {
+        let mqtt = self.table().and_then(|table| table.get("mqtt")).and_then(|mqtt| mqtt.get_ref().as_table());
+        let before = usize::from(mqtt.is_some_and(|mqtt| mqtt.contains_key("listener")));
+        let of_list = || [Step::Field("listeners".to_owned()), Step::Item(number - before)];
+        let place = if number < before { vec![Step::Field("listener".to_owned())] } else { of_list().into() };
+        let field = field.split('.').map(|name| Step::Field(name.to_owned()));
+        let path: Vec<Step> = [Step::Field("mqtt".to_owned())].into_iter().chain(place).chain(field).collect();
         let (mut offset, mut value) = (self.value.span().start, Some(self.value.get_ref()));
         for step in &path {
             let found = match (value, step) {

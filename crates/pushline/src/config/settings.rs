@@ -114,16 +114,18 @@ pub(crate) struct DeadLetters {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "MqttTable")]
 pub(crate) struct Mqtt {
-    /// Where devices connect. `listeners = []`: nowhere.
+    /// Where devices connect: `[mqtt.listener]`, then `[[mqtt.listeners]]`. `listeners = []`: nowhere.
     pub(crate) listeners: Vec<Listener>,
     /// The brokers that packets come from.
     pub(crate) brokers: Vec<Broker>,
 }
 
-/// `[mqtt]` as it is written. A file that names neither listeners nor brokers has the default listener.
+/// `[mqtt]` as it is written. A file that names neither listeners nor brokers has the default listener. `[mqtt.listener]` is a listener too: unlike those
+/// of a list, its options can be set by environment variables.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct MqttTable {
+    listener: Option<Listener>,
     listeners: Option<Vec<Listener>>,
     brokers: Vec<Broker>,
 }
@@ -226,9 +228,10 @@ impl Default for Mqtt {
 }
 
 impl From<MqttTable> for Mqtt {
-    fn from(MqttTable { listeners, brokers }: MqttTable) -> Self {
-        let listeners = listeners.unwrap_or_else(|| if brokers.is_empty() { vec![Listener::default()] } else { Vec::new() });
-        Self { listeners, brokers }
+    fn from(MqttTable { listener, listeners, brokers }: MqttTable) -> Self {
+        let is_named = listener.is_some() || listeners.is_some() || !brokers.is_empty();
+        let default = (!is_named).then(Listener::default);
+        Self { listeners: listener.into_iter().chain(listeners.into_iter().flatten()).chain(default).collect(), brokers }
     }
 }
 

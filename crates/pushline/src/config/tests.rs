@@ -137,6 +137,20 @@ fn the_way_out_is_read_and_its_password_hidden() {
 }
 
 #[test]
+fn one_listener_may_stand_outside_the_list_and_is_the_first() {
+    let ports = |text: &str| -> Vec<u16> {
+        let config = parse(text).unwrap();
+        let shown = config.to_string();
+        assert_eq!(parse(&shown).expect("what is shown can be read again").to_string(), shown);
+        config.settings.mqtt.listeners.iter().map(|listener| listener.address.port()).collect()
+    };
+    let (one, list) = ("[mqtt.listener]\naddress = \"127.0.0.1:5\"\n", "[[mqtt.listeners]]\naddress = \"127.0.0.1:6\"\n");
+    let broker = "[[mqtt.brokers]]\nurl = \"mqtt://b\"\n";
+    assert_eq!([ports(one), ports(list), ports(&[one, list].concat())], [vec![5], vec![6], vec![5, 6]]);
+    assert_eq!([ports(&[broker, one].concat()), ports(broker), ports("")], [vec![5], vec![], vec![1883]]);
+}
+
+#[test]
 fn brokers_are_read_with_their_defaults_and_printed_and_read_again() {
     let text = "[[mqtt.brokers]]\nurl = \"mqtts://broker.example\"\nusername = \"u\"\npassword = \"hush\"\ntls = { server_name = \"b.example\" }\n\
                 [[mqtt.brokers]]\nurl = \"mqtt://127.0.0.1:1884\"\nversion = \"3.1.1\"\nshared_group = \"g\"\nconnections = 2\ntopics = [\"d/{org}/{iccid}\"]\n";
@@ -215,7 +229,15 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
             "[[mqtt.listeners]]\nallow_topics = [\"{user}/#\"]",
             "/etc/p.toml:2: mqtt.listeners.allow_topics: {user} needs users_file or tls.client_ca_file",
         ),
-        ("[mqtt.listener]\n", "/etc/p.toml:1: mqtt.listener: there is no such field; did you mean listeners?"),
+        ("[mqtt.listener]\nusers_file = \"/none\"", "/etc/p.toml:2: mqtt.listener.users_file: can't read /none"),
+        (
+            "[mqtt.listener]\n[[mqtt.listeners]]\n[[mqtt.listeners]]\nusers_file = \"/none\"",
+            "/etc/p.toml:4: mqtt.listeners.users_file: can't read /none",
+        ),
+        (
+            "[mqtt.listener]\ntls = { cert_file = \"c\" }",
+            "/etc/p.toml:2: mqtt.listener.tls.key_file: it is missing: key_file = \"server.key\"",
+        ),
         ("[queue\n", "/etc/p.toml:1: "),
         ("a = 1\nb = = 2", "/etc/p.toml:2: "),
         ("[queue]\ndir = \"a\"\ndir = \"b\"", "/etc/p.toml:3: duplicate key \"dir\" (first defined in line 2)"),
@@ -333,6 +355,7 @@ fn the_environment_overrides_what_is_no_list() {
     assert_eq!(queue("PUSHLINE_QUEUE__KAFKA__BROKERS", "a:1").kafka.unwrap().brokers, "a:1");
     assert_eq!(with("PUSHLINE_ADMIN__ADDRESS", "[::1]:5").unwrap().settings.admin.address.port(), 5);
     assert_eq!(with("PUSHLINE_MQTT__LISTENERS", "").unwrap().settings.mqtt.listeners, []);
+    assert_eq!(with("PUSHLINE_MQTT__LISTENER__ADDRESS", "[::1]:5").unwrap().settings.mqtt.listeners[0].address.port(), 5);
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "10.0.0.0/8, ::1").unwrap().settings.egress.allow.len(), 2);
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", "").unwrap().settings.egress.allow, []);
     assert_eq!(with("PUSHLINE_EGRESS__ALLOW", " ").unwrap().settings.egress.allow, []);
