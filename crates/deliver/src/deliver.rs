@@ -16,10 +16,10 @@ use tokio::{
 use crate::{
     CONNECTIONS_PER_HOST, DeliverError, Egress, LocalFailures, Losses, Network, RefusedTicks,
     budgets::Budgets,
+    endpoints::Endpoints,
     partition::{Context, Task},
     wakeup::Wakeups,
     webhook_health::WebhookHealth,
-    webhooks::Webhooks,
 };
 
 /// How often connections are closed that no attempt will use again, and files of certificates are looked at.
@@ -50,7 +50,7 @@ pub struct Deliver {
     /// `None`: it has failed, and [`Deliver::failed`] has returned that.
     serving: Option<JoinHandle<Result<(), QueueError>>>,
     stop: watch::Sender<bool>,
-    webhooks: watch::Sender<Arc<Webhooks>>,
+    endpoints: watch::Sender<Arc<Endpoints>>,
     losses: Arc<Losses>,
     refused_ticks: Arc<RefusedTicks>,
     local_failures: Arc<LocalFailures>,
@@ -100,10 +100,10 @@ impl Deliver {
         let budgets = Budgets::new(options.memory_budget);
         let network = Network::within(options.egress, options.descriptors, options.connections_per_host)?;
         let (local_failures, health) = (Arc::clone(network.local_failures()), WebhookHealth::new(options.per_webhook_metrics));
-        let (webhooks, known) = watch::channel(Arc::new(Webhooks::new(registry, &budgets, &network)?));
+        let (endpoints, known) = watch::channel(Arc::new(Endpoints::new(registry, &budgets, &network)?));
         let (losses, refused_ticks) = (Arc::<Losses>::default(), Arc::<RefusedTicks>::default());
         let context = Context {
-            webhooks: known,
+            endpoints: known,
             budgets,
             wakeups: Arc::new(Wakeups::default()),
             dead_letters: queue.dead_letters(),
@@ -116,7 +116,7 @@ impl Deliver {
         let mut serving = Serving { network, context, partitions: queue.partitions(), tasks: JoinSet::new(), served: Vec::new() };
         serving.begin().await?;
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, webhooks, losses, refused_ticks, local_failures, health })
+        Ok(Self { serving: Some(tokio::spawn(serving.serve(stopped))), stop, endpoints, losses, refused_ticks, local_failures, health })
     }
 
     /// Applies a registry that was read again (docs/delivery.md, Reload). What is in flight ends under the old definition; everything else of a webhook
@@ -125,11 +125,12 @@ impl Deliver {
     /// # Errors
     /// [`DeliverError`] when a webhook's requests can't be prepared; then nothing has changed.
     pub fn reload(&self, registry: Arc<Registry>) -> Result<(), DeliverError> {
-        let before = Arc::clone(&self.webhooks.borrow());
-        let webhooks = before.reload(registry)?;
+        let before = Arc::clone(&self.endpoints.borrow());
+        let endpoints = before.reload(registry)?;
+        let webhooks = endpoints.webhooks();
         self.health.retain(|webhook| webhooks.has(webhook));
-        webhooks.end_suspensions(&before).into_iter().for_each(|webhook| self.health.suspension_over(webhook));
-        self.webhooks.send_replace(Arc::new(webhooks));
+        webhooks.end_suspensions(before.webhooks()).into_iter().for_each(|webhook| self.health.suspension_over(webhook));
+        self.endpoints.send_replace(Arc::new(endpoints));
         Ok(())
     }
 

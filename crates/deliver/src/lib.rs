@@ -10,7 +10,7 @@
 //! | what a replayed dead letter becomes | `replay.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
 //! | the addresses of this machine | `own_addresses.rs` |
-//! | one attempt on one endpoint | `endpoint.rs` |
+//! | one attempt on one endpoint | `endpoint.rs`; those of a registry snapshot: `endpoints.rs` |
 //! | looking names up, and whether a name still has an address | `lookups.rs`, `lookup_threads.rs`, `recent_addresses.rs` (pure) |
 //! | dialling: Happy Eyeballs | `dial.rs` |
 //! | the egress proxy | `proxy.rs` |
@@ -39,6 +39,7 @@ mod deliver;
 mod dial;
 mod egress;
 mod endpoint;
+mod endpoints;
 mod file_watch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

@@ -26,16 +26,16 @@ use crate::{
     Losses, RefusedTicks,
     budgets::Budgets,
     core::{AttemptEnded, Core, Effects, Event, Leave, LogState, Now, OldestRead, Save, SaveEnded, TickRefused},
+    endpoints::Endpoints,
     wakeup::{Wakeup, Wakeups},
     webhook_health::WebhookHealth,
-    webhooks::Webhooks,
 };
 
 /// What a partition task needs besides its partition.
 #[derive(Clone)]
 pub(crate) struct Context {
     /// Changes when the registry was read again.
-    pub(crate) webhooks: watch::Receiver<Arc<Webhooks>>,
+    pub(crate) endpoints: watch::Receiver<Arc<Endpoints>>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) wakeups: Arc<Wakeups>,
     pub(crate) dead_letters: DeadLetters,
@@ -54,6 +54,8 @@ pub(crate) struct Task {
     stop: watch::Receiver<bool>,
     partition: Arc<dyn Partition>,
     core: Core,
+    /// Of the snapshot that the core has.
+    endpoints: Arc<Endpoints>,
     effects: Effects,
     wakeup: Arc<Wakeup>,
     live: Box<dyn Reader>,
@@ -76,7 +78,7 @@ impl Task {
     /// Runs until it has left the partition, or the queue fails.
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
         let (mut stop, mut is_told) = (self.stop.clone(), false);
-        let mut webhooks = self.context.webhooks.clone();
+        let mut endpoints = self.context.endpoints.clone();
         let wakeup = Arc::clone(&self.wakeup);
         self.time_passed();
         loop {
@@ -96,7 +98,7 @@ impl Task {
                 (batches, is_owner) = finished(&mut self.dead_letters.confirming) => self.ownership_confirmed(batches, is_owner),
                 Some(written) = self.dead_letters.writing.next() => self.dead_letters_written(written)?,
                 wake = wakeup.woken() => self.on(Event::Woken { for_catch_up: wake.for_catch_up }),
-                () = changed(&mut webhooks) => self.on(Event::Reloaded(Arc::clone(&webhooks.borrow_and_update()))),
+                () = changed(&mut endpoints) => self.reloaded(Arc::clone(&endpoints.borrow_and_update())),
                 () = at(wake_at) => self.time_passed(),
                 saved = finished(&mut self.saving) => self.saved(saved)?,
                 ticked = finished(&mut self.ticking) => self.ticked(ticked),
@@ -116,6 +118,12 @@ impl Task {
 
     fn time_passed(&mut self) {
         self.on(Event::TimePassed { log: self.log_state(), overflow: self.partition.overflow() });
+    }
+
+    fn reloaded(&mut self, endpoints: Arc<Endpoints>) {
+        let webhooks = Arc::clone(endpoints.webhooks());
+        self.endpoints = endpoints;
+        self.on(Event::Reloaded(webhooks));
     }
 
     fn log_state(&self) -> LogState {
@@ -199,8 +207,8 @@ async fn finished<F: Future + Unpin>(begun: &mut Option<F>) -> F::Output {
 }
 
 /// Resolves when the registry was read again.
-async fn changed(webhooks: &mut watch::Receiver<Arc<Webhooks>>) {
-    if webhooks.changed().await.is_err() {
+async fn changed(endpoints: &mut watch::Receiver<Arc<Endpoints>>) {
+    if endpoints.changed().await.is_err() {
         pending::<()>().await;
     }
 }

@@ -7,14 +7,11 @@ use pushline_batch::CutRules;
 use pushline_model::{GroupId, Registry, Webhook};
 
 use crate::{
-    DeliverError, Network,
     budgets::{Budgets, WebhookBudgets},
-    endpoint::Endpoint,
-    request::HeaderCaseCache,
     suspension::Suspension,
 };
 
-/// A webhook as lanes see it: its definition, its part of the budgets, and its endpoint.
+/// A webhook as lanes see it: its definition, and its part of the budgets.
 #[derive(Debug)]
 pub(crate) struct WebhookHandle {
     pub(crate) webhook: Arc<Webhook>,
@@ -23,7 +20,6 @@ pub(crate) struct WebhookHandle {
     /// The hash of `rules`.
     pub(crate) rules_hash: u64,
     pub(crate) budgets: WebhookBudgets,
-    pub(crate) endpoint: Endpoint,
 }
 
 /// A registry snapshot with a handle for each webhook.
@@ -32,7 +28,6 @@ pub(crate) struct Webhooks {
     registry: Arc<Registry>,
     by_name: HashMap<String, Arc<WebhookHandle>>,
     budgets: Arc<Budgets>,
-    network: Arc<Network>,
 }
 
 impl WebhookHandle {
@@ -47,33 +42,25 @@ impl WebhookHandle {
 }
 
 impl Webhooks {
-    /// # Errors
-    /// [`DeliverError`] when a webhook's requests can't be prepared.
-    pub(crate) fn new(registry: Arc<Registry>, budgets: &Arc<Budgets>, network: &Arc<Network>) -> Result<Self, DeliverError> {
-        let none = Self { registry: Arc::default(), by_name: HashMap::new(), budgets: Arc::clone(budgets), network: Arc::clone(network) };
-        none.reload(registry)
+    pub(crate) fn new(registry: Arc<Registry>, budgets: &Arc<Budgets>) -> Self {
+        Self { registry: Arc::default(), by_name: HashMap::new(), budgets: Arc::clone(budgets) }.reload(registry)
     }
 
     /// For a registry that was read again: a webhook that is the same keeps its handle, one that changed keeps its part of the budgets. Nothing changes
     /// until the new one is published, with [`Self::end_suspensions`].
-    ///
-    /// # Errors
-    /// [`DeliverError`] when a webhook's requests can't be prepared.
-    pub(crate) fn reload(&self, registry: Arc<Registry>) -> Result<Self, DeliverError> {
-        let mut header_cases = HeaderCaseCache::default();
+    pub(crate) fn reload(&self, registry: Arc<Registry>) -> Self {
         let handle = |webhook: &Arc<Webhook>| {
             let before = self.by_name.get(webhook.name.as_str());
             if let Some(same) = before.filter(|before| before.webhook == *webhook) {
-                return Ok((webhook.name.clone(), Arc::clone(same)));
+                return (webhook.name.clone(), Arc::clone(same));
             }
             let budgets = before.map_or_else(|| self.budgets.of_webhook(), |before| before.budgets.clone());
-            let endpoint = Endpoint::new(Arc::clone(webhook), Arc::clone(&self.network), &mut header_cases)?;
             let rules = CutRules::of(webhook);
             let rules_hash = rules.hash();
-            Ok((webhook.name.clone(), Arc::new(WebhookHandle { webhook: Arc::clone(webhook), rules, rules_hash, budgets, endpoint })))
+            (webhook.name.clone(), Arc::new(WebhookHandle { webhook: Arc::clone(webhook), rules, rules_hash, budgets }))
         };
-        let by_name = registry.webhooks().iter().map(handle).collect::<Result<_, DeliverError>>()?;
-        Ok(Self { registry, by_name, budgets: Arc::clone(&self.budgets), network: Arc::clone(&self.network) })
+        let by_name = registry.webhooks().iter().map(handle).collect();
+        Self { registry, by_name, budgets: Arc::clone(&self.budgets) }
     }
 
     /// This registry takes the place of `before`. A webhook whose URL changed has another server, which hasn't asked to be left alone. Returns the webhooks
@@ -122,39 +109,7 @@ impl Webhooks {
         self.by_name.values().filter(|handle| handle.is_unresponsive()).count()
     }
 
-    #[cfg(test)]
     pub(crate) fn handles(&self) -> impl Iterator<Item = &Arc<WebhookHandle>> {
         self.by_name.values()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use pushline_model::{RegistryBuilder, Tls};
-
-    use super::*;
-    use crate::Egress;
-
-    fn registry(webhooks: [Webhook; 2]) -> Arc<Registry> {
-        let mut builder = RegistryBuilder::default();
-        webhooks.into_iter().for_each(|webhook| builder.webhook(webhook).unwrap());
-        Arc::new(builder.build())
-    }
-
-    #[tokio::test]
-    async fn a_suspension_ends_when_the_registry_with_another_url_is_published_and_not_when_one_is_refused() {
-        let (budgets, network) = (Budgets::new(1 << 20), Network::new(Egress::default()).unwrap());
-        let webhook = |name: &str, host: &str| Webhook::new(name, format!("https://{host}.example/").parse().unwrap());
-        let before = Webhooks::new(registry([webhook("a", "one"), webhook("b", "one")]), &budgets, &network).unwrap();
-        let suspension = Arc::clone(&before.by_name["a"].budgets.suspension);
-        suspension.extend(Instant::now() + Duration::from_secs(3600));
-        let mut unusable = webhook("b", "one");
-        unusable.tls = Tls { ca_file: Some("/nonexistent".into()), ..Tls::default() };
-        before.reload(registry([webhook("a", "two"), unusable])).unwrap_err();
-        let after = before.reload(registry([webhook("a", "two"), webhook("b", "two")])).unwrap();
-        assert!(suspension.is_on());
-        assert_eq!((after.end_suspensions(&before), suspension.is_on()), (vec!["a"], false));
     }
 }

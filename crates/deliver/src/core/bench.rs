@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,10 +10,7 @@ use pushline_model::{Attempt, Cause, DeadLetter, Iccid, Offset, Outcome, Packet,
 use pushline_queue::{Frame, FrameBuilder, Horizon, Kind, Record, Replay};
 
 use super::*;
-use crate::{
-    Egress, Network,
-    checkpoint::{Checkpoint, LaneCheckpoint, OpenWindow},
-};
+use crate::checkpoint::{Checkpoint, LaneCheckpoint, OpenWindow};
 
 pub(super) const GROUP: &str = "o/a";
 /// The wall clock and the log's time at the start.
@@ -52,11 +49,6 @@ pub(super) fn registry(webhook: Webhook, knows: bool) -> Arc<Registry> {
     builder.webhook(webhook).unwrap();
     builder.group(GROUP.parse().unwrap(), knows.then_some(name.as_str()), false).unwrap();
     Arc::new(builder.build())
-}
-
-pub(super) fn network() -> &'static Arc<Network> {
-    static NETWORK: LazyLock<Arc<Network>> = LazyLock::new(|| Network::new(Egress::default()).unwrap());
-    &NETWORK
 }
 
 pub(super) fn at(seconds: u64) -> Timestamp {
@@ -126,7 +118,7 @@ impl Bench {
 
     pub(super) fn with(registry: Arc<Registry>, restart: Restart, memory: usize) -> Self {
         let budgets = Budgets::new(memory);
-        let webhooks = Arc::new(Webhooks::new(registry, &budgets, network()).unwrap());
+        let webhooks = Arc::new(Webhooks::new(registry, &budgets));
         let now = Now { monotonic: Instant::now(), wall: BEGIN };
         let log = LogState { end: restart.live_offset, horizon: Some(Horizon { offset: 0, time: BEGIN }) };
         let core = Core::new(0, webhooks, restart, Tuning::new(Duration::from_hours(72)), Start { log, now }, &budgets);
@@ -267,7 +259,7 @@ impl Bench {
     }
 
     pub(super) fn reload(&mut self, registry: Arc<Registry>) {
-        let webhooks = Arc::new(self.core.webhooks.reload(registry).unwrap());
+        let webhooks = Arc::new(self.core.webhooks.reload(registry));
         webhooks.end_suspensions(&self.core.webhooks);
         self.on(Event::Reloaded(webhooks));
     }

@@ -7,7 +7,7 @@ use allocation_counter::measure;
 use pushline_model::{Attempt, Iccid, NoResponse, Outcome, Packet, RegistryBuilder, Webhook};
 use pushline_queue::{Frame, FrameBuilder, Horizon, Record};
 
-use super::{bench::network, *};
+use super::*;
 
 const GROUPS: usize = 10_000;
 const AT_MOST: u64 = 2048;
@@ -36,7 +36,7 @@ fn core(now: Now, budgets: &Arc<Budgets>) -> Core {
         }
         builder.group(format!("o{number}/line").parse().unwrap(), Some(&webhook), false).unwrap();
     }
-    let webhooks = Arc::new(Webhooks::new(Arc::new(builder.build()), budgets, network()).unwrap());
+    let webhooks = Arc::new(Webhooks::new(Arc::new(builder.build()), budgets));
     let log = LogState { end: 0, horizon: Some(Horizon { offset: 0, time: Timestamp(1 << 50) }) };
     Core::new(0, webhooks, Restart::default(), Tuning::new(Duration::from_hours(72)), Start { log, now }, budgets)
 }

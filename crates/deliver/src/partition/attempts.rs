@@ -8,6 +8,7 @@ use tokio::task::JoinError;
 use super::{Task, now, wall};
 use crate::{
     core::{AttemptEnded, Event, StartAttempt},
+    endpoint::Endpoint,
     webhook_health::WebhookHealth,
 };
 
@@ -15,7 +16,8 @@ impl Task {
     pub(super) fn start_attempts(&mut self) {
         for start in self.effects.attempts.drain(..) {
             self.metrics.starts(&start);
-            self.attempts.spawn(attempt(start, Arc::clone(&self.context.health)));
+            let endpoint = Arc::clone(self.endpoints.of(&start.handle));
+            self.attempts.spawn(attempt(start, endpoint, Arc::clone(&self.context.health)));
         }
     }
 
@@ -37,10 +39,10 @@ impl Task {
     }
 }
 
-async fn attempt(start: StartAttempt, health: Arc<WebhookHealth>) -> AttemptEnded {
+async fn attempt(start: StartAttempt, endpoint: Arc<Endpoint>, health: Arc<WebhookHealth>) -> AttemptEnded {
     let StartAttempt { key, permit, handle, id, body, is_first, .. } = start;
     let (at, began) = (wall(), Instant::now());
-    let outcome = handle.endpoint.attempt(id, body, is_first).await;
+    let outcome = endpoint.attempt(id, body, is_first).await;
     health.attempt_ended(&handle.webhook.name, &outcome);
     let attempt = Attempt::new(at, began.elapsed(), &outcome);
     AttemptEnded { key, permit, outcome, attempt, jitter: fastrand::f64() }

@@ -52,10 +52,11 @@ impl Task {
         let catch_up = CatchUpReader::new(partition.reader(restart.watermark), restart.watermark);
         let wakeup = context.wakeups.join();
         // A registry that is read after this is a change to the receiver that the task keeps.
-        let webhooks = Arc::clone(&context.webhooks.borrow_and_update());
+        let endpoints = Arc::clone(&context.endpoints.borrow_and_update());
         let log = LogState { end: partition.end(), horizon: partition.horizon() };
         let (start, tuning) = (Start { log, now: now() }, Tuning::new(context.max_age));
         let lag = restart.end_at_start.saturating_sub(restart.live_offset);
+        let webhooks = Arc::clone(endpoints.webhooks());
         let core = Core::new(partition.index(), webhooks, restart, tuning, start, &context.budgets);
         let status = core.status(start.now);
         metrics.started(partition.index(), status.unsettled - status.lag + lag);
@@ -65,6 +66,7 @@ impl Task {
             stop,
             partition,
             core,
+            endpoints,
             effects: Effects::default(),
             wakeup,
             live,
@@ -150,7 +152,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::{Egress, Losses, Network, RefusedTicks, budgets::Budgets, wakeup::Wakeups, webhooks::Webhooks};
+    use crate::{Egress, Losses, Network, RefusedTicks, budgets::Budgets, endpoints::Endpoints, wakeup::Wakeups};
 
     /// One group, with a webhook at an address that may not be dialled, or with none.
     fn registry(knows: bool) -> Arc<Registry> {
@@ -163,9 +165,9 @@ mod tests {
     #[tokio::test]
     async fn a_reload_while_a_partition_starts_is_not_missed() {
         let (queue, budgets, network) = (Memory::new(), Budgets::new(1 << 20), Network::new(Egress::default()).unwrap());
-        let (webhooks, known) = watch::channel(Arc::new(Webhooks::new(registry(false), &budgets, &network).unwrap()));
+        let (endpoints, known) = watch::channel(Arc::new(Endpoints::new(registry(false), &budgets, &network).unwrap()));
         let context = Context {
-            webhooks: known,
+            endpoints: known,
             budgets,
             wakeups: Arc::new(Wakeups::default()),
             dead_letters: queue.dead_letters(),
@@ -185,7 +187,7 @@ mod tests {
         let partition = Arc::clone(&queue.partitions().borrow()[0]);
         let (_stop, stopped) = watch::channel(false);
         let task = Task::start(partition, context, stopped).await.unwrap();
-        webhooks.send_modify(|webhooks| *webhooks = Arc::new(webhooks.reload(registry(true)).unwrap()));
+        endpoints.send_modify(|endpoints| *endpoints = Arc::new(endpoints.reload(registry(true)).unwrap()));
         let running = tokio::spawn(task.run());
         let tried = async {
             while queue.dead_letters().list(&Filter::default(), 0, 1).await.unwrap().found.is_empty() {

@@ -108,7 +108,7 @@ impl Process {
     /// Starts a process with the checkpoint that each partition finds.
     pub(super) fn start(common: &mut Common, found: Vec<Option<Rc<Saved>>>) -> Self {
         let budgets = Budgets::new(common.setup.memory);
-        let webhooks = Arc::new(Webhooks::new(common.registry(), &budgets, Common::network()).expect("its requests can be prepared"));
+        let webhooks = Arc::new(Webhooks::new(common.registry(), &budgets));
         let mut process = Self {
             budgets,
             webhooks,

@@ -123,7 +123,7 @@ impl World {
 impl Process {
     /// The registry was read again: each task gets it in its own time.
     fn read_again(&mut self, registry: &std::sync::Arc<pushline_model::Registry>, config: usize) {
-        let webhooks = self.webhooks.reload(std::sync::Arc::clone(registry)).expect("its requests can be prepared");
+        let webhooks = self.webhooks.reload(std::sync::Arc::clone(registry));
         webhooks.end_suspensions(&self.webhooks);
         self.webhooks = std::sync::Arc::new(webhooks);
         for task in &mut self.tasks {

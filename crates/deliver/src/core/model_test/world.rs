@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +16,6 @@ use super::{
     log::{Clock, GROUPS, Log, Rec, stamp},
     schedule::{Change, Setup, What},
 };
-use crate::{Egress, Network};
 
 /// The status that is retried.
 pub(super) const BUSY: u16 = 503;
@@ -155,11 +154,6 @@ impl Common {
 
     pub(super) fn config(&self) -> &Config {
         self.configs.last().expect("there is always one")
-    }
-
-    pub(super) fn network() -> &'static Arc<Network> {
-        static NETWORK: LazyLock<Arc<Network>> = LazyLock::new(|| Network::new(Egress::default()).expect("it needs nothing"));
-        &NETWORK
     }
 
     pub(super) fn tuning(&self) -> Tuning {
