@@ -18,7 +18,7 @@ use crate::{
     budgets::Budgets,
     endpoints::Endpoints,
     partition::{Context, Task},
-    wakeup::Wakeups,
+    wakeups::Wakeups,
     webhook_health::WebhookHealth,
 };
 

@@ -16,11 +16,11 @@ use crate::{
     access_tokens::AccessTokens,
     compression,
     connection::{Deadline, SendError},
+    kept_headers::response_headers,
     network::ConnectError,
     pool::{Checkout, Origin, Sharer},
     request::{HeaderCaseCache, Template},
     response::{Drain, Remainder},
-    retry_after::response_headers,
 };
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod endpoints;
 mod file_watch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod kept_headers;
 mod local_failures;
 mod lookup_threads;
 mod lookups;
@@ -74,6 +75,7 @@ mod suspension;
 mod tls;
 mod token_request;
 mod wakeup;
+mod wakeups;
 mod webhook_health;
 mod webhooks;
 

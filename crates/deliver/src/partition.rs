@@ -27,7 +27,7 @@ use crate::{
     budgets::Budgets,
     core::{AttemptEnded, Core, Effects, Event, Leave, LogState, Now, OldestRead, Save, SaveEnded, TickRefused},
     endpoints::Endpoints,
-    wakeup::{Wakeup, Wakeups},
+    wakeups::{Wakeup, Wakeups},
     webhook_health::WebhookHealth,
 };
 

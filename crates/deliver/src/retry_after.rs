@@ -2,23 +2,10 @@
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap,
-    header::{HeaderName, LOCATION, RETRY_AFTER},
-};
-use pushline_model::{Outcome, RESPONSE_KEPT, ResponseHeaders, Timestamp, Webhook};
+use pushline_model::{Outcome, Timestamp, Webhook};
 
 /// No server suspends its webhook for longer.
 const LONGEST: Duration = Duration::from_hours(1);
-
-/// What a dead letter keeps of a response's headers, and what [`suspends_for`] reads.
-pub(crate) fn response_headers(headers: &HeaderMap) -> ResponseHeaders {
-    let kept = |name: HeaderName| {
-        let value = headers.get(name)?.as_bytes();
-        Some(String::from_utf8_lossy(&value[..value.len().min(RESPONSE_KEPT)]).into())
-    };
-    ResponseHeaders { location: kept(LOCATION), retry_after: kept(RETRY_AFTER) }
-}
 
 /// How long an outcome suspends its webhook. `None`: it doesn't.
 pub(crate) fn suspends_for(webhook: &Webhook, outcome: &Outcome, wall: Timestamp) -> Option<Duration> {
@@ -40,14 +27,15 @@ fn read(value: &str, wall: Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use pushline_model::ResponseHeaders;
+
     use super::*;
 
     fn wait(value: &str) -> Option<Duration> {
         let mut webhook = Webhook::new("w", "http://a.example/".parse().unwrap());
         webhook.retry_on_status = vec![503];
-        let mut map = HeaderMap::new();
-        map.insert(RETRY_AFTER, value.parse().unwrap());
-        let outcome = |status| Outcome::ErrorResponse { status, response: vec![], headers: response_headers(&map) };
+        let headers = || ResponseHeaders { retry_after: Some(value.into()), location: None };
+        let outcome = |status| Outcome::ErrorResponse { status, response: vec![], headers: headers() };
         let wall = Timestamp::parse("1994-11-06T08:49:07Z").unwrap();
         assert_eq!(suspends_for(&webhook, &outcome(429), wall), None, "it isn't retried");
         suspends_for(&webhook, &outcome(503), wall)
@@ -65,15 +53,5 @@ mod tests {
         for value in ["", "0", "-1", "+1", "1.5", "soon", "30 s", "Sat, 05 Nov 1994 08:49:37 GMT", "1994-11-06T08:49:37Z"] {
             assert_eq!(wait(value), None, "{value}");
         }
-    }
-
-    #[test]
-    fn headers_are_kept_as_they_came_and_in_part_where_they_are_long() {
-        let mut map = HeaderMap::new();
-        assert_eq!(response_headers(&map), ResponseHeaders::default());
-        map.insert(LOCATION, "x".repeat(RESPONSE_KEPT + 1).parse().unwrap());
-        map.insert(RETRY_AFTER, http::HeaderValue::from_bytes(b"\xff").unwrap());
-        let kept = response_headers(&map);
-        assert_eq!((kept.location.map(|text| text.len()), kept.retry_after.as_deref()), (Some(RESPONSE_KEPT), Some("\u{fffd}")));
     }
 }

@@ -152,7 +152,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::{Egress, Losses, Network, RefusedTicks, budgets::Budgets, endpoints::Endpoints, wakeup::Wakeups};
+    use crate::{Egress, Losses, Network, RefusedTicks, budgets::Budgets, endpoints::Endpoints, wakeups::Wakeups};
 
     /// One group, with a webhook at an address that may not be dialled, or with none.
     fn registry(knows: bool) -> Arc<Registry> {

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use pushline_model::{Attempt, LocalFailure, LocalFailureKind, MessageId, NoResponse, Offset, Outcome, ResponseHeaders, Timestamp};
 use pushline_queue::Frame;
 
@@ -23,17 +22,12 @@ use super::{
     schedule::How,
     world::{BUSY, Common},
 };
-use crate::{
-    budgets::Budgets,
-    wakeup::{Wake, Wakeup, Wakeups},
-    webhooks::Webhooks,
-};
+use crate::{budgets::Budgets, wakeup::Wake, webhooks::Webhooks};
 
 /// A process.
 pub(super) struct Process {
     pub(super) budgets: Arc<Budgets>,
     pub(super) webhooks: Arc<Webhooks>,
-    wakeups: Wakeups,
     pub(super) tasks: Vec<Task>,
     /// Another one was started: its commits are refused.
     pub(super) is_zombie: bool,
@@ -48,7 +42,6 @@ pub(super) struct Task {
     pub(super) partition: usize,
     pub(super) core: Core,
     effects: Effects,
-    wakeup: Arc<Wakeup>,
     pub(super) woken: Option<Wake>,
     pub(super) in_flight: Vec<StartAttempt>,
     pub(super) writing: Vec<DeadLetterBatch>,
@@ -109,15 +102,8 @@ impl Process {
     pub(super) fn start(common: &mut Common, found: Vec<Option<Rc<Saved>>>) -> Self {
         let budgets = Budgets::new(common.setup.memory);
         let webhooks = Arc::new(Webhooks::new(common.registry(), &budgets));
-        let mut process = Self {
-            budgets,
-            webhooks,
-            wakeups: Wakeups::default(),
-            tasks: Vec::new(),
-            is_zombie: false,
-            suspended: HashMap::new(),
-            started_at: HashMap::new(),
-        };
+        let mut process =
+            Self { budgets, webhooks, tasks: Vec::new(), is_zombie: false, suspended: HashMap::new(), started_at: HashMap::new() };
         for (partition, found) in found.into_iter().enumerate() {
             let task = process.task(partition, found.as_deref(), common);
             process.tasks.push(task);
@@ -147,7 +133,6 @@ impl Process {
             partition,
             core,
             effects: Effects::default(),
-            wakeup: self.wakeups.join(),
             woken: None,
             in_flight: Vec::new(),
             writing: Vec::new(),
@@ -208,8 +193,8 @@ impl Process {
             common.tell(|| format!("  {notice:?}"));
         }
         if let Some(wake) = effects.wake_others {
-            self.wakeups.wake_others(&self.tasks[place].wakeup, wake);
-            self.tasks.iter_mut().for_each(Task::note_wake);
+            let others = self.tasks.iter_mut().enumerate().filter(|(other, _)| *other != place);
+            others.for_each(|(_, task)| task.note_wake(wake));
         }
         if effects.abort_attempts {
             self.tasks[place].in_flight.clear();
@@ -409,11 +394,9 @@ impl Process {
 }
 
 impl Task {
-    fn note_wake(&mut self) {
-        if let Some(wake) = self.wakeup.woken().now_or_never() {
-            let for_catch_up = wake.for_catch_up || self.woken.is_some_and(|before| before.for_catch_up);
-            self.woken = Some(Wake { for_catch_up });
-        }
+    fn note_wake(&mut self, wake: Wake) {
+        let for_catch_up = wake.for_catch_up || self.woken.is_some_and(|before| before.for_catch_up);
+        self.woken = Some(Wake { for_catch_up });
     }
 
     /// A core that wants to be woken again and again at one moment burns a processor.
