@@ -62,7 +62,7 @@ pub const PARTS: &[Part] = &[
     Part {
         name: "model",
         about: "the delivery core's model test with 200,000 schedules in each mode",
-        package: "pushline-deliver",
+        package: "pushline-lanes",
         target: &["--lib", "--release"],
         tests: &[
             "with_a_horizon_every_record_is_sent_under_one_id_and_all_settle",

@@ -1,6 +1,6 @@
 //! `cargo xtask mutants`: breaks the delivery core's rules one after the other, and shows after how many schedules the model test notices.
 //!
-//! A mutant is a patch in `crates/deliver/mutants`, named like the mutant of `docs/model/lanes.py`. Its first lines begin with `#` and describe what it breaks. The command
+//! A mutant is a patch in `crates/lanes/mutants`, named like the mutant of `docs/model/lanes.py`. Its first lines begin with `#` and describe what it breaks. The command
 //! copies the project to `target/mutants`, applies one patch at a time there, and runs the model test. A mutant that survives fails the command.
 
 use std::{
@@ -114,7 +114,7 @@ fn print(table: &[(String, Verdict, String)], schedules: u32) {
 // --- Patches
 
 fn patches(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, String> {
-    let folder = root.join("crates/deliver/mutants");
+    let folder = root.join("crates/lanes/mutants");
     let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
     let mut all: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "patch")).collect();
@@ -205,7 +205,7 @@ fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, Strin
         command.env("PROPTEST_MAX_SHRINK_ITERS", "0");
         command.output().map_err(|error| format!("can't start timeout: {error}"))
     };
-    const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-deliver", "--lib"];
+    const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-lanes", "--lib"];
     let build = cargo(BUILD_DEADLINE_SECONDS, &[&TEST[..], &["--no-run"]].concat())?;
     if !build.status.success() {
         println!("{}: {}", build.status, String::from_utf8_lossy(&build.stderr).trim());

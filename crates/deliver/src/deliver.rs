@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use pushline_lanes::Budgets;
 use pushline_model::{DescriptorBudget, Registry};
 use pushline_queue::{Partition, Partitions, Queue, QueueError};
 use tokio::{
@@ -15,7 +16,6 @@ use tokio::{
 
 use crate::{
     CONNECTIONS_PER_HOST, DeliverError, Egress, LocalFailures, Losses, Network, RefusedTicks,
-    budgets::Budgets,
     endpoints::Endpoints,
     partition::{Context, Task},
     wakeups::Wakeups,

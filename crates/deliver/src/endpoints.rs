@@ -5,15 +5,10 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use pushline_lanes::{Budgets, WebhookHandle, Webhooks};
 use pushline_model::Registry;
 
-use crate::{
-    DeliverError, Network,
-    budgets::Budgets,
-    endpoint::Endpoint,
-    request::HeaderCaseCache,
-    webhooks::{WebhookHandle, Webhooks},
-};
+use crate::{DeliverError, Network, endpoint::Endpoint, request::HeaderCaseCache};
 
 /// A registry snapshot with an endpoint for each webhook.
 #[derive(Debug)]
@@ -75,8 +70,6 @@ impl Endpoints {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use pushline_model::{RegistryBuilder, Tls, Webhook};
 
     use super::*;
@@ -97,17 +90,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_suspension_ends_when_the_registry_with_another_url_is_published_and_not_when_one_is_refused() {
+    async fn a_registry_is_refused_if_requests_of_one_webhook_can_not_be_prepared() {
         let (budgets, network) = (Budgets::new(1 << 20), Network::new(Egress::default()).unwrap());
         let before = Endpoints::new(registry([webhook("a", "one"), webhook("b", "one")]), &budgets, &network).unwrap();
-        let suspension = Arc::clone(&handle(&before, "a").budgets.suspension);
-        suspension.extend(Instant::now() + Duration::from_secs(3600));
         let mut unusable = webhook("b", "one");
         unusable.tls = Tls { ca_file: Some("/nonexistent".into()), ..Tls::default() };
         before.reload(registry([webhook("a", "two"), unusable])).unwrap_err();
-        let after = before.reload(registry([webhook("a", "two"), webhook("b", "two")])).unwrap();
-        assert!(suspension.is_on());
-        assert_eq!((after.webhooks().end_suspensions(before.webhooks()), suspension.is_on()), (vec!["a"], false));
     }
 
     #[tokio::test]

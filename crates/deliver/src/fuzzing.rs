@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use pushline_lanes::suspends_for;
 use pushline_model::{
     Auth, CustomHeader, DescriptorBudget, DescriptorUse, MessageId, NoResponse, Outcome, RESPONSE_KEPT, Secret, Timestamp, Webhook,
 };
@@ -24,7 +25,6 @@ use crate::{
     endpoint::Endpoint,
     pool::{Checkout, HostPermit, Slot},
     request::HeaderCaseCache,
-    retry_after::suspends_for,
     route::Route,
     stream::TlsRefusal,
 };

@@ -1,12 +1,9 @@
-//! The queue to the webhooks: partition tasks with their lanes, and the HTTP sender with its outcomes.
+//! The queue to the webhooks: partition tasks, which drive the delivery core of `pushline-lanes`, and the HTTP sender with its outcomes.
 //!
 //! | what | where |
 //! |---|---|
-//! | what is decided about a partition (pure) | `core.rs`, and a file for each rule in `core/` |
-//! | the driver: the only `select!` of a partition | `partition.rs`, and in `partition/` what takes longer |
-//! | where a partition starts again (pure) | `checkpoint.rs` |
-//! | what all partitions share | `memory_budget.rs`, `concurrency_limit.rs`, `circuit_breaker.rs`, `wakeup.rs`; `budgets.rs` holds them |
-//! | what follows from an outcome (pure) | `outcome.rs` |
+//! | the driver of the core: the only `select!` of a partition | `partition.rs`, and in `partition/` what takes longer |
+//! | waking the tasks of the process | `wakeups.rs` |
 //! | what a replayed dead letter becomes | `replay.rs` |
 //! | which addresses may be dialled (pure) | `egress.rs`; the table of special-purpose addresses is `special_purpose.rs` |
 //! | the addresses of this machine | `own_addresses.rs` |
@@ -19,7 +16,7 @@
 //! | the way that a connection took | `route.rs` |
 //! | a connection of HTTP/1.1, or a stream of HTTP/2 | `connection.rs`, and a file for each in `connection/`; `meter.rs` counts bytes and ends a connection |
 //! | the connections of the process, and who gets which | `pool.rs`, and those of a host in `pool/host.rs` |
-//! | what is read of a response after its status | `response.rs` |
+//! | what is read of a response after its status | `response.rs`; the headers that are kept: `kept_headers.rs` |
 //! | what this machine lacks, and never blames on an endpoint | `local_failures.rs` |
 //! | which webhooks fail, for the log and by option for metrics | `webhook_health.rs` |
 //! | TLS sessions to resume, of each server name | `tls_sessions.rs` |
@@ -28,13 +25,8 @@
 //! | why an endpoint gave no response (pure) | `no_response.rs` |
 
 mod access_tokens;
-mod budgets;
-mod checkpoint;
-mod circuit_breaker;
 mod compression;
-mod concurrency_limit;
 mod connection;
-mod core;
 mod deliver;
 mod dial;
 mod egress;
@@ -48,36 +40,29 @@ mod local_failures;
 mod lookup_threads;
 mod lookups;
 mod losses;
-mod memory_budget;
 pub mod metrics;
 mod name_servers;
 #[cfg(test)]
 mod namespace;
 mod network;
 mod no_response;
-mod outcome;
 mod own_addresses;
 mod partition;
 mod pool;
 mod proxy;
-mod rate_limit;
 mod recent_addresses;
 mod refused_ticks;
 mod replay;
 mod request;
 mod response;
-mod retry_after;
 mod route;
 mod signature;
 mod special_purpose;
 mod stream;
-mod suspension;
 mod tls;
 mod token_request;
-mod wakeup;
 mod wakeups;
 mod webhook_health;
-mod webhooks;
 
 use pushline_queue::QueueError;
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use pushline_lanes::{AttemptEnded, Budgets, Core, Effects, Event, Leave, LogState, Now, OldestRead, Save, SaveEnded, TickRefused};
 use pushline_model::{Offset, Timestamp};
 use pushline_queue::{AppendError, DeadLetters, Partition, QueueError, Reader};
 use tokio::{sync::watch, task::JoinSet, time::sleep_until};
@@ -24,8 +25,6 @@ use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 use self::{catch_up::CatchUpReader, dead_letters::Writing, metrics::PartitionMetrics};
 use crate::{
     Losses, RefusedTicks,
-    budgets::Budgets,
-    core::{AttemptEnded, Core, Effects, Event, Leave, LogState, Now, OldestRead, Save, SaveEnded, TickRefused},
     endpoints::Endpoints,
     wakeups::{Wakeup, Wakeups},
     webhook_health::WebhookHealth,

@@ -5,9 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use pushline_lanes::Wake;
 use tokio::sync::Notify;
-
-use crate::wakeup::Wake;
 
 /// The tasks of the process.
 #[derive(Debug, Default)]

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use crate::dependencies::packages;
 
 /// Which of our crates each one may depend on, and which it must.
-const GRAPH: [(&str, &[&str]); 8] = [
+const GRAPH: [(&str, &[&str]); 9] = [
     ("pushline-model", &[]),
     ("pushline-queue", &["pushline-model"]),
     ("pushline-ingest", &["pushline-model", "pushline-queue"]),
     ("pushline-batch", &["pushline-model"]),
-    ("pushline-deliver", &["pushline-batch", "pushline-model", "pushline-queue"]),
+    ("pushline-lanes", &["pushline-batch", "pushline-model", "pushline-queue"]),
+    ("pushline-deliver", &["pushline-batch", "pushline-lanes", "pushline-model", "pushline-queue"]),
     ("pushline-sample", &[]),
     ("pushline-testkit", &["pushline-sample"]),
     ("pushline", &["pushline-deliver", "pushline-ingest", "pushline-model", "pushline-queue", "pushline-sample"]),
@@ -28,7 +29,7 @@ const SINGLE_USERS: [(&str, &[&str]); 6] = [
 ];
 
 /// No tokio, no I/O in these.
-const PURE: [&str; 2] = ["pushline-model", "pushline-batch"];
+const PURE: [&str; 3] = ["pushline-model", "pushline-batch", "pushline-lanes"];
 
 /// Each crate's dependencies, without those of its tests.
 fn dependencies() -> BTreeMap<String, Vec<String>> {

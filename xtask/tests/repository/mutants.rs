@@ -6,7 +6,7 @@ use crate::files::root;
 
 #[test]
 fn each_mutant_applies_to_the_code() {
-    let entries = fs::read_dir(root().join("crates/deliver/mutants")).unwrap();
+    let entries = fs::read_dir(root().join("crates/lanes/mutants")).unwrap();
     let patches: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     assert!(patches.len() > 40, "there are only {} mutants", patches.len());
     for patch in patches {

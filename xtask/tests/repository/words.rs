@@ -91,17 +91,17 @@ const WITHOUT_A_SUBJECT: [&str; 3] = ["nobody", "somebody", "whoever"];
 
 /// Words that are retired only in some crates or files. Elsewhere they have their usual sense, such as HTTP's head.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("head", &["crates/deliver/src/core", "crates/deliver/src/partition", "crates/queue/src/lib.rs"]),
-    ("the head", &["crates/deliver/src/core", "crates/deliver/src/partition", "crates/queue/src", "docs", "README.md", "ARCHITECTURE.md"]),
-    ("taken", &["crates/deliver/src/core"]),
-    ("listed", &["crates/deliver/src"]),
-    ("turn", &["crates/deliver/src"]),
+    ("head", &["crates/lanes/src/core", "crates/deliver/src/partition", "crates/queue/src/lib.rs"]),
+    ("the head", &["crates/lanes/src/core", "crates/deliver/src/partition", "crates/queue/src", "docs", "README.md", "ARCHITECTURE.md"]),
+    ("taken", &["crates/lanes/src/core"]),
+    ("listed", &["crates/deliver/src", "crates/lanes/src"]),
+    ("turn", &["crates/deliver/src", "crates/lanes/src"]),
     ("patience", &["crates/queue/src"]),
     ("Refusal", &["crates/ingest"]),
-    ("Gone", &["crates/deliver/src"]),
-    ("is lost", &["crates/deliver/src/core"]),
-    ("is ours", &["crates/deliver/src", "crates/queue/src"]),
-    ("slot", &["crates/deliver/src/core", "crates/deliver/src/partition", "docs"]),
+    ("Gone", &["crates/deliver/src", "crates/lanes/src"]),
+    ("is lost", &["crates/lanes/src/core"]),
+    ("is ours", &["crates/deliver/src", "crates/lanes/src", "crates/queue/src"]),
+    ("slot", &["crates/lanes/src/core", "crates/deliver/src/partition", "docs"]),
 ];
 
 /// Uses in another sense: the words in their phrase, and the beginning of the paths that may contain it.

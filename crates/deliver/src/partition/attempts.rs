@@ -2,15 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
+use pushline_lanes::{AttemptEnded, Event, StartAttempt};
 use pushline_model::Attempt;
 use tokio::task::JoinError;
 
 use super::{Task, now, wall};
-use crate::{
-    core::{AttemptEnded, Event, StartAttempt},
-    endpoint::Endpoint,
-    webhook_health::WebhookHealth,
-};
+use crate::{endpoint::Endpoint, webhook_health::WebhookHealth};
 
 impl Task {
     pub(super) fn start_attempts(&mut self) {

@@ -1,9 +1,8 @@
 //! Reading a catch-up block, frame by frame.
 
+use pushline_lanes::ReadBlock;
 use pushline_model::Offset;
 use pushline_queue::{Frame, Partition, QueueError, Reader};
-
-use crate::core::ReadBlock;
 
 /// The reader of catch-up blocks. It stays where the last one ended: the next one mostly begins there, and part of it may be read ahead.
 pub(super) struct CatchUpReader {

@@ -6,13 +6,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture, stream::FuturesUnordered};
+use pushline_lanes::{DeadLetterBatch, DeadLetterKey, Event};
 use pushline_model::{Cause, DeadLetter};
 use pushline_queue::{AppendError, Appended, DeadLetters, QueueError};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::Task;
-use crate::core::{DeadLetterBatch, DeadLetterKey, Event};
 
 /// After this time, a dead letter that was refused is written again.
 const WRITE_AGAIN: Duration = Duration::from_secs(2);

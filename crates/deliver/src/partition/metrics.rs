@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use pushline_lanes::{Excuse, Now, SaveEnded, StartAttempt, Status};
 use pushline_model::{Cause, Outcome};
 use pushline_queue::metrics::DEAD_LETTERED;
 
 use crate::{
-    core::{Excuse, Now, SaveEnded, StartAttempt, Status},
     metrics::{
         ATTEMPTS, CHECKPOINT_AGE, CHECKPOINT_SAVES, DELIVERED, EXCUSED, IN_FLIGHT, LAG, LANES, MESSAGE_PACKETS, MISSING, OLDEST_UNSETTLED,
         RESPONSE_SECONDS, RESPONSES, SUSPENDED, TICKS, UNRESPONSIVE, UNSETTLED, UNSETTLED_AT_START,

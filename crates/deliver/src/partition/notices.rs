@@ -1,9 +1,9 @@
 //! What the core tells operators, as log lines and counts.
 
+use pushline_lanes::{Excuse, Notice};
 use tracing::{error, info, warn};
 
 use super::{Task, now};
-use crate::core::{Excuse, Notice};
 
 impl Task {
     pub(super) fn tell(&mut self) {

@@ -4,16 +4,13 @@
 
 use std::{ops::Range, sync::Arc};
 
+use pushline_lanes::{Checkpoint, Core, Effects, Excuse, LogState, Restart, Start, Tuning, Unreadable};
 use pushline_model::Offset;
 use pushline_queue::{Partition, QueueError, SavedCheckpoint};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 
 use super::{Context, Task, catch_up::CatchUpReader, dead_letters::Writing, metrics::PartitionMetrics, notices::excused, now};
-use crate::{
-    checkpoint::{Checkpoint, Restart, Unreadable},
-    core::{Core, Effects, Excuse, LogState, Start, Tuning},
-};
 
 impl Task {
     /// Starts where the partition's checkpoint says.
@@ -147,12 +144,13 @@ async fn is_named(partition: &dyn Partition, checkpoint: Option<&Checkpoint>, bo
 mod tests {
     use std::time::Duration;
 
+    use pushline_lanes::Budgets;
     use pushline_model::{Cause, Iccid, Packet, Registry, RegistryBuilder, Timestamp, Webhook};
     use pushline_queue::{Append, Filter, Queue, Record, memory::Memory};
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::{Egress, Losses, Network, RefusedTicks, budgets::Budgets, endpoints::Endpoints, wakeups::Wakeups};
+    use crate::{Egress, Losses, Network, RefusedTicks, endpoints::Endpoints, wakeups::Wakeups};
 
     /// One group, with a webhook at an address that may not be dialled, or with none.
     fn registry(knows: bool) -> Arc<Registry> {
