@@ -16,13 +16,13 @@ ACTIVE = (FLIGHT, BACKOFF, DEAD_LETTERING)  # keeps its body
 MUTANTS = """watermark_ignores_batched_until watermark_ignores_messages restart_ignores_watermark no_fall_back window_not_cleared
 refused_is_passed lease_kept settled_before_durable checkpoint_forgets_flight slice_skips_record wake_missed evicts_flight
 believes_any_checkpoint suspended_has_memory suspended_keeps_bodies
-closes_below_batched_until window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letters_window dead_letters_cut dead_lettered_replay_closes_nothing trims_unsaved
+closes_below_batched_until window_not_restored cut_from_not_restored empty_window_dropped window_not_dead_lettered dead_lettered_not_restored dead_letters_window dead_letters_cut dead_lettered_replay_closes_nothing trims_unsaved expired_not_cut
 reload_unsaved reload_at_once reload_from_live definitions_forgotten window_forgets_cut_rules""".split()
 ONLY = {"kafka": """closes_after_frame closes_not_at_end closes_not_in_slices closes_one_sided last_believed
 send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease""".split(),
         "embedded": "horizon_is_now horizon_behind_end clock_follows_wall clock_starts_at_wall clock_starts_at_last".split()}
 OLD = "full unresponsive_has_memory replay_closes_nothing another_log_from_watermark unsaved trimmed_raises_alarm across_kept shape_not_in_id clock split forget_trimmed alarm_repeats watermark_first".split()
-TRY = "one_catch_up no_half evict_backoff expired_cut".split()
+TRY = "one_catch_up no_half evict_backoff".split()
 ALSO = {"kafka": {"old": ["zombie_believed"], "try": ["confirmed"]}, "embedded": {"old": [], "try": []}}
 # The rules of docs/delivery.md are played unless one of these is asked for, or a mutant that only it can have:
 DECIDE = set("send_undecided gate_at_begin gate_of_running_save gate_on_one_message gate_evicted undecided_lane_dropped no_lease zombie_believed confirmed".split())
@@ -250,8 +250,8 @@ class Task:
     def offer(self, lane, rec, far=False):
         m = next((m for m in lane.msgs if m.state == EVICTED and m.first <= rec.off <= m.last and bool(rec.replay) == m.replay), None)
         dead = self.is_unknown(lane) or far and self.old(rec)
-        # "expired_cut": an expired packet of a group with a webhook is cut as any other, whether a message may begin or not
-        cuts = "expired_cut" in self.x and dead and not rec.replay and not self.is_unknown(lane) and self.webhook(lane) is not None
+        # D12: an expired packet of a group with a webhook is cut as any other, whether a message may begin or not
+        cuts = dead and not rec.replay and not self.is_unknown(lane) and self.webhook(lane) is not None and "expired_not_cut" not in self.x
         dead = dead and not (cuts and rec.off >= lane.batched_until)
         if rec.off < lane.batched_until:  # below batched_until a lane only rebuilds evicted messages
             if m and not m.body and dead:
@@ -366,8 +366,7 @@ class Task:
 
     def dead_letter_message(self, lane, m):  # an outstanding message goes whole
         self.w.any_dead_lettered = True
-        if "expired_cut" in self.x:  # its replay brings the id back
-            list(self.w.one_id(self, self.range(m), self.id_of(m)))
+        list(self.w.one_id(self, self.range(m), self.id_of(m)))  # its replay brings the id back
         self.log.unsettled.difference_update(self.range(m))
         self.release(m)
         lane.msgs.remove(m)
@@ -375,6 +374,8 @@ class Task:
 
     def dead_letter_record(self, lane, rec):  # in no message: its window becomes a dead-lettered window
         self.w.any_dead_lettered = True
+        has_id = (self.track, self.log.epoch, rec.off) in self.w.ids
+        check(rec.replay or not has_id or self.w.redefined, "a dead letter without the id that its record was sent under", rec.off)
         if lane.body:
             self.cut(lane, False)
         if not lane.dead_lettering:  # `batched_until` stays here until the dead letters are durable: the checkpoint names this window
@@ -490,7 +491,7 @@ class Task:
                 if not rec or l.group != rec.group or self.offer(l, rec, far):
                     self.slice += [l] * bool(l.dead_lettering)
                     self.advance(l, min(upto + 1 + ("slice_skips_record" in self.x), self.live_offset))
-                if "expired_cut" in self.x and far:
+                if far:  # D12: a message of expired packets is a dead letter once it is cut
                     for m in [m for m in l.msgs if m.state == WAIT and self.is_beyond(m.first) and not m.replay]:
                         self.dead_letter_message(l, m)
             pos = upto + 1
@@ -614,7 +615,7 @@ class Task:
         for n, h in list(self.webhooks.items()):
             check(h.held == held[n] >= 0, "leases", n, h.held, dict(held))
             check(not h.full or h.held, "refuses though it holds nothing", n)
-            expires = lambda off: "expired_cut" in self.x and self.is_beyond(off)
+            expires = self.is_beyond
             loose = sum(l.held * (not l.body or not expires(l.body[0])) + sum(m.held for m in l.msgs if m.state not in ACTIVE and not expires(m.first))
                         for l in self.lanes.values() if self.webhook(l) is h)
             check(not h.unresponsive or loose <= MAX_BODY + 16, "an unresponsive webhook holds too much", n, loose)
