@@ -3,7 +3,7 @@
 use std::{
     future::pending,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,9 +12,12 @@ use std::{
 use pushline_model::{NoResponse, Outcome, ResponseHeaders};
 use tokio::{
     io::AsyncWriteExt,
-    sync::{Barrier, mpsc},
+    runtime::Handle,
+    sync::{Barrier, mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
+
+use crate::Network;
 
 use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting};
 
@@ -391,4 +394,61 @@ async fn a_connection_is_not_used_again_once_its_way_would_not_be_taken_again() 
     endpoint.network.pool().retire(|_| false);
     assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
     assert_eq!(server.connections(), 2);
+}
+
+/// Looks after the connections until none rests.
+async fn until_none_rests(network: &Network) {
+    let none_rests = async {
+        while network.pool().resting() > 0 {
+            sleep(Duration::from_millis(2)).await;
+            network.pool().close_idle();
+        }
+    };
+    timeout(Duration::from_secs(10), none_rests).await.expect("the pool notices what its server did");
+}
+
+#[tokio::test]
+async fn a_connection_that_its_server_ends_while_it_rests_is_closed_without_another_attempt() {
+    for says_last in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"] {
+        let (rests, resting) = oneshot::channel();
+        let told = Mutex::new(Some(resting));
+        let server = Server::start(move |_, mut stream| {
+            let resting = told.lock().unwrap().take();
+            async move {
+                read_request(&mut stream).await;
+                stream.write_all(OK).await.unwrap();
+                resting.expect("there is one connection").await.unwrap();
+                stream.write_all(says_last).await.unwrap();
+                if !says_last.is_empty() {
+                    // The client closes it.
+                    assert!(!read_request(&mut stream).await);
+                }
+            }
+        })
+        .await;
+        let network = network(10);
+        let endpoint = server.endpoint_on(&network, |_| {});
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        network.pool().close_idle();
+        assert_eq!(network.pool().resting(), 1, "nothing has happened");
+        rests.send(()).unwrap();
+        until_none_rests(&network).await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_has_arrived_whole_is_read_in_its_attempt_and_leaves_no_task() {
+    for answer in [
+        "200 OK\r\nContent-Length: 0\r\n\r\n",
+        "200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        let server = answers(format!("HTTP/1.1 {answer}").leak().as_bytes()).await;
+        let network = network(10);
+        let endpoint = server.endpoint_on(&network, |_| {});
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        assert_eq!(network.pool().resting(), 1, "{answer}");
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), tasks + 1, "the server has a task for the connection, the client none");
+    }
 }

@@ -184,7 +184,7 @@ impl Host {
     /// Takes a connection back on which a response has ended. It may rest for `at_most` this long.
     pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
         self.change(|state, closed| {
-            let is_of_use = connection.is_of_use(Duration::ZERO) && connection.meter().opened().elapsed() < OLDEST;
+            let is_of_use = connection.is_ready() && connection.meter().opened().elapsed() < OLDEST;
             if is_of_use && !at_most.is_zero() && !state.awaits_an_end(self.limit) {
                 state.idle.push(Idle { connection, resting: Resting::new(&self.resting), at_most });
                 self.serve(state, closed);
@@ -223,7 +223,10 @@ impl Host {
     /// Closes the connections that no attempt will use again.
     pub(super) fn close_idle(&self) {
         let now = Instant::now();
-        self.change(|state, closed| state.close(closed, |connection| !connection.is_of_use(now)));
+        self.change(|state, closed| {
+            state.idle.iter_mut().for_each(|idle| idle.connection.look());
+            state.close(closed, |connection| !connection.is_of_use(now));
+        });
     }
 
     /// No request goes out any more on connections whose way wouldn't be taken again.
@@ -479,8 +482,9 @@ trait Rests {
 
 impl Rests for Idle {
     fn is_of_use(&self, now: Instant) -> bool {
-        let rested = now.duration_since(self.resting.since);
-        rested < self.at_most && now.duration_since(self.connection.meter().opened()) < OLDEST && self.connection.is_of_use(rested)
+        now.duration_since(self.resting.since) < self.at_most
+            && now.duration_since(self.connection.meter().opened()) < OLDEST
+            && self.connection.is_ready()
     }
 
     fn rests_since(&self) -> Option<Instant> {
