@@ -17,18 +17,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::Network;
+use crate::{Network, pool::IDLE};
 
-use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting};
-
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
-
-/// A server that answers each request with these bytes.
-async fn answers(bytes: &'static [u8]) -> Server {
-    Server::start(move |_, mut stream| async move { while read_request(&mut stream).await && stream.write_all(bytes).await.is_ok() {} })
-        .await
-}
+use super::scripted_server::{
+    ACCEPTED, OK, Server, advance, answers, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting,
+};
 
 fn is_lost(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_)))
@@ -381,6 +374,33 @@ async fn a_connection_that_is_never_idle_is_not_used_again_once_it_is_ten_minute
         assert_eq!(server.connections(), connections, "after {minute} minutes");
         advance(Duration::from_secs(30)).await;
     }
+}
+
+/// Whether a connection is closed once its server has answered with this header and it rested for a time, and for `more` time.
+async fn is_closed_after(header: &str, rest: Duration, more: Duration) -> (bool, bool) {
+    let answer = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n");
+    let server = answers(answer.leak().as_bytes()).await;
+    let network = network(10);
+    let endpoint = server.endpoint_on(&network, |_| {});
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    let is_closed_in = async |time| {
+        advance(time).await;
+        network.pool().close_idle();
+        network.pool().resting() == 0
+    };
+    (is_closed_in(rest).await, is_closed_in(more).await)
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_before_its_server_closes_it() {
+    // Far more than a busy machine takes.
+    let more = Duration::from_secs(20);
+    let at_most = Duration::from_secs(39);
+    assert_eq!(is_closed_after("", IDLE - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: max=100, Timeout = 40\r\n", at_most - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: timeout=3600\r\n", IDLE - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: timeout=soon\r\n", IDLE - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: timeout=1\r\n", Duration::ZERO, more).await, (true, true));
 }
 
 #[tokio::test]
