@@ -1,6 +1,10 @@
 //! A connection: HTTP/1.1, which one request has to itself, or a stream of HTTP/2.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -107,6 +111,30 @@ impl Connection {
                 let (response, stream) = stream.send(request, deadline).await?;
                 Ok((response, Self::Http2(stream)))
             }
+        }
+    }
+
+    /// Polls for what happens on the connection. One of HTTP/1.1 moves meanwhile; one of HTTP/2 has a task of its own.
+    pub(crate) fn poll_with<T>(&mut self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        match self {
+            Self::Http1(connection) => connection.poll_with(cx, poll),
+            Self::Http2(_) => poll(cx),
+        }
+    }
+
+    /// Whether the connection has sent its whole request, so that another can go out once the response has ended.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_ready(),
+            Self::Http2(_) => true,
+        }
+    }
+
+    /// Waits for that. Returns false if it never will be.
+    pub(crate) async fn ready(&mut self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.ready().await,
+            Self::Http2(_) => true,
         }
     }
 

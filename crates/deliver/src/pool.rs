@@ -16,12 +16,18 @@ use pushline_model::{HttpVersion, Tls, Url, Webhook};
 use tokio::time::Instant;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::host::HostPermit;
-pub(crate) use self::host::{Checkout, Host, HostHandle, Sharer, Slot};
+pub(crate) use self::lent::HostPermit;
+pub(crate) use self::{
+    host::{Checkout, Host, Sharer},
+    lent::{HostHandle, Slot},
+};
 use crate::{route::Route, tls::Identity};
 
 mod fair_queue;
 mod host;
+mod idle;
+mod lent;
+mod streams;
 
 /// A connection that wasn't used for this long is closed, sooner where its server says that it closes it sooner.
 pub(crate) const IDLE: Duration = Duration::from_secs(50);

@@ -3,6 +3,8 @@
 //! The status decides at once. What is read after it serves the connection, and the dead letter of an error response.
 
 use std::{
+    future::poll_fn,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,8 +12,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use http::{HeaderMap, Response, StatusCode, header};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use pushline_model::RESPONSE_KEPT;
 use tokio::time::timeout;
@@ -28,6 +30,10 @@ const DRAINED: usize = 64 << 10;
 /// How long that may take, and how long while requests wait for the host's connections.
 const DRAIN: Duration = Duration::from_secs(3);
 const DRAIN_WHILE_AWAITED: Duration = Duration::from_millis(100);
+
+/// How long a request may go on after its response has ended: some servers answer before they have read it, or never read it. The message has its
+/// outcome then, and nothing counts the body that the connection holds.
+const UNSENT: Duration = Duration::from_millis(100);
 
 /// How long the beginning of an error response's body may take.
 const BEGINNING: Duration = Duration::from_secs(2);
@@ -90,20 +96,28 @@ impl Remainder {
 
     /// The next part of the body. `None`: it has ended, or broken off.
     async fn next(&mut self) -> Option<bytes::Bytes> {
-        while let Some(frame) = self.body.frame().await {
+        let (body, connection) = (&mut self.body, &mut self.checkout.connection);
+        while let Some(frame) = poll_fn(|cx| connection.poll_with(cx, |cx| Pin::new(&mut *body).poll_frame(cx))).await {
             let Ok(frame) = frame else {
                 self.rest_at_most = Duration::ZERO;
                 return None;
             };
-            self.checkout.connection.meter().advanced();
+            connection.meter().advanced();
             if let Ok(data) = frame.into_data() {
                 self.read += data.len();
-                self.has_ended = self.body.is_end_stream();
+                self.has_ended = body.is_end_stream();
                 return Some(data);
             }
         }
         self.has_ended = true;
         None
+    }
+
+    /// Reads the rest of the body. Returns whether the connection can be used again then.
+    async fn drain(&mut self) -> bool {
+        while !self.has_ended && self.read <= DRAINED && self.next().await.is_some() {}
+        let connection = &mut self.checkout.connection;
+        self.has_ended && (connection.is_ready() || timeout(UNSENT, connection.ready()).await == Ok(true))
     }
 }
 
@@ -113,10 +127,12 @@ impl Drain {
         Self { host, network, at_once, active: Arc::default() }
     }
 
-    /// Reads the rest of a response, so that its connection can be used again. Waits for nothing.
+    /// Reads the rest of a response, so that its connection can be used again. Waits for nothing: mostly all of it has arrived with the status.
     pub(crate) fn finish(&self, mut remainder: Remainder) {
-        if remainder.has_ended {
-            return release(&self.host, &self.network, remainder);
+        if let Some(can_be_used) = remainder.drain().now_or_never() {
+            return if can_be_used {
+                release(&self.host, &self.network, remainder)
+            };
         }
         let active = Active(Arc::clone(&self.active));
         if self.active.fetch_add(1, Ordering::Relaxed) >= self.at_once {
@@ -125,16 +141,15 @@ impl Drain {
         let (host, network) = (Arc::clone(&self.host), Arc::clone(&self.network));
         tokio::spawn(async move {
             let _active = active;
-            let to_the_end = async { while remainder.read <= DRAINED && remainder.next().await.is_some() {} };
             let at_most = if host.is_awaited() { DRAIN_WHILE_AWAITED } else { DRAIN };
-            if timeout(at_most, to_the_end).await.is_ok() && remainder.has_ended {
+            if timeout(at_most, remainder.drain()).await == Ok(true) {
                 release(&host, &network, remainder);
             }
         });
     }
 }
 
-/// The response has ended.
+/// The connection can be used again.
 fn release(host: &Arc<Host>, network: &Network, remainder: Remainder) {
     let Remainder { body, checkout: Checkout { permit, connection }, rest_at_most, .. } = remainder;
     // First the body: a stream of HTTP/2 has ended when both are gone.

@@ -1,8 +1,17 @@
-//! A connection of HTTP/1.1: one request at a time.
+//! A connection of HTTP/1.1: one request at a time. It has no task of its own: it moves while its request's attempt polls it, and while its pool looks
+//! after those that rest. So a message costs no wake-up of another task.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
@@ -15,7 +24,6 @@ use hyper_util::rt::TokioIo;
 use pushline_model::NoResponse;
 use tokio::{
     io::AsyncWriteExt,
-    task::JoinHandle,
     time::{timeout, timeout_at},
 };
 
@@ -28,9 +36,6 @@ use crate::{no_response, route::Route, stream::TlsRefusal};
 /// How many headers a response may have; more are a malformed answer.
 const MAX_HEADERS: usize = 256;
 
-/// A connection that isn't ready for the next request by then never may be: its server answered without having read the last one.
-const READY: Duration = Duration::from_secs(1);
-
 /// How long a connection that failed may take to hand out what it hasn't read.
 const UNREAD: Duration = Duration::from_millis(500);
 
@@ -38,7 +43,7 @@ const UNREAD: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Http1 {
     requests: SendRequest<RequestBody>,
-    task: Task,
+    wire: Wire,
     pub(super) meter: Arc<Meter>,
     pub(super) is_reused: bool,
     /// The way that it took.
@@ -47,19 +52,24 @@ pub(crate) struct Http1 {
     refusal: TlsRefusal,
 }
 
-/// The task that a connection lives in. By itself it ends only when its server has read the whole request, which some never do. It returns what it
-/// read and hyper didn't take.
-#[derive(Debug)]
-struct Task(JoinHandle<Bytes>);
+/// What moves a connection's bytes while it is polled. By itself it ends only when its server has read the whole request, which some never do.
+struct Wire(MaybeDone<BoxFuture<'static, Ended>>);
+
+/// A connection that has ended by itself.
+struct Ended {
+    /// What was read from it and hyper didn't take.
+    unread: Bytes,
+    /// Closed with its owner and never while it is polled: its pool holds a lock then, which the socket's end takes.
+    _socket: Box<dyn Send>,
+}
 
 impl Http1 {
-    /// The connection lives in a task of its own, until it is dropped or the server closes it.
     pub(super) async fn open(transport: Transport<impl ByteStream>) -> Result<Self, NoResponse> {
         let Transport { stream, route, refusal, permit, slot } = transport;
         let (stream, meter) = Metered::new(stream, permit, slot);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        let task = tokio::spawn(async move {
+        let wire = async move {
             // How it ends is told to the attempt that sent a request on it.
             drop(poll_fn(|cx| connection.poll_without_shutdown(cx)).await);
             let parts = connection.into_parts();
@@ -67,9 +77,9 @@ impl Http1 {
             if parts.read_buf.is_empty() {
                 drop(stream.shutdown().await);
             }
-            parts.read_buf
-        });
-        Ok(Self { requests, task: Task(task), meter, is_reused: false, route, refusal })
+            Ended { unread: parts.read_buf, _socket: Box::new(stream) }
+        };
+        Ok(Self { requests, wire: Wire(maybe_done(Box::pin(wire))), meter, is_reused: false, route, refusal })
     }
 
     pub(super) async fn send(
@@ -77,11 +87,10 @@ impl Http1 {
         request: Request<RequestBody>,
         deadline: &mut Deadline,
     ) -> Result<(Response<Incoming>, Self), SendError> {
-        if !self.requests.is_ready() && !matches!(timeout(READY, self.requests.ready()).await, Ok(Ok(()))) {
-            return Err(Box::pin(self.not_sent()).await);
-        }
         let mark = self.meter.mark();
-        match timeout_at(deadline.begin(), self.requests.try_send_request(request)).await {
+        let mut response = pin!(self.requests.try_send_request(request));
+        let status = poll_fn(|cx| self.wire.poll_with(cx, |cx| response.as_mut().poll(cx)));
+        match timeout_at(deadline.begin(), status).await {
             Err(_) => Err(SendError::NoResponse(NoResponse::Timeout)),
             // On the heap, as failures are large and rare.
             Ok(Err(error)) => Err(Box::pin(self.failed(error, mark)).await),
@@ -97,9 +106,24 @@ impl Http1 {
         }
     }
 
-    /// Whether a request can go out on it, after it has rested for this long.
-    pub(crate) fn is_of_use(&self, rested: Duration) -> bool {
-        !self.requests.is_closed() && (rested < READY || self.requests.is_ready())
+    /// Polls for what happens on the connection, and moves its bytes.
+    pub(super) fn poll_with<T>(&mut self, cx: &mut Context<'_>, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        self.wire.poll_with(cx, poll)
+    }
+
+    /// Whether the next request can go out on it: the last one has gone and its response has ended, and the connection hasn't.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.requests.is_ready() && !self.requests.is_closed()
+    }
+
+    /// Waits until the next request can go out on it. Returns false if none ever will.
+    pub(super) async fn ready(&mut self) -> bool {
+        poll_fn(|cx| self.wire.poll_with(cx, |cx| self.requests.poll_ready(cx))).await.is_ok()
+    }
+
+    /// Notices what its server did while it rested: closed it, or sent what no request asked for.
+    pub(crate) fn look(&mut self) {
+        self.wire.poll(&mut Context::from_waker(Waker::noop()));
     }
 
     pub(crate) fn meter(&self) -> &Meter {
@@ -141,10 +165,31 @@ impl Http1 {
     /// What the server sent and hyper didn't take, once the connection has failed.
     async fn unread(mut self) -> Bytes {
         drop(self.requests);
-        match timeout(UNREAD, &mut self.task.0).await {
-            Ok(Ok(unread)) => unread,
-            Ok(Err(_)) | Err(_) => Bytes::new(),
+        // A server may keep TLS from ending.
+        drop(timeout(UNREAD, &mut self.wire.0).await);
+        Pin::new(&mut self.wire.0).take_output().map(|ended| ended.unread).unwrap_or_default()
+    }
+}
+
+impl Wire {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        // Its end is found by those that wait for a response.
+        _ = Pin::new(&mut self.0).poll(cx);
+    }
+
+    /// Polls for what the wire brings, before and after its bytes have moved.
+    fn poll_with<T>(&mut self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        if let ready @ Poll::Ready(_) = poll(cx) {
+            return ready;
         }
+        self.poll(cx);
+        poll(cx)
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").finish_non_exhaustive()
     }
 }
 
@@ -152,17 +197,10 @@ impl Http1 {
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
         .ignore_invalid_headers_in_responses(true);
     builder
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

@@ -3,7 +3,7 @@
 use std::{
     future::pending,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,20 +12,16 @@ use std::{
 use pushline_model::{NoResponse, Outcome, ResponseHeaders};
 use tokio::{
     io::AsyncWriteExt,
-    sync::{Barrier, mpsc},
+    runtime::Handle,
+    sync::{Barrier, mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
 
-use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting};
+use crate::{Network, pool::IDLE};
 
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
-
-/// A server that answers each request with these bytes.
-async fn answers(bytes: &'static [u8]) -> Server {
-    Server::start(move |_, mut stream| async move { while read_request(&mut stream).await && stream.write_all(bytes).await.is_ok() {} })
-        .await
-}
+use super::scripted_server::{
+    ACCEPTED, OK, Server, advance, answers, attempt, beside_a_webhook_that_hangs, network, read_request, until_resting,
+};
 
 fn is_lost(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::NoResponse(NoResponse::ConnectionLost(_)))
@@ -380,6 +376,33 @@ async fn a_connection_that_is_never_idle_is_not_used_again_once_it_is_ten_minute
     }
 }
 
+/// Whether a connection is closed once its server has answered with this header and it rested for a time, and for `more` time.
+async fn is_closed_after(header: &str, rest: Duration, more: Duration) -> (bool, bool) {
+    let answer = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n");
+    let server = answers(answer.leak().as_bytes()).await;
+    let network = network(10);
+    let endpoint = server.endpoint_on(&network, |_| {});
+    assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    let is_closed_in = async |time| {
+        advance(time).await;
+        network.pool().close_idle();
+        network.pool().resting() == 0
+    };
+    (is_closed_in(rest).await, is_closed_in(more).await)
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_before_its_server_closes_it() {
+    // Far more than a busy machine takes.
+    let more = Duration::from_secs(20);
+    let at_most = Duration::from_secs(39);
+    assert_eq!(is_closed_after("", IDLE - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: max=100, Timeout = 40\r\n", at_most - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: timeout=3600\r\n", IDLE - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: timeout=soon\r\n", IDLE - more, more).await, (false, true));
+    assert_eq!(is_closed_after("Keep-Alive: timeout=1\r\n", Duration::ZERO, more).await, (true, true));
+}
+
 #[tokio::test]
 async fn a_connection_is_not_used_again_once_its_way_would_not_be_taken_again() {
     let server = answers(OK).await;
@@ -391,4 +414,61 @@ async fn a_connection_is_not_used_again_once_its_way_would_not_be_taken_again() 
     endpoint.network.pool().retire(|_| false);
     assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
     assert_eq!(server.connections(), 2);
+}
+
+/// Looks after the connections until none rests.
+async fn until_none_rests(network: &Network) {
+    let none_rests = async {
+        while network.pool().resting() > 0 {
+            sleep(Duration::from_millis(2)).await;
+            network.pool().close_idle();
+        }
+    };
+    timeout(Duration::from_secs(10), none_rests).await.expect("the pool notices what its server did");
+}
+
+#[tokio::test]
+async fn a_connection_that_its_server_ends_while_it_rests_is_closed_without_another_attempt() {
+    for says_last in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"] {
+        let (rests, resting) = oneshot::channel();
+        let told = Mutex::new(Some(resting));
+        let server = Server::start(move |_, mut stream| {
+            let resting = told.lock().unwrap().take();
+            async move {
+                read_request(&mut stream).await;
+                stream.write_all(OK).await.unwrap();
+                resting.expect("there is one connection").await.unwrap();
+                stream.write_all(says_last).await.unwrap();
+                if !says_last.is_empty() {
+                    // The client closes it.
+                    assert!(!read_request(&mut stream).await);
+                }
+            }
+        })
+        .await;
+        let network = network(10);
+        let endpoint = server.endpoint_on(&network, |_| {});
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        network.pool().close_idle();
+        assert_eq!(network.pool().resting(), 1, "nothing has happened");
+        rests.send(()).unwrap();
+        until_none_rests(&network).await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_has_arrived_whole_is_read_in_its_attempt_and_leaves_no_task() {
+    for answer in [
+        "200 OK\r\nContent-Length: 0\r\n\r\n",
+        "200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        let server = answers(format!("HTTP/1.1 {answer}").leak().as_bytes()).await;
+        let network = network(10);
+        let endpoint = server.endpoint_on(&network, |_| {});
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+        assert_eq!(network.pool().resting(), 1, "{answer}");
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), tasks + 1, "the server has a task for the connection, the client none");
+    }
 }

@@ -16,10 +16,9 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-
 use tokio_rustls::TlsAcceptor;
 
-use super::scripted_server::{Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request};
+use super::scripted_server::{ACCEPTED, Server, advance, attempt, beside_a_webhook_that_hangs, network, read_request};
 use crate::{Egress, Network};
 
 const DATA: u8 = 0;
@@ -32,8 +31,6 @@ const GOAWAY: u8 = 7;
 const NO_ERROR: u32 = 0;
 const REFUSED_STREAM: u32 = 7;
 const HTTP_1_1_REQUIRED: u32 = 13;
-
-const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
 
 /// The server's side of a connection.
 struct Frames<S>(S);

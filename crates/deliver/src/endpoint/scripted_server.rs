@@ -10,7 +10,7 @@ use std::{
 
 use pushline_model::{DescriptorBudget, MessageId, Outcome, Webhook};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
     time::timeout,
@@ -18,6 +18,12 @@ use tokio::{
 
 use super::Endpoint;
 use crate::{Egress, Network, request::HeaderCaseCache};
+
+/// A response of HTTP/1.1 that accepts a request.
+pub(super) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// What becomes of an attempt that is answered so.
+pub(super) const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
 
 /// Such a server, on a free port. It ends with the test.
 pub(super) struct Server {
@@ -62,6 +68,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+/// A server that answers each request of HTTP/1.1 with these bytes.
+pub(super) async fn answers(bytes: &'static [u8]) -> Server {
+    Server::start(move |_, mut stream| async move { while read_request(&mut stream).await && stream.write_all(bytes).await.is_ok() {} })
+        .await
 }
 
 /// A network that reaches this machine, with this many connections to a host at the most.
@@ -124,7 +136,7 @@ pub(super) async fn beside_a_webhook_that_hangs<S: Future<Output = ()> + Send + 
     };
     tokio::select! {
         _ = hang => panic!("nothing of it is answered"),
-        outcomes = answered => assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted { status: 200 }), "{outcomes:?}"),
+        outcomes = answered => assert!(outcomes.iter().all(|outcome| *outcome == ACCEPTED), "{outcomes:?}"),
     }
     assert!(server.connections() > may_take);
 }

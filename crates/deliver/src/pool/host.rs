@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,12 +15,15 @@ use pushline_model::{HttpVersion, Url};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    IDLE, OLDEST, Origin, Resting,
+    OLDEST, Origin,
     fair_queue::{FairQueue, SharerKey},
+    idle::Idle,
+    lent::{HostPermit, Opening, Slot},
+    streams::Streams,
 };
 use crate::{
     Network,
-    connection::{Connection, Http1, Http2, Http2Stream, Protocol},
+    connection::{Connection, Http1, Http2, Protocol},
     network::ConnectError,
     route::Route,
     tls::Identity,
@@ -32,47 +35,30 @@ pub(crate) struct Host {
     origin: Origin,
     identity: Arc<Identity>,
     /// The most that it may have.
-    limit: usize,
-    resting: Arc<AtomicUsize>,
+    pub(super) limit: usize,
+    pub(super) resting: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Connections of HTTP/1.1 that rest: the one used last is the last.
-    idle: Vec<Idle>,
-    /// Connections of HTTP/2 that take streams.
-    shared: Vec<Shared>,
+pub(super) struct State {
+    pub(super) idle: Idle,
+    pub(super) streams: Streams,
     /// Slots that are out: connections that are open or being opened.
-    slots: usize,
+    pub(super) slots: usize,
     /// Connections that are being opened.
-    opening: usize,
+    pub(super) opening: usize,
     /// How many requests a connection carries at a time, by what the server spoke last; `None`: no handshake has ended yet.
     at_a_time: Option<usize>,
     /// The server wants no HTTP/2, though it offers it.
     wants_http1: bool,
     /// The requests of the webhooks that share it.
-    requests: FairQueue<Waiter>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Http1,
-    resting: Resting,
-    at_most: Duration,
-}
-
-#[derive(Debug)]
-struct Shared {
-    connection: Arc<Http2>,
-    streams: usize,
-    /// While it carries no stream.
-    resting: Option<Resting>,
+    pub(super) requests: FairQueue<Waiter>,
 }
 
 /// A request that waits.
 #[derive(Debug)]
-struct Waiter {
+pub(super) struct Waiter {
     /// It wants a connection that no attempt has used.
     is_fresh: bool,
     /// A connection that rested was closed for it.
@@ -108,30 +94,11 @@ pub(crate) struct Sharer {
     is_unresponsive: AtomicBool,
 }
 
-/// A request of a webhook that its host carries, until this is dropped: before the connection is given back.
-#[derive(Debug)]
-pub(crate) struct HostPermit {
-    host: Weak<Host>,
-    sharer: SharerKey,
-}
-
-/// One of the connections that a host may have, until it is dropped: with the connection's socket.
-#[derive(Debug)]
-pub(crate) struct Slot(Weak<Host>);
-
-/// The host of a connection, which doesn't keep it.
-#[derive(Debug, Clone)]
-pub(crate) struct HostHandle(Weak<Host>);
-
-/// A connection that is being opened, until this is dropped.
-#[derive(Debug)]
-struct Opening(Weak<Host>);
-
 /// What is closed once the lock is released: a connection that ends takes the lock itself.
 #[derive(Debug, Default)]
-struct Closed {
+pub(super) struct Closed {
     http1: Vec<Http1>,
-    http2: Vec<Arc<Http2>>,
+    pub(super) http2: Vec<Arc<Http2>>,
     answers: Vec<Answer>,
 }
 
@@ -184,9 +151,9 @@ impl Host {
     /// Takes a connection back on which a response has ended. It may rest for `at_most` this long.
     pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
         self.change(|state, closed| {
-            let is_of_use = connection.is_of_use(Duration::ZERO) && connection.meter().opened().elapsed() < OLDEST;
+            let is_of_use = connection.is_ready() && connection.meter().opened().elapsed() < OLDEST;
             if is_of_use && !at_most.is_zero() && !state.awaits_an_end(self.limit) {
-                state.idle.push(Idle { connection, resting: Resting::new(&self.resting), at_most });
+                state.idle.push(connection, at_most, &self.resting);
                 self.serve(state, closed);
             } else {
                 closed.http1.push(connection);
@@ -197,8 +164,8 @@ impl Host {
     /// The server had closed a connection that was kept open: the others, too, may be closed.
     pub(crate) fn clear(&self) {
         self.change(|state, closed| {
-            closed.http1.extend(state.idle.drain(..).map(|idle| idle.connection));
-            closed.http2.extend(state.shared.drain(..).map(|shared| shared.connection));
+            closed.http1.extend(state.idle.all());
+            closed.http2.extend(state.streams.all());
         });
     }
 
@@ -210,7 +177,7 @@ impl Host {
         self.change(|state, closed| {
             state.wants_http1 = true;
             state.at_a_time = Some(1);
-            closed.http2.extend(state.shared.drain(..).map(|shared| shared.connection));
+            closed.http2.extend(state.streams.all());
         });
         true
     }
@@ -223,30 +190,31 @@ impl Host {
     /// Closes the connections that no attempt will use again.
     pub(super) fn close_idle(&self) {
         let now = Instant::now();
-        self.change(|state, closed| state.close(closed, |connection| !connection.is_of_use(now)));
+        self.change(|state, closed| {
+            closed.http1.extend(state.idle.out_of_use(now));
+            closed.http2.extend(state.streams.out_of_use(now));
+        });
     }
 
     /// No request goes out any more on connections whose way wouldn't be taken again.
     pub(super) fn retire(&self, is_current: impl Fn(&Route) -> bool) {
         self.change(|state, closed| {
-            let idle = state.idle.extract_if(.., |idle| !is_current(&idle.connection.route));
-            closed.http1.extend(idle.map(|idle| idle.connection));
-            let shared = state.shared.extract_if(.., |shared| !is_current(&shared.connection.route));
-            closed.http2.extend(shared.map(|shared| shared.connection));
+            closed.http1.extend(state.idle.off_route(&is_current));
+            closed.http2.extend(state.streams.off_route(&is_current));
         });
     }
 
     /// Since when its connections rest.
     pub(super) fn resting_since(&self) -> Vec<Instant> {
-        self.change(|state, _| {
-            let idle = state.idle.iter().map(|idle| idle.resting.since);
-            idle.chain(state.shared.iter().filter_map(|shared| Some(shared.resting.as_ref()?.since))).collect()
-        })
+        self.change(|state, _| state.idle.resting_since().chain(state.streams.resting_since()).collect())
     }
 
     /// Closes the connections that rest since then, or longer.
     pub(super) fn close_resting_since(&self, latest: Instant) {
-        self.change(|state, closed| state.close(closed, |connection| connection.rests_since().is_some_and(|since| since <= latest)));
+        self.change(|state, closed| {
+            closed.http1.extend(state.idle.resting_until(latest));
+            closed.http2.extend(state.streams.resting_until(latest));
+        });
     }
 
     /// What an attempt gets now, with this many before it in line.
@@ -259,11 +227,11 @@ impl Host {
         }
         state.slots += 1;
         state.opening += 1;
-        Some(Grant::Open(Slot(Arc::downgrade(self)), Opening(Arc::downgrade(self))))
+        Some(Grant::Open(Slot::new(self), Opening::new(self)))
     }
 
     /// Serves those that wait, the next first.
-    fn serve(self: &Arc<Self>, state: &mut State, closed: &mut Closed) {
+    pub(super) fn serve(self: &Arc<Self>, state: &mut State, closed: &mut Closed) {
         while let Some(sharer) = state.next(self.limit) {
             let waiter = state.requests.front(sharer).expect("a sharer is next only while a request of it waits");
             let (is_fresh, made_way) = (waiter.is_fresh, waiter.made_way);
@@ -285,11 +253,11 @@ impl Host {
 
     fn begin(self: &Arc<Self>, state: &mut State, sharer: SharerKey) -> HostPermit {
         state.requests.begin(sharer);
-        HostPermit { host: Arc::downgrade(self), sharer }
+        HostPermit::new(self, sharer)
     }
 
     /// The only way to the state: what it closes is dropped once the lock is released.
-    fn change<T>(&self, change: impl FnOnce(&mut State, &mut Closed) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State, &mut Closed) -> T) -> T {
         let mut closed = Closed::default();
         let result = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), &mut closed);
         drop(closed);
@@ -325,7 +293,7 @@ impl Sharer {
     /// A further stream of a connection that is open, unless it takes none.
     pub(crate) fn further_stream(&self, connection: &Arc<Http2>) -> Option<Checkout> {
         self.host.change(|state, _| {
-            let connection = Connection::Http2(state.further_stream(connection)?);
+            let connection = Connection::Http2(state.streams.further(connection)?);
             Some(Checkout { permit: self.host.begin(state, self.key), connection })
         })
     }
@@ -350,24 +318,6 @@ impl Drop for Sharer {
     }
 }
 
-impl HostPermit {
-    /// Of no host: for a connection outside a pool.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn of_none() -> Self {
-        Self { host: Weak::new(), sharer: SharerKey::default() }
-    }
-}
-
-impl Drop for HostPermit {
-    fn drop(&mut self) {
-        let Some(host) = self.host.upgrade() else { return };
-        host.change(|state, closed| {
-            state.requests.end(self.sharer);
-            host.serve(state, closed);
-        });
-    }
-}
-
 impl State {
     /// How many requests it may carry at a time, with this many connections.
     fn capacity(&self, connections: usize) -> usize {
@@ -386,37 +336,8 @@ impl State {
     /// A connection that is open and takes a request.
     fn take(&mut self, closed: &mut Closed) -> Option<Connection> {
         let now = Instant::now();
-        while let Some(last) = self.idle.pop() {
-            if last.is_of_use(now) {
-                return Some(Connection::Http1(last.connection));
-            }
-            closed.http1.push(last.connection);
-        }
-        let mut place = 0;
-        while let Some(shared) = self.shared.get_mut(place) {
-            let takes_none = shared.streams == 0 && shared.connection.limit() == 0;
-            if takes_none || !shared.is_of_use(now) {
-                closed.http2.push(self.shared.swap_remove(place).connection);
-                continue;
-            }
-            if shared.streams < shared.connection.limit() {
-                shared.streams += 1;
-                shared.resting = None;
-                return Some(Connection::Http2(Http2Stream::new(&shared.connection)));
-            }
-            place += 1;
-        }
-        None
-    }
-
-    fn further_stream(&mut self, connection: &Arc<Http2>) -> Option<Http2Stream> {
-        let shared = self.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.connection, connection))?;
-        if connection.is_retired() || shared.streams >= connection.limit() {
-            return None;
-        }
-        shared.streams += 1;
-        shared.resting = None;
-        Some(Http2Stream::new(connection))
+        let idle = self.idle.take(now, &mut closed.http1).map(Connection::Http1);
+        idle.or_else(|| self.streams.take(now, &mut closed.http2).map(Connection::Http2))
     }
 
     /// Whether a connection that is being opened may take one more than those before it in line.
@@ -429,7 +350,7 @@ impl State {
     }
 
     /// Whether the next request waits for a connection to end, so that it can open one.
-    fn awaits_an_end(&mut self, connections: usize) -> bool {
+    pub(super) fn awaits_an_end(&mut self, connections: usize) -> bool {
         self.next(connections).and_then(|next| self.requests.front(next)).is_some_and(|waiter| waiter.is_fresh)
     }
 
@@ -437,7 +358,7 @@ impl State {
         self.at_a_time = Some(match connection {
             Connection::Http1(_) => 1,
             Connection::Http2(stream) => {
-                self.shared.push(Shared { connection: Arc::clone(&stream.connection), streams: 1, resting: None });
+                self.streams.opened(&stream.connection);
                 stream.connection.limit().max(1)
             }
         });
@@ -445,119 +366,20 @@ impl State {
 
     /// A connection couldn't be opened. Requests that waited to share it open connections of their own, unless others are open.
     fn failed(&mut self) {
-        if self.shared.is_empty() {
+        if self.streams.is_empty() {
             self.at_a_time = Some(1);
         }
     }
 
     /// For a request that opens a connection: closes the one that rested longest. Where all are busy, the first of HTTP/2 takes no more streams.
     fn make_way(&mut self, sharer: SharerKey, closed: &mut Closed) {
-        if !self.idle.is_empty() {
-            closed.http1.push(self.idle.remove(0).connection);
-        } else if !self.shared.is_empty() {
-            closed.http2.push(self.shared.remove(0).connection);
+        if let Some(idle) = self.idle.first() {
+            closed.http1.push(idle);
+        } else if let Some(first) = self.streams.first() {
+            closed.http2.push(first);
         } else {
             return;
         }
         self.requests.front(sharer).expect("the request waits").made_way = true;
-    }
-
-    fn close(&mut self, closed: &mut Closed, mut is_closed: impl FnMut(&dyn Rests) -> bool) {
-        let idle = self.idle.extract_if(.., |idle| is_closed(idle));
-        closed.http1.extend(idle.map(|idle| idle.connection));
-        let shared = self.shared.extract_if(.., |shared| is_closed(shared));
-        closed.http2.extend(shared.map(|shared| shared.connection));
-    }
-}
-
-/// A connection that waits for its next request.
-trait Rests {
-    fn is_of_use(&self, now: Instant) -> bool;
-    /// `None`: it carries a request.
-    fn rests_since(&self) -> Option<Instant>;
-}
-
-impl Rests for Idle {
-    fn is_of_use(&self, now: Instant) -> bool {
-        let rested = now.duration_since(self.resting.since);
-        rested < self.at_most && now.duration_since(self.connection.meter().opened()) < OLDEST && self.connection.is_of_use(rested)
-    }
-
-    fn rests_since(&self) -> Option<Instant> {
-        Some(self.resting.since)
-    }
-}
-
-impl Rests for Shared {
-    fn is_of_use(&self, now: Instant) -> bool {
-        let is_young = now.duration_since(self.connection.meter().opened()) < OLDEST;
-        let is_idle = self.rests_since().is_some_and(|since| now.duration_since(since) >= IDLE);
-        is_young && !is_idle && !self.connection.is_retired()
-    }
-
-    fn rests_since(&self) -> Option<Instant> {
-        self.resting.as_ref().map(|resting| resting.since)
-    }
-}
-
-impl Slot {
-    /// Of no host: for a connection outside a pool.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn of_none() -> Self {
-        Self(Weak::new())
-    }
-
-    /// The host that its connection belongs to.
-    pub(crate) fn host(&self) -> HostHandle {
-        HostHandle(Weak::clone(&self.0))
-    }
-}
-
-impl HostHandle {
-    /// A stream of a connection has ended.
-    pub(crate) fn stream_ended(&self, connection: &Arc<Http2>) {
-        let Some(host) = self.0.upgrade() else { return };
-        host.change(|state, closed| {
-            let Some(place) = state.shared.iter().position(|shared| Arc::ptr_eq(&shared.connection, connection)) else { return };
-            let awaits_an_end = state.awaits_an_end(host.limit);
-            let shared = &mut state.shared[place];
-            shared.streams -= 1;
-            if connection.is_retired() || shared.streams == 0 && awaits_an_end {
-                closed.http2.push(state.shared.swap_remove(place).connection);
-            } else if shared.streams == 0 {
-                shared.resting = Some(Resting::new(&host.resting));
-            }
-            host.serve(state, closed);
-        });
-    }
-
-    /// A connection takes more streams, or has ended.
-    pub(crate) fn limit_changed(&self) {
-        let Some(host) = self.0.upgrade() else { return };
-        host.change(|state, closed| {
-            let retired = state.shared.extract_if(.., |shared| shared.connection.is_retired());
-            closed.http2.extend(retired.map(|shared| shared.connection));
-            host.serve(state, closed);
-        });
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let Some(host) = self.0.upgrade() else { return };
-        host.change(|state, closed| {
-            state.slots -= 1;
-            host.serve(state, closed);
-        });
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        let Some(host) = self.0.upgrade() else { return };
-        host.change(|state, closed| {
-            state.opening -= 1;
-            host.serve(state, closed);
-        });
     }
 }
