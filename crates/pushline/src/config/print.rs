@@ -29,7 +29,7 @@ struct OneGroup {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, registry, certificates, warnings } = self;
+        let Self { settings, registry, certificates, warnings, named_files: _ } = self;
         write(f, &settings.redacted())?;
         for webhook in registry.webhooks() {
             f.write_str("\n")?;
