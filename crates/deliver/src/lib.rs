@@ -57,6 +57,7 @@ mod outcome;
 mod own_addresses;
 mod partition;
 mod pool;
+mod probe;
 mod proxy;
 mod rate_limit;
 mod recent_addresses;
@@ -86,6 +87,7 @@ pub use crate::{
     lookup_threads::LOOKUP_THREADS,
     losses::Losses,
     network::{CONNECTIONS_PER_HOST, Network},
+    probe::Probe,
     proxy::Proxy,
     refused_ticks::RefusedTicks,
     replay::{DeadLetterLog, count_replays_without_id, replay},

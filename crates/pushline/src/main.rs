@@ -1,11 +1,13 @@
 //! The command line.
 
 mod admin;
+mod admin_client;
 mod config;
 mod config_metrics;
 mod config_watcher;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod fd_limit;
 mod log;
 mod metrics;
@@ -33,9 +35,9 @@ use pushline_deliver::LOOKUP_THREADS;
 use tokio::task::JoinError;
 
 use crate::{
+    admin_client::HostPort,
     config::{Config, RuntimeSettings},
     config_watcher::ConfigWatcher,
-    dead_letters::HostPort,
     role::Role,
     stdout::ReaderGone,
 };
@@ -75,6 +77,8 @@ enum Command {
     Deliver(ConfigFile),
     /// Check a configuration: print its mistakes, or the effective configuration with secrets hidden
     Check(Check),
+    /// Look at all that a process depends on (disk, Kafka, webhooks, …), and say what is wrong and what to do
+    Doctor(doctor::Options),
     /// Run a sample webhook receiver that prints each push
     Receive(Receive),
     /// Read a password from standard input, and print its hash for a listener's users file
@@ -155,6 +159,7 @@ fn execute(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Ingest(file) => run(line.log_format, &file, Role::Ingest),
         Command::Deliver(file) => run(line.log_format, &file, Role::Deliver),
         Command::Check(options) => check(&options),
+        Command::Doctor(options) => return block_on(threads, doctor::doctor(&options)),
         Command::Receive(options) => block_on(threads, receive::receive(&options)),
         Command::HashPassword => hash_password(),
         Command::DeadLetters(DeadLetters::List(options)) => block_on(threads, dead_letters::list(&options)),

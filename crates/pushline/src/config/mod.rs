@@ -30,6 +30,7 @@ use toml::{Spanned, de::DeValue};
 pub(crate) use self::{
     files::Unreadable,
     mistakes::Mistakes,
+    print::EXPIRES_SOON,
     registry::Certificates,
     settings::{Kafka, Queue, RuntimeSettings, Settings},
 };

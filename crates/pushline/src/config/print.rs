@@ -13,7 +13,7 @@ use super::{Config, registry::GroupTable};
 use crate::stdout::counted;
 
 /// A certificate that expires within this time is a warning.
-const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
+pub(crate) const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
 /// One table of `[[webhooks]]`.
 #[derive(Serialize)]
