@@ -15,7 +15,7 @@ use crate::{
     DeliverError, Network,
     access_tokens::AccessTokens,
     compression,
-    connection::{Deadline, SendError},
+    connection::{Deadline, Protocol, SendError},
     kept_headers::response_headers,
     network::ConnectError,
     pool::{Checkout, Origin, Sharer},
@@ -96,9 +96,7 @@ impl Endpoint {
                 Some(checkout) => checkout,
                 None => match self.sharer.connection(&self.network, &self.webhook.url, is_fresh).await {
                     Ok(checkout) => checkout,
-                    Err(ConnectError::Blocked(what)) => return Outcome::BlockedAddress { what },
-                    Err(ConnectError::NoResponse(why)) => return Outcome::NoResponse(why),
-                    Err(ConnectError::Local(kind, detail)) => return self.local_failure(kind, &detail),
+                    Err(error) => return self.without_connection(error),
                 },
             };
             let http2 = checkout.connection.http2();
@@ -130,6 +128,24 @@ impl Endpoint {
                 }
                 last => return Outcome::NoResponse(last.into()),
             }
+        }
+    }
+
+    /// Connects as a first attempt does, and sends nothing.
+    pub(crate) async fn reach(&self) -> Result<Protocol, Outcome> {
+        let connection = self.sharer.connection(&self.network, &self.webhook.url, true).await;
+        connection.map(|checkout| checkout.connection.protocol()).map_err(|error| self.without_connection(error))
+    }
+
+    pub(crate) fn webhook(&self) -> &Webhook {
+        &self.webhook
+    }
+
+    fn without_connection(&self, error: ConnectError) -> Outcome {
+        match error {
+            ConnectError::Blocked(what) => Outcome::BlockedAddress { what },
+            ConnectError::NoResponse(why) => Outcome::NoResponse(why),
+            ConnectError::Local(kind, detail) => self.local_failure(kind, &detail),
         }
     }
 

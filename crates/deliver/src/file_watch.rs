@@ -18,7 +18,7 @@ struct FileStamp {
 }
 
 /// Files that are looked at from time to time, and read when they have changed.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileWatch {
     files: Vec<PathBuf>,
     /// Their stamps when their contents were judged.
@@ -35,14 +35,30 @@ impl FileWatch {
         Self { files, judged: stamps.clone(), seen: stamps }
     }
 
+    /// Watches one more file, which is read right after this call.
+    pub fn add(&mut self, file: PathBuf) {
+        let stamp = stamp(&file);
+        self.files.push(file);
+        self.judged.push(stamp.clone());
+        self.seen.push(stamp);
+    }
+
+    /// A watched file couldn't be read: it is to be read at each look until it could.
+    pub fn unjudge(&mut self, file: &Path) {
+        for (_, judged) in self.files.iter().zip(&mut self.judged).filter(|(watched, _)| *watched == file) {
+            *judged = None;
+        }
+    }
+
     /// Looks at the files, and returns whether they are to be read: they have changed since their contents were judged.
     ///
-    /// A missing file is being replaced. A file that changed since the last look is being written, and half of it may be valid too.
+    /// A file that is missing now is being replaced. A file that changed since the last look is being written, and half of it may be valid too.
     pub fn look(&mut self) -> bool {
         let now = stamps(&self.files);
         let rests = self.seen == now;
         self.seen = now;
-        rests && self.seen != self.judged && self.seen.iter().all(Option::is_some)
+        let is_replaced = |(judged, seen): (&Option<FileStamp>, &Option<FileStamp>)| judged.is_some() && seen.is_none();
+        rests && self.seen != self.judged && !self.judged.iter().zip(&self.seen).any(is_replaced)
     }
 
     /// The contents at the last look count from now on, or are of no use. Files that couldn't be read aren't judged: they are read at the next look.
@@ -51,13 +67,14 @@ impl FileWatch {
     }
 }
 
-/// `None`: it isn't there.
 fn stamps(files: &[PathBuf]) -> Vec<Option<FileStamp>> {
-    let stamp = |file: &Path| {
-        let metadata = fs::metadata(file).ok()?;
-        Some(FileStamp { modified: metadata.modified().ok()?, length: metadata.len(), inode: metadata.ino() })
-    };
     files.iter().map(|file| stamp(file)).collect()
+}
+
+/// `None`: it isn't there.
+fn stamp(file: &Path) -> Option<FileStamp> {
+    let metadata = fs::metadata(file).ok()?;
+    Some(FileStamp { modified: metadata.modified().ok()?, length: metadata.len(), inode: metadata.ino() })
 }
 
 #[cfg(test)]
@@ -84,6 +101,27 @@ mod tests {
         watch.judged();
         fs::remove_file(&file).unwrap();
         assert_eq!([watch.look(), watch.look()], [false, false], "it is being replaced");
+    }
+
+    #[test]
+    fn a_file_that_was_missing_is_read_when_it_comes_while_another_is_still_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (comes, stays_away) = (folder.path().join("comes"), folder.path().join("stays-away"));
+        let mut watch = FileWatch::default();
+        [&comes, &stays_away].into_iter().for_each(|file| watch.add(file.clone()));
+        assert_eq!([watch.look(), watch.look()], [false, false]);
+        write(&comes, "text");
+        assert_eq!([watch.look(), watch.look()], [false, true]);
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_when_it_was_named_is_read_at_the_next_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        write(&file, "text");
+        let mut watch = FileWatch::new(vec![file.clone()]);
+        watch.unjudge(&file);
+        assert!(watch.look());
     }
 
     #[test]

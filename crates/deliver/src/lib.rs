@@ -49,6 +49,7 @@ mod no_response;
 mod own_addresses;
 mod partition;
 mod pool;
+mod probe;
 mod proxy;
 mod recent_addresses;
 mod refused_ticks;
@@ -74,6 +75,7 @@ pub use crate::{
     lookup_threads::LOOKUP_THREADS,
     losses::Losses,
     network::{CONNECTIONS_PER_HOST, Network},
+    probe::Probe,
     proxy::Proxy,
     refused_ticks::RefusedTicks,
     replay::{DeadLetterLog, count_replays_without_id, replay},

@@ -12,6 +12,8 @@
 //! | `/losses/acknowledge` | POST | how many lost offsets an operator has acknowledged |
 //!
 //! HEAD works wherever GET does. `web_guard.rs` keeps web pages out, `server.rs` bounds connections.
+//!
+//! `[metrics] address` is a second address that has the first three paths alone: monitoring reaches neither payloads nor anything that changes something.
 
 mod dead_letters;
 mod devices;
@@ -24,7 +26,6 @@ use std::{
     net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -38,32 +39,30 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use futures_util::FutureExt;
-use metrics_exporter_prometheus::PrometheusHandle;
 use pushline_deliver::{DeadLetterLog, LocalFailures, Losses, RefusedTicks};
 use pushline_ingest::{BrokerHealth, Clients};
 use pushline_queue::{Queue, Stalled};
-use tokio::{net::TcpListener, task::JoinHandle, time::interval};
+use tokio::{net::TcpListener, task::JoinSet};
 
 use self::{replay::Replays, response::text};
-use crate::metrics;
+use crate::{config::Settings, scrape::Scrape};
 
 /// Bytes of a request's body. No request needs one so far.
 const MAX_BODY: usize = 64 << 10;
 
-/// How often the recorder folds its samples, whether `/metrics` is read or not.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-
 /// A running admin server.
 pub(crate) struct Admin {
     address: SocketAddr,
+    /// Where monitoring alone is answered.
+    metrics_address: Option<SocketAddr>,
     shared: Arc<Shared>,
-    serving: JoinHandle<()>,
-    upkeep: JoinHandle<()>,
+    /// A server for each address, and the recorder's upkeep. They end with this value.
+    serving: JoinSet<()>,
 }
 
 /// What the handlers look at.
 struct Shared {
-    metrics: PrometheusHandle,
+    scrape: Scrape,
     /// Why the process isn't ready though nothing is wrong: it starts or shuts down. `None` in between.
     stage: ArcSwapOption<String>,
     /// Set once the process has started.
@@ -93,15 +92,17 @@ impl Admin {
     /// Listens and answers. The process isn't ready yet.
     ///
     /// # Errors
-    /// The address can't be listened on.
-    pub(crate) async fn start(address: SocketAddr) -> anyhow::Result<Self> {
-        let metrics = metrics::install()?;
-        let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ([admin] address)"))?;
-        let address = socket.local_addr()?;
-        let upkeep = tokio::spawn(keep_up(metrics.clone()));
-        let shared = Arc::new(Shared { metrics, stage: ArcSwapOption::empty(), services: OnceLock::new() });
-        let serving = tokio::spawn(server::serve(socket, router(Arc::clone(&shared)), server::REQUEST_HEAD));
-        let this = Self { address, shared, serving, upkeep };
+    /// An address can't be listened on.
+    pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared { scrape: Scrape::new()?, stage: ArcSwapOption::empty(), services: OnceLock::new() });
+        let (mut serving, upkeep) = (JoinSet::new(), Arc::clone(&shared));
+        serving.spawn(async move { upkeep.scrape.keep_up().await });
+        let address = serve(&mut serving, settings.admin.address, "[admin] address", router(Arc::clone(&shared))).await?;
+        let metrics_address = match settings.metrics.address {
+            Some(address) => Some(serve(&mut serving, address, "[metrics] address", monitoring_router(Arc::clone(&shared))).await?),
+            None => None,
+        };
+        let this = Self { address, metrics_address, shared, serving };
         this.starting("reading the configuration");
         Ok(this)
     }
@@ -109,6 +110,11 @@ impl Admin {
     /// The address that is bound: where port 0 was asked for, the one that was free.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The bound `[metrics] address`, if there is one.
+    pub(crate) fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// `/readyz` says what the start is waiting for.
@@ -129,25 +135,19 @@ impl Admin {
 
     /// Resolves when the server has ended by itself, which it does only by a panic.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        match (&mut self.serving).await {
+        match self.serving.join_next().await.expect("the servers run as long as the process") {
             Ok(()) => anyhow!("the admin server ended"),
             Err(error) => anyhow!(error).context("the admin server failed"),
         }
     }
-
-    /// Answers nothing more.
-    pub(crate) fn stop(&self) {
-        self.serving.abort();
-        self.upkeep.abort();
-    }
 }
 
-async fn keep_up(metrics: PrometheusHandle) {
-    let mut ticks = interval(UPKEEP_EVERY);
-    loop {
-        ticks.tick().await;
-        metrics.run_upkeep();
-    }
+/// Binds an address and answers there. Returns the bound address; `option` names it in the error.
+async fn serve(serving: &mut JoinSet<()>, address: SocketAddr, option: &str, router: Router) -> anyhow::Result<SocketAddr> {
+    let socket = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))?;
+    let address = socket.local_addr()?;
+    serving.spawn(server::serve(socket, router, server::REQUEST_HEAD));
+    Ok(address)
 }
 
 impl Shared {
@@ -166,6 +166,11 @@ impl Shared {
             Some(clients) => answer(clients),
             None => text(StatusCode::NOT_FOUND, "this process has no clients: ask the admin server of an ingest process\n"),
         })
+    }
+
+    fn metrics(&self) -> String {
+        let is_stalled = self.services.get().is_some_and(|services| services.queue.stalled().is_some());
+        self.scrape.render(self.readiness().is_ok(), is_stalled)
     }
 
     /// # Errors
@@ -212,11 +217,21 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/devices/disconnect", post_only(post(disconnect_devices)))
         .route("/losses/acknowledge", post_only(post(acknowledge_losses)))
         .route_layer(from_fn(web_guard::refuse_web_pages));
-    let open = Router::new()
-        .route("/metrics", read_only(get(async |State(shared): State<Arc<Shared>>| text(StatusCode::OK, shared.metrics.render()))))
+    let paths = "the admin server has /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay], \
+                 /devices[/refused|/disconnect] and /losses/acknowledge\n";
+    layers(monitoring().merge(guarded), paths).with_state(shared)
+}
+
+/// What `[metrics] address` answers.
+fn monitoring_router(shared: Arc<Shared>) -> Router {
+    layers(monitoring(), "this address has /metrics, /healthz and /readyz; [admin] address has the rest\n").with_state(shared)
+}
+
+fn monitoring() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/metrics", read_only(get(async |State(shared): State<Arc<Shared>>| text(StatusCode::OK, shared.metrics()))))
         .route("/healthz", read_only(get(async || text(StatusCode::OK, "alive\n"))))
-        .route("/readyz", read_only(get(readiness)));
-    layers(open.merge(guarded)).with_state(shared)
+        .route("/readyz", read_only(get(readiness)))
 }
 
 /// Answers every method but GET and HEAD with 405 (RFC 9110 §15.5.6).
@@ -229,16 +244,9 @@ fn post_only<S: Clone + Send + Sync + 'static>(path: MethodRouter<S>) -> MethodR
     path.fallback(async || text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"))
 }
 
-/// What holds for every path.
-fn layers<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router
-        .fallback(async || {
-            let paths = "the admin server has /metrics, /healthz, /readyz, /dead-letters[/replay], /unrouted[/replay], \
-                         /devices[/refused|/disconnect] and /losses/acknowledge\n";
-            text(StatusCode::NOT_FOUND, paths)
-        })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn(answer_panics))
+/// What holds for every path. `paths` answers a path that isn't there.
+fn layers<S: Clone + Send + Sync + 'static>(router: Router<S>, paths: &'static str) -> Router<S> {
+    router.fallback(async move || text(StatusCode::NOT_FOUND, paths)).layer(DefaultBodyLimit::max(MAX_BODY)).layer(from_fn(answer_panics))
 }
 
 /// A panic ends its request and nothing else. The hook has logged it.
@@ -306,7 +314,7 @@ mod tests {
         async fn panics() {
             panic!("as it was told to");
         }
-        let mut router = layers(Router::new().route("/panics", get(panics)).route("/healthz", get(async || "alive"))).with_state(());
+        let mut router = layers(Router::new().route("/panics", get(panics)).route("/healthz", get(async || "alive")), "").with_state(());
         for (path, status) in [("/panics", 500), ("/healthz", 200)] {
             let response = router.call(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
             assert_eq!(response.status(), status, "{path}");

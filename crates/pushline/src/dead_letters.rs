@@ -1,21 +1,19 @@
 //! `pushline dead-letters list`, and what all commands about dead letters share: which ones they select, and how they ask the admin server of a
 //! running process.
 
-use std::{fmt, io, net::SocketAddr, str::FromStr, time::SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use axum::http::{Method, StatusCode};
-use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Empty};
-use hyper::{Request, client::conn::http1};
-use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pushline_model::{Cause, GroupId, Invalid, MessageId, Offset, Organisation, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 
-use crate::stdout::print;
+use crate::{
+    admin_client::{self, HostPort},
+    stdout::print,
+};
 
 /// The response header with the offset of the next page.
 pub(crate) const NEXT: &str = "pushline-next";
@@ -58,10 +56,6 @@ pub(crate) struct List {
     #[arg(long)]
     json: bool,
 }
-
-/// A host name or address, and a port. The name is resolved when it is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HostPort(String);
 
 /// A packet of a dead letter, as the admin server and `--json` write it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -172,51 +166,15 @@ impl Selection {
         let encoded = |(name, value): (&str, Option<String>)| Some(format!("{name}={}", utf8_percent_encode(&value?, NON_ALPHANUMERIC)));
         let query: Vec<String> = filters.into_iter().filter_map(encoded).collect();
         let admin = &self.admin;
-        let stream = TcpStream::connect(&*admin.0).await.with_context(|| format!("can't reach a running Pushline at {admin} (--admin)"))?;
-        // The server refuses names that a web page could take; its address always passes.
-        let host = stream.peer_addr()?.to_string();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(format!("{path}?{}", query.join("&"))).header("host", host);
-        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+        let response = admin_client::request(admin, method, &format!("{path}?{}", query.join("&"))).await?;
         let status = response.status();
         let offset = |name| response.headers().get(name).and_then(|offset| offset.to_str().ok()?.parse().ok());
         let next = offset(NEXT).map(|from| PageStart { from, below: offset(END) });
-        let body = String::from_utf8(response.into_body().collect().await?.to_bytes().into())?;
-        connection.abort();
+        let body = response.into_body();
         if status != StatusCode::OK {
             bail!("the admin server at {admin} responded {status}: {}", body.trim());
         }
         Ok((body, next))
-    }
-}
-
-impl FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_valid = text.rsplit_once(':').is_some_and(|(host, port)| {
-            let is_bare_ipv6 = host.contains(':') && !host.starts_with('[');
-            !host.is_empty() && !host.contains('/') && !is_bare_ipv6 && port.parse::<u16>().is_ok()
-        });
-        let problem = || format!("{text:?} isn't host:port: write 127.0.0.1:9090, [::1]:9090 or localhost:9090");
-        if is_valid { Ok(Self(text.to_owned())) } else { Err(problem()) }
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl HostPort {
-    /// The addresses that the name has now.
-    ///
-    /// # Errors
-    /// The name can't be resolved.
-    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host(&self.0).await?.collect())
     }
 }
 
@@ -265,18 +223,6 @@ mod tests {
         }
         for text in ["2026-01-31T09:00:00", "2026-01-31", "09:00Z", "2026-02-30T00:00:00Z", "yesterday", ""] {
             assert!(read_time(text).is_err_and(|problem| problem.contains("+09:00")), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_server_is_named_by_address_or_host_name_and_always_by_port() {
-        for right in ["127.0.0.1:9090", "[::1]:9090", "localhost:9090", "pushline.monitoring.svc:1"] {
-            assert!(right.parse::<HostPort>().is_ok(), "{right}");
-        }
-        for wrong in
-            ["localhost", "127.0.0.1", "::1:9090", "http://127.0.0.1:9090", "http://localhost:9090/", ":9090", "localhost:99999", ""]
-        {
-            assert!(wrong.parse::<HostPort>().is_err_and(|problem| problem.contains("localhost:9090")), "{wrong}");
         }
     }
 }

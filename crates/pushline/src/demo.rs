@@ -88,7 +88,7 @@ pub(crate) async fn demo() -> anyhow::Result<()> {
         receivers.push(Receiver::start(ANYWHERE, customer.behaviour, receive).await?);
     }
     let config = configuration(folder.path(), &receivers)?;
-    let admin = Admin::start(config.settings.admin.address).await?;
+    let admin = Admin::start(&config.settings).await?;
     let running = Running::start(config, Role::Run, admin).await?;
     let mut acknowledged = 0;
     let shown = tokio::select! {

@@ -1,10 +1,13 @@
 //! The command line.
 
 mod admin;
+mod admin_client;
 mod config;
+mod config_metrics;
 mod config_watcher;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod fd_limit;
 mod log;
 mod metrics;
@@ -13,12 +16,14 @@ mod receive;
 mod replay;
 mod role;
 mod run;
+mod scrape;
+mod service_manager;
 mod signals;
 mod stdout;
 
 use std::{
     io::{self, Read as _},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -29,7 +34,13 @@ use clap::{Args, Parser, Subcommand};
 use pushline_deliver::LOOKUP_THREADS;
 use tokio::task::JoinError;
 
-use crate::{config::Config, dead_letters::HostPort, role::Role, stdout::ReaderGone};
+use crate::{
+    admin_client::HostPort,
+    config::{Config, RuntimeSettings},
+    config_watcher::ConfigWatcher,
+    role::Role,
+    stdout::ReaderGone,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,7 +76,9 @@ enum Command {
     /// Push the packets that are queued on Kafka; any number of processes share the partitions
     Deliver(ConfigFile),
     /// Check a configuration: print its mistakes, or the effective configuration with secrets hidden
-    Check(ConfigFile),
+    Check(Check),
+    /// Look at all that a process depends on (disk, Kafka, webhooks, …), and say what is wrong and what to do
+    Doctor(doctor::Options),
     /// Run a sample webhook receiver that prints each push
     Receive(Receive),
     /// Read a password from standard input, and print its hash for a listener's users file
@@ -80,6 +93,16 @@ struct ConfigFile {
     /// The configuration file (TOML). Environment variables such as PUSHLINE_QUEUE__DIR override its fields
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+/// What `pushline check` checks.
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print mistakes only
+    #[arg(long)]
+    quiet: bool,
 }
 
 /// How `pushline receive` answers.
@@ -112,17 +135,9 @@ enum DeadLetters {
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let blocking_threads = LOOKUP_THREADS + OTHER_BLOCKING_THREADS;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking_threads).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("can't start the runtime")),
-    };
     // A panic that reaches this thread ends the process, but not before its log line is written.
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(execute(line))));
-    // A name lookup or a Kafka client that hangs may not keep the process alive.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    let status = match ended {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+    let status = match catch_unwind(AssertUnwindSafe(|| execute(line))) {
+        Ok(Ok(status)) => status,
         Ok(Err(error)) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         // A task's panic, after an orderly shutdown.
         Ok(Err(error)) if error.downcast_ref::<JoinError>().is_some_and(JoinError::is_panic) => {
@@ -136,18 +151,37 @@ fn main() -> ExitCode {
     status
 }
 
-async fn execute(line: CommandLine) -> anyhow::Result<()> {
-    match line.command {
-        Command::Demo => demo::demo().await,
-        Command::Run(file) => run(line.log_format, &file, Role::Run).await,
-        Command::Ingest(file) => run(line.log_format, &file, Role::Ingest).await,
-        Command::Deliver(file) => run(line.log_format, &file, Role::Deliver).await,
-        Command::Check(ConfigFile { config }) => stdout::print(Config::load(&config)?),
-        Command::Receive(options) => receive::receive(&options).await,
+fn execute(line: CommandLine) -> anyhow::Result<ExitCode> {
+    let threads = RuntimeSettings::default().threads;
+    let done: anyhow::Result<()> = match line.command {
+        Command::Demo => block_on(threads, demo::demo()),
+        Command::Run(file) => run(line.log_format, &file, Role::Run),
+        Command::Ingest(file) => run(line.log_format, &file, Role::Ingest),
+        Command::Deliver(file) => run(line.log_format, &file, Role::Deliver),
+        Command::Check(options) => check(&options),
+        Command::Doctor(options) => return block_on(threads, doctor::doctor(&options)),
+        Command::Receive(options) => block_on(threads, receive::receive(&options)),
         Command::HashPassword => hash_password(),
-        Command::DeadLetters(DeadLetters::List(options)) => dead_letters::list(&options).await,
-        Command::DeadLetters(DeadLetters::Replay(options)) => replay::run(&options).await,
-    }
+        Command::DeadLetters(DeadLetters::List(options)) => block_on(threads, dead_letters::list(&options)),
+        Command::DeadLetters(DeadLetters::Replay(options)) => block_on(threads, replay::run(&options)),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs a future on a runtime of its own.
+fn block_on<T>(threads: usize, future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).max_blocking_threads(LOOKUP_THREADS + OTHER_BLOCKING_THREADS).enable_all();
+    let runtime = builder.build().context("can't start the runtime")?;
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(future)));
+    // A name lookup or a Kafka client that hangs may not keep the process alive.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    ended.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn check(options: &Check) -> anyhow::Result<()> {
+    let config = Config::load(&options.file.config)?;
+    if options.quiet { Ok(()) } else { stdout::print(config) }
 }
 
 /// A line end behind the password isn't part of it.
@@ -162,10 +196,14 @@ fn hash_password() -> anyhow::Result<()> {
     stdout::print(pushline_ingest::hash_password(password).map_err(anyhow::Error::msg)? + "\n")
 }
 
-async fn run(format: log::Format, ConfigFile { config }: &ConfigFile, role: Role) -> anyhow::Result<()> {
+fn run(format: log::Format, ConfigFile { config: path }: &ConfigFile, role: Role) -> anyhow::Result<()> {
     metrics::install()?;
     log::start(format).context("can't start logging")?;
-    run::run(config, role).await
+    let mut watcher = ConfigWatcher::new(path);
+    let loaded = Config::load(path);
+    watcher.judged(&loaded);
+    let config = loaded?;
+    block_on(config.settings.runtime.threads, run::run(config, path, watcher, role))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -50,9 +50,24 @@ pub(crate) async fn open(settings: &Settings, role: Role, largest_record: usize)
 
 #[cfg(feature = "kafka")]
 async fn open_kafka(kafka: &config::Kafka, settings: &Settings, role: Role, largest_record: usize) -> anyhow::Result<Arc<dyn Queue>> {
-    use pushline_queue::kafka::{Kafka, Options};
+    use pushline_queue::kafka::Kafka;
 
-    let options = Options {
+    let options = kafka_options(kafka, settings, role, largest_record);
+    info!(brokers = options.brokers, topic_prefix = options.topic_prefix, "opening the queue");
+    Ok(Arc::new(Kafka::open(&options).await?))
+}
+
+/// The queue's options of a configuration.
+#[cfg(feature = "kafka")]
+pub(crate) fn kafka_options(
+    kafka: &config::Kafka,
+    settings: &Settings,
+    role: Role,
+    largest_record: usize,
+) -> pushline_queue::kafka::Options {
+    use pushline_queue::kafka::Options;
+
+    Options {
         topic_prefix: kafka.topic_prefix.clone(),
         partitions: kafka.partitions,
         properties: kafka.properties.0.clone(),
@@ -62,9 +77,7 @@ async fn open_kafka(kafka: &config::Kafka, settings: &Settings, role: Role, larg
         keep_dead_letters: settings.dead_letters.keep,
         dead_letters_max_bytes: settings.dead_letters.max_bytes,
         ..Options::new(&kafka.brokers)
-    };
-    info!(brokers = options.brokers, topic_prefix = options.topic_prefix, "opening the queue");
-    Ok(Arc::new(Kafka::open(&options).await?))
+    }
 }
 
 #[cfg(not(feature = "kafka"))]

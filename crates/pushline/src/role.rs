@@ -14,6 +14,15 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// The command that starts it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Ingest => "ingest",
+            Self::Deliver => "deliver",
+        }
+    }
+
     pub(crate) fn ingests(self) -> bool {
         self != Self::Deliver
     }

@@ -18,9 +18,11 @@ use crate::{
         replay::{Replays, Routing},
     },
     config::{self, Config, Settings},
+    config_metrics,
     config_watcher::ConfigWatcher,
-    fd_limit, queue,
+    fd_limit, metrics, queue,
     role::Role,
+    service_manager,
     signals::{Request, Signals},
 };
 
@@ -34,8 +36,8 @@ pub(crate) struct Running {
     settings: Settings,
     /// Bytes of the largest record that the queue was opened for.
     largest_record: usize,
-    /// Why the configuration couldn't be read at the last reload, if it couldn't.
-    unread: Option<String>,
+    /// Why the last reload was refused, if it was.
+    refused: Option<String>,
     routing: Routing,
     queue: Arc<dyn Queue>,
     deliver: Option<Deliver>,
@@ -58,16 +60,18 @@ struct Intake {
 ///
 /// # Errors
 /// Why it didn't start, why it couldn't go on, or what its end left undone.
-pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, path: &Path, mut watcher: ConfigWatcher, role: Role) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut watcher = ConfigWatcher::new(path);
-    let config = Config::load(path)?;
+    metrics::show_build(role.name());
+    config_metrics::started(&config.settings);
+    config_metrics::in_effect(&config.registry);
     fd_limit::raise();
     for warning in &config.warnings {
         warn!("configuration: {warning}");
     }
-    let admin = Admin::start(config.settings.admin.address).await?;
-    info!(admin = %admin.address(), "admin server listening");
+    let admin = Admin::start(&config.settings).await?;
+    let metrics = admin.metrics_address().map(tracing::field::display);
+    info!(admin = %admin.address(), metrics, "admin server listening");
     let mut running = tokio::select! {
         running = Running::start(config, role, admin) => running?,
         () = signals.stop() => {
@@ -76,6 +80,7 @@ pub(crate) async fn run(path: &Path, role: Role) -> anyhow::Result<()> {
         }
     };
     let failure = running.serve(path, &mut signals, &mut watcher).await;
+    service_manager::stopping();
     info!("shutting down; a second signal, at least a second after the first, stops the process at once");
     let shut_down = tokio::select! {
         result = running.shutdown() => result,
@@ -131,20 +136,25 @@ impl Running {
         });
         let mqtt = intake.as_ref().and_then(Intake::address).map(tracing::field::display);
         info!(mqtt, admin = %admin.address(), "ready");
-        Ok(Self { role, settings, largest_record, unread: None, routing, queue, deliver, intake, admin })
+        service_manager::ready();
+        Ok(Self { role, settings, largest_record, refused: None, routing, queue, deliver, intake, admin })
     }
 
     /// Serves until a signal stops the process (`None`), or until one of its parts fails.
     async fn serve(&mut self, path: &Path, signals: &mut Signals, watcher: &mut ConfigWatcher) -> Option<anyhow::Error> {
+        let mut watchdog = Box::pin(service_manager::keep_watchdog_quiet());
         loop {
             tokio::select! {
+                () = &mut watchdog => {}
                 request = signals.next() => match request {
                     Request::Stop => return None,
-                    Request::Reload => _ = self.reload(path),
+                    Request::Reload => {
+                        // An operator who asks again gets the answer again.
+                        self.refused = None;
+                        self.reload(path, watcher);
+                    }
                 },
-                () = watcher.changed() => if self.reload(path) {
-                    watcher.judged();
-                },
+                () = watcher.changed() => self.reload(path, watcher),
                 failure = self.failed() => {
                     error!(error = format!("{failure:#}"), "fatal error, shutting down");
                     return Some(failure);
@@ -163,12 +173,16 @@ impl Running {
         &*self.queue
     }
 
-    /// Reloads webhooks and groups (docs/delivery.md, Reload). A file with a mistake changes nothing. Returns whether the file could be read.
-    fn reload(&mut self, path: &Path) -> bool {
-        let unread_before = self.unread.take();
-        match Config::load(path).and_then(|config| self.apply(config)) {
+    /// Reloads webhooks and groups (docs/delivery.md, Reload). A file with a mistake changes nothing.
+    fn reload(&mut self, path: &Path, watcher: &mut ConfigWatcher) {
+        service_manager::reloading();
+        let loaded = Config::load(path);
+        watcher.judged(&loaded);
+        match loaded.and_then(|config| self.apply(config)) {
             Ok(()) => {
+                self.refused = None;
                 let registry = self.routing.registry.load();
+                config_metrics::in_effect(&registry);
                 info!(
                     webhooks = registry.webhooks().len(),
                     groups = registry.groups().len(),
@@ -177,15 +191,16 @@ impl Running {
                 );
             }
             Err(error) => {
+                config_metrics::refused();
                 let text = format!("{error:#}");
-                // The watcher tries again each second.
-                if unread_before.as_ref() != Some(&text) {
+                // The watcher reads a file that can't be read again each second.
+                if self.refused.as_ref() != Some(&text) {
                     error!(error = text, "configuration not reloaded: the old one stays in effect");
                 }
-                self.unread = error.is::<config::Unreadable>().then_some(text);
+                self.refused = Some(text);
             }
         }
-        self.unread.is_none()
+        service_manager::ready();
     }
 
     fn apply(&mut self, config: Config) -> anyhow::Result<()> {
@@ -234,7 +249,7 @@ impl Running {
             info!("delivery stopped: no more messages are in flight");
         }
         let closed = tokio::time::timeout(CLOSE_AT_MOST, self.queue.close()).await;
-        self.admin.stop();
+        drop(self.admin);
         delivered?;
         closed.context("the queue didn't close in time")?;
         info!("stopped");

@@ -16,7 +16,6 @@ use toml::{
 };
 
 use super::{
-    files::read_value,
     refusal::{Problem, Refusal, Step, words},
     source::Source,
 };
@@ -266,7 +265,8 @@ impl<'de> Deserializer<'de> for SecretFile<'_, '_> {
 impl SecretFile<'_, '_> {
     fn read(&self) -> Result<String, Refusal> {
         let path = <std::path::PathBuf as serde::Deserialize>::deserialize(self.node)?;
-        read_value(&self.node.source.path(&path)).map_err(|error| Refusal::other(error.to_string()))
+        let source = self.node.source;
+        source.read_value(&source.path(&path)).map_err(|error| Refusal::other(error.to_string()))
     }
 }
 

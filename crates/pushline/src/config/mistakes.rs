@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use pushline_deliver::FileWatch;
+
 /// How many mistakes are listed. The rest is likely to follow from one cause.
 const LISTED: usize = 100;
 
@@ -27,7 +29,11 @@ pub(crate) enum Location {
 
 /// All mistakes of a configuration, in the order in which they stand there. There is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mistakes(Vec<Mistake>);
+pub(crate) struct Mistakes {
+    mistakes: Vec<Mistake>,
+    /// The files that the configuration names: a mistake may lie in one, or be that it is missing.
+    pub(crate) named_files: FileWatch,
+}
 
 /// Collects mistakes while a configuration is read.
 #[derive(Debug, Default)]
@@ -49,13 +55,13 @@ impl Collector {
         self.0.len()
     }
 
-    /// `Ok` when nothing was wrong.
-    pub(super) fn finish(mut self) -> Result<(), Mistakes> {
+    /// `Ok`, with the files that were read, when nothing was wrong.
+    pub(super) fn finish(mut self, named_files: FileWatch) -> Result<FileWatch, Mistakes> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(named_files);
         }
         self.0.sort_by_key(|mistake| mistake.offset);
-        Err(Mistakes(self.0))
+        Err(Mistakes { mistakes: self.0, named_files })
     }
 }
 
@@ -64,10 +70,10 @@ impl std::error::Error for Mistakes {}
 impl fmt::Display for Mistakes {
     /// One mistake a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.0.iter().take(LISTED).enumerate() {
+        for (index, mistake) in self.mistakes.iter().take(LISTED).enumerate() {
             write!(f, "{}{mistake}", if index > 0 { "\n" } else { "" })?;
         }
-        if self.0.len() > LISTED { write!(f, "\nonly the first {LISTED} mistakes are listed") } else { Ok(()) }
+        if self.mistakes.len() > LISTED { write!(f, "\nonly the first {LISTED} mistakes are listed") } else { Ok(()) }
     }
 }
 

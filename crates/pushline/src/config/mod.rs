@@ -22,7 +22,7 @@ mod warnings;
 use std::{path::Path, sync::Arc};
 
 use anyhow::bail;
-use pushline_deliver::{Egress, Proxy};
+use pushline_deliver::{Egress, FileWatch, Proxy};
 use pushline_ingest::InvalidOption;
 use pushline_model::{Registry, Webhook};
 use toml::{Spanned, de::DeValue};
@@ -30,8 +30,9 @@ use toml::{Spanned, de::DeValue};
 pub(crate) use self::{
     files::Unreadable,
     mistakes::Mistakes,
+    print::EXPIRES_SOON,
     registry::Certificates,
-    settings::{Kafka, Queue, Settings},
+    settings::{Kafka, Queue, RuntimeSettings, Settings},
 };
 
 use self::{
@@ -51,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) certificates: Certificates,
     /// What is no mistake, and probably not meant either.
     pub(crate) warnings: Vec<String>,
+    /// The files that the configuration names and that were read with it: devices, secrets.
+    pub(crate) named_files: FileWatch,
 }
 
 /// Bytes of a dead letter beside its packets: the response, the attempts, the names.
@@ -101,8 +104,9 @@ impl Config {
         for problem in brokers::mistakes(&settings.mqtt.brokers) {
             document.mistake(&mut mistakes, &["mqtt", "brokers"], problem);
         }
-        mistakes.finish()?;
-        Ok(Self { settings, registry, certificates, warnings })
+        drop(document);
+        let named_files = mistakes.finish(source.into_named_files())?;
+        Ok(Self { settings, registry, certificates, warnings, named_files })
     }
 
     /// Bytes of the largest record that may come to lie in the queue: a packet, or a dead letter or replay with all of a message's packets.

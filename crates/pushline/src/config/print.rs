@@ -13,7 +13,7 @@ use super::{Config, registry::GroupTable};
 use crate::stdout::counted;
 
 /// A certificate that expires within this time is a warning.
-const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
+pub(crate) const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
 /// One table of `[[webhooks]]`.
 #[derive(Serialize)]
@@ -29,7 +29,7 @@ struct OneGroup {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, registry, certificates, warnings } = self;
+        let Self { settings, registry, certificates, warnings, named_files: _ } = self;
         write(f, &settings.redacted())?;
         for webhook in registry.webhooks() {
             f.write_str("\n")?;

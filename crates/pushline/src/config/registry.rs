@@ -11,7 +11,6 @@ use toml::{
 };
 
 use super::{
-    files::read_text,
     mistakes::{Collector, Location, Mistake},
     read::Table,
     source::Source,
@@ -193,7 +192,7 @@ impl<'a> Reader<'a> {
             }
         }
         let Some(path) = group.devices_file.as_ref().map(|path| self.source.path(path)) else { return };
-        let text = match read_text(&path) {
+        let text = match self.source.read_text(&path) {
             Ok(text) => text,
             Err(error) => return table.mistake(self.mistakes, &["devices_file"], error.to_string()),
         };

@@ -2,7 +2,9 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     path::{Path, PathBuf},
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -22,6 +24,9 @@ use crate::role::Role;
 /// Ten years: the longest that anything is kept.
 const LONGEST: u64 = 3650 * DAY;
 
+/// Threads beyond these gain nothing without being asked for: two move more packets than most disks take.
+const MOST_THREADS: usize = 8;
+
 /// The whole file but `[[webhooks]]` and `[[groups]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +41,7 @@ pub(crate) struct Settings {
     pub(crate) admin: AdminSettings,
     pub(crate) egress: EgressSettings,
     pub(crate) metrics: Metrics,
+    pub(crate) runtime: RuntimeSettings,
 }
 
 /// `[queue]`. What belongs to the other kind is checked all the same, and then left alone.
@@ -170,8 +176,28 @@ pub(crate) struct ProxySettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
+    /// Where metrics and health are answered too, and nothing else.
+    #[serde(deserialize_with = "values::optional_address")]
+    pub(crate) address: Option<SocketAddr>,
     /// Whether deliver counts outcomes for each webhook too.
     pub(crate) per_webhook: bool,
+}
+
+/// `[runtime]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RuntimeSettings {
+    /// The threads that run everything but what blocks.
+    #[serde(with = "CountIn::<1, 1024>")]
+    pub(crate) threads: usize,
+}
+
+impl Default for RuntimeSettings {
+    /// The processors that this process may use, at most [`MOST_THREADS`]: a node of 64 cores that sets no limit doesn't mean 64 threads.
+    fn default() -> Self {
+        let processors = available_parallelism().map_or(1, NonZero::get);
+        Self { threads: processors.min(MOST_THREADS) }
+    }
 }
 
 impl Default for Settings {
@@ -185,6 +211,7 @@ impl Default for Settings {
             admin: AdminSettings::default(),
             egress: EgressSettings::default(),
             metrics: Metrics::default(),
+            runtime: RuntimeSettings::default(),
         }
     }
 }
@@ -303,23 +330,41 @@ impl EgressSettings {
     }
 }
 
+/// Whether two addresses can't be listened on at once. The system chooses another port for each 0.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_one = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    is_one && one.port() == other.port() && one.port() != 0
+}
+
 /// What no single field can be wrong with: the path to the field that is to be changed, and the mistake.
 type Misfit<'a> = (Vec<&'a str>, String);
 
 impl Settings {
     /// Everything that is wrong with fields in the light of others.
     pub(super) fn validate(&self) -> Vec<Misfit<'_>> {
-        [self.queue.validate(), self.egress.validate(), self.validate_addresses()].into_iter().flatten().collect()
+        [self.queue.validate(), self.egress.validate(), self.validate_admin_address(), self.validate_metrics_address()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
-    fn validate_addresses(&self) -> Option<Misfit<'_>> {
-        let admin = self.admin.address;
-        let clashes = |devices: &SocketAddr| {
-            let is_one = devices.ip() == admin.ip() || devices.ip().is_unspecified() || admin.ip().is_unspecified();
-            is_one && devices.port() == admin.port() && admin.port() != 0
-        };
-        let devices = self.mqtt.listeners.iter().map(|listener| listener.address).find(clashes)?;
+    fn validate_admin_address(&self) -> Option<Misfit<'_>> {
+        let devices = self.device_address_like(self.admin.address)?;
         Some((vec!["admin", "address"], format!("devices connect to {devices}: give each an address of its own")))
+    }
+
+    fn validate_metrics_address(&self) -> Option<Misfit<'_>> {
+        let (address, admin) = (self.metrics.address?, self.admin.address);
+        let other = match self.device_address_like(address) {
+            Some(devices) => format!("devices connect to {devices}"),
+            None if clash(address, admin) => format!("admin.address is {admin}, and has metrics and health already"),
+            None => return None,
+        };
+        Some((vec!["metrics", "address"], format!("{other}: give each an address of its own")))
+    }
+
+    fn device_address_like(&self, address: SocketAddr) -> Option<SocketAddr> {
+        self.mqtt.listeners.iter().map(|listener| listener.address).find(|devices| clash(*devices, address))
     }
 
     /// The first part that differs and that this role reads, as the file names it.

@@ -1,13 +1,18 @@
 //! A configuration file as a tree in which every value has its span, with the environment's overrides put in.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+};
 
+use pushline_deliver::FileWatch;
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue},
 };
 
 use super::{
+    files::{self, TextError},
     mistakes::{Collector, Location, Mistake},
     syntax,
 };
@@ -24,6 +29,8 @@ pub(super) struct Source {
     line_ends: Vec<usize>,
     len: usize,
     variables: Vec<String>,
+    /// The files that were read since the configuration names them.
+    named_files: RefCell<FileWatch>,
 }
 
 impl Source {
@@ -40,6 +47,7 @@ impl Source {
             line_ends: text.match_indices('\n').map(|(at, _)| at).collect(),
             len: text.len(),
             variables: Vec::new(),
+            named_files: RefCell::default(),
         };
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut reported = None;
@@ -87,6 +95,31 @@ impl Source {
     /// A path that isn't absolute is sought beside the configuration file.
     pub(super) fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// Reads a text file that the configuration names ([`files::read_text`]), and watches it.
+    pub(super) fn read_text(&self, path: &Path) -> Result<String, TextError> {
+        self.read_named(path, files::read_text)
+    }
+
+    /// Reads a value that the configuration names ([`files::read_value`]), and watches its file.
+    pub(super) fn read_value(&self, path: &Path) -> Result<String, TextError> {
+        self.read_named(path, files::read_value)
+    }
+
+    fn read_named(&self, path: &Path, read: impl FnOnce(&Path) -> Result<String, TextError>) -> Result<String, TextError> {
+        let mut named_files = self.named_files.borrow_mut();
+        named_files.add(path.to_owned());
+        let text = read(path);
+        if matches!(text, Err(TextError::Unreadable(_))) {
+            named_files.unjudge(path);
+        }
+        text
+    }
+
+    /// The files that were read.
+    pub(super) fn into_named_files(self) -> FileWatch {
+        self.named_files.into_inner()
     }
 
     fn place(&self, offset: usize) -> Location {

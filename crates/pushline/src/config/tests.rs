@@ -198,6 +198,9 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("[admin]\naddress = \"localhost\"", "/etc/p.toml:2: admin.address: \"localhost\" is no address with a port"),
         ("[[mqtt.listeners]]\naddress = \"0.0.0.0:9090\"", "/etc/p.toml:1: admin.address: devices connect to 0.0.0.0:9090: give each"),
         ("[admin]\naddress = \"127.0.0.1:1883\"", "/etc/p.toml:2: admin.address: devices connect to 127.0.0.1:1883: give each"),
+        ("[metrics]\naddress = \"127.0.0.1:1883\"", "/etc/p.toml:2: metrics.address: devices connect to 127.0.0.1:1883: give each"),
+        ("[metrics]\naddress = \"0.0.0.0:9090\"", "/etc/p.toml:2: metrics.address: admin.address is 127.0.0.1:9090, and has metrics"),
+        ("[runtime]\nthreads = 0", "/etc/p.toml:2: runtime.threads: "),
         ("[admin]\naddress = 1", "/etc/p.toml:2: admin.address: it is a number, expected an address"),
         (
             "[[mqtt.listeners]]\ntopics = [\n\"{org}/{iccid}\",\n\"{org}\"]",
@@ -557,7 +560,7 @@ devices = [
 6: queue.max_bytes: 1KiB is too small, expected at least 256MiB
 8: mqtt.listeners.topics: "{org}" is not a topic pattern: it needs {iccid} exactly once
 8: mqtt.listeners.topics: "{iccid}" is not a topic pattern: it needs {org} exactly once
-9: colour: there is no such field (known here: shutdown_grace, queue, backlog, dead_letters, mqtt, admin, egress, metrics, webhooks, groups)
+9: colour: there is no such field (known here: shutdown_grace, queue, backlog, dead_letters, mqtt, admin, egress, metrics, runtime, webhooks, groups)
 10: webhooks[0].name: it is missing: name = "tokyo-server"
 10: webhooks[0].url: it is missing: url = "https://example.com/push"
 11: webhooks[0].description: it is a number, expected a text
@@ -717,12 +720,12 @@ fn the_example_shows_the_defaults() {
     let default = Settings { queue, mqtt, ..Settings::default() };
     assert_eq!(parse(&example).unwrap().settings, default);
     // Without what names a file, or has no default.
-    let examples = ["tls = ", "users_file = ", "allow_topics = ", "proxy_protocol = ", "connect_rate = "];
+    let examples = ["threads = ", "tls = ", "users_file = ", "allow_topics = ", "proxy_protocol = ", "connect_rate = "];
     let all = uncommented(&example);
     let all: Vec<&str> = all.lines().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
     let mut all = parse(&all.join("\n")).unwrap().settings;
     let kafka = all.queue.kafka.take().expect("the example shows [queue.kafka]");
-    assert!(all.egress.source_address.take().is_some() && all.egress.proxy.take().is_some());
+    assert!(all.metrics.address.take().is_some() && all.egress.source_address.take().is_some() && all.egress.proxy.take().is_some());
     let mut broker = all.mqtt.brokers.remove(0);
     assert!(broker.username.take().is_some() && broker.password.take().is_some() && broker.shared_group.take().is_some());
     assert_eq!(broker, parse(&format!("[[mqtt.brokers]]\nurl = \"{}\"", broker.url)).unwrap().settings.mqtt.brokers[0]);

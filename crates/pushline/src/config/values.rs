@@ -49,6 +49,11 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sock
     deserializer.deserialize_str(Text("an address such as \"127.0.0.1:1883\"", read))
 }
 
+/// An [`address`] that may be left out.
+pub(super) fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer).map(Some)
+}
+
 /// `egress.source_address`.
 pub(super) fn ip_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
     let read =

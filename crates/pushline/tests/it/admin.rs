@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use pushline_testkit::{Gateway, folder};
+use pushline_testkit::{Gateway, Pushline, folder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::{command, packets, start_with_inbox};
+use crate::{BINARY, command, packets, start_with_inbox, webhook};
 
 /// A response: its status, its head with names in lower case, its body.
 struct Response {
@@ -97,4 +97,31 @@ async fn a_web_page_neither_changes_anything_nor_reads_packets_and_tools_do_both
         let output = command().arg("dead-letters").args(arguments).args(["--admin", &admin]).output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+#[tokio::test]
+async fn the_metrics_address_answers_monitoring_and_nothing_else() {
+    let dir = folder();
+    let more = format!("{}[metrics]\naddress = \"127.0.0.1:0\"\n", webhook("w", "http://127.0.0.1:1/", ""));
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&more)).await;
+    let log = pushline.log();
+    let listening = log.lines().find(|line| line.contains("admin server listening")).unwrap();
+    let metrics = listening.split(" metrics=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    for (method, path, status) in [
+        ("GET", "/healthz", 200),
+        ("HEAD", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("POST", "/metrics", 405),
+        ("GET", "/dead-letters", 404),
+        ("GET", "/devices", 404),
+        ("POST", "/losses/acknowledge", 404),
+        ("POST", "/dead-letters/replay?all=true", 404),
+    ] {
+        assert_eq!(ask(metrics, method, path, "").await.status, status, "{method} {path}");
+    }
+    let shown = ask(metrics, "GET", "/metrics", "").await.body;
+    for line in ["pushline_ready 1", "pushline_queue_stalled 0", "pushline_config_webhooks 1", "pushline_config_last_reload_successful 1"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} in\n{shown}");
+    }
+    assert!(shown.contains("process_resident_memory_bytes ") && shown.contains("role=\"run\""), "{shown}");
 }

@@ -34,6 +34,19 @@ async fn the_example_configuration_is_accepted() {
 }
 
 #[tokio::test]
+async fn a_quiet_check_prints_mistakes_alone() {
+    let dir = folder();
+    let file = dir.path().join("pushline.toml");
+    std::fs::write(&file, "").unwrap();
+    let check = || command().args(["check", "--quiet", "--config"]).arg(&file).output();
+    let output = check().await.unwrap();
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+    std::fs::write(&file, "colour = 1").unwrap();
+    let output = check().await.unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("colour: there is no such field"), "{output:?}");
+}
+
+#[tokio::test]
 async fn whatever_else_is_in_the_environment_is_nobodys_business() {
     let dir = folder();
     let file = dir.path().join("pushline.toml");

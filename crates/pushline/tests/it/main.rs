@@ -13,6 +13,7 @@ mod conservation;
 mod crashes;
 mod deploy;
 mod disk;
+mod doctor;
 mod document;
 mod egress;
 mod failure_causes;

@@ -165,3 +165,40 @@ async fn two_replays_at_once_send_nothing_twice() {
     let (_, listed) = get(pushline.admin, "/dead-letters?limit=1000").await.unwrap();
     assert_eq!((one + other + third, listed.matches("\"replayed\":true").count()), (sent, sent), "each once");
 }
+
+#[tokio::test]
+async fn changed_files_that_the_configuration_names_take_effect_without_a_signal() {
+    let dir = folder();
+    let mut inbox = Inbox::start().await;
+    let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    file("token", "old");
+    file("devices", "1\n");
+    let w = webhook("w", &inbox.url(), "auth = { kind = \"bearer\", token_file = \"token\" }");
+    let g = "[[groups]]\norg = \"mti\"\nname = \"g\"\nwebhook = \"w\"\ndevices_file = \"devices\"\n";
+    let pushline = Pushline::start(BINARY, dir.path(), &Pushline::configuration(&format!("{w}{g}"))).await;
+    let hash = config_hash(&pushline).await;
+    file("token", "new");
+    until_logged(&pushline, "configuration reloaded", 1).await;
+    assert_eq!(config_hash(&pushline).await, hash, "secrets aren't part of it");
+    file("devices", "1\n2\n");
+    until_logged(&pushline, "configuration reloaded", 2).await;
+    assert_ne!(config_hash(&pushline).await, hash);
+    Gateway::connect(pushline.mqtt, "g").await.unwrap().publish(&packets("mti/2", ["a"])).await.unwrap();
+    assert_eq!(inbox.next().await.header("authorization"), "Bearer new");
+
+    // A file that goes away leaves what was read from it in effect.
+    std::fs::rename(dir.path().join("token"), dir.path().join("away")).unwrap();
+    pushline.hang_up();
+    until_logged(&pushline, "the old one stays", 1).await;
+    assert_eq!(pushline.metrics().await["pushline_config_last_reload_successful"], 0.0);
+    file("token", "newest");
+    until_logged(&pushline, "configuration reloaded", 3).await;
+    assert_eq!(pushline.metrics().await["pushline_config_last_reload_successful"], 1.0);
+}
+
+/// The label of the hash in effect.
+async fn config_hash(pushline: &Pushline) -> String {
+    let metrics = pushline.metrics().await;
+    let mut shown = metrics.into_iter().filter(|(name, value)| name.starts_with("pushline_config_info") && *value == 1.0);
+    shown.next().expect("one is in effect").0
+}

@@ -69,3 +69,38 @@ async fn a_process_that_shuts_down_is_alive_and_not_ready() {
     assert_eq!(get(pushline.admin, "/healthz").await.unwrap().0, 200);
     pushline.kill().await;
 }
+
+#[tokio::test]
+async fn a_service_manager_is_told_when_the_process_serves_reloads_and_stops() {
+    let dir = folder();
+    let path = dir.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let environment = [("NOTIFY_SOCKET".to_owned(), path.display().to_string()), ("WATCHDOG_USEC".to_owned(), "60000000".to_owned())];
+    std::fs::write(dir.path().join("pushline.toml"), Pushline::configuration("")).unwrap();
+    let pushline = Pushline::start_again_with("run", BINARY, dir.path(), &environment).await;
+    until_told(&socket, "READY=1").await;
+    until_told(&socket, "WATCHDOG=1").await;
+    pushline.hang_up();
+    let told = until_told(&socket, "RELOADING=1").await;
+    assert!(told.contains("MONOTONIC_USEC="), "{told}");
+    until_told(&socket, "READY=1").await;
+    pushline.signal(Signal::TERM);
+    until_told(&socket, "STOPPING=1").await;
+    let (succeeded, log) = pushline.ended().await;
+    assert!(succeeded, "{log}");
+}
+
+/// Waits for a message with this line, and returns it.
+async fn until_told(socket: &tokio::net::UnixDatagram, line: &str) -> String {
+    let told = async {
+        loop {
+            let mut message = vec![0; 1 << 10];
+            let length = socket.recv(&mut message).await.unwrap();
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            if text.lines().any(|told| told == line) {
+                return text;
+            }
+        }
+    };
+    tokio::time::timeout(pushline_testkit::PATIENCE, told).await.unwrap_or_else(|_| panic!("{line} isn't told"))
+}

@@ -23,6 +23,7 @@ mod append;
 mod catch_up;
 mod checkpoints;
 mod clients;
+mod examine;
 mod frames;
 mod group;
 mod header;
@@ -66,6 +67,7 @@ use self::{
 };
 pub use self::{
     clients::check_property,
+    examine::{Examined, ExaminedTopic, examine},
     properties::{InvalidProperties, check_properties},
 };
 use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, blocking, failure::Failure, metrics as names};

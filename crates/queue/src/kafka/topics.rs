@@ -19,7 +19,7 @@ use super::{
 use crate::{QueueError, blocking, metrics as names};
 
 /// How long Kafka may take to answer before it is asked again.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// How much longer Kafka keeps packets than they may wait before they become dead letters.
 const MARGIN: Duration = Duration::from_hours(24);
@@ -38,8 +38,8 @@ pub(super) struct Topics {
 
 /// How a topic must be.
 #[derive(Debug)]
-struct Wanted {
-    name: Arc<str>,
+pub(super) struct Wanted {
+    pub(super) name: Arc<str>,
     partitions: u32,
     settings: Vec<(&'static str, Setting)>,
 }
@@ -61,7 +61,8 @@ impl Topics {
         Self { packets: name("packets"), checkpoints: name("checkpoints"), dead_letters: name("dead-letters"), unrouted: name("unrouted") }
     }
 
-    fn wanted(&self, options: &Options) -> [Wanted; 4] {
+    /// How they must be.
+    pub(super) fn wanted(&self, options: &Options) -> [Wanted; 4] {
         use Setting::{AtLeast, Created, Is};
         /// Kafka's longest time, in milliseconds.
         const FOR_EVER: u128 = i64::MAX as u128;
@@ -142,13 +143,7 @@ impl Topics {
         }
         let there: Vec<&Wanted> = wanted.iter().filter(|topic| counts.contains_key(&*topic.name)).collect();
         for topic in &there {
-            let (count, expected) = (counts[&*topic.name], topic.partitions);
-            if count != expected as usize {
-                return Err(QueueError::Misfit(format!(
-                    "topic {} has {count} partitions, expected {expected}: a group's packets would change their partition. Set [queue.kafka] partitions = {count}, or take another topic_prefix",
-                    topic.name
-                )));
-            }
+            topic.check_partitions(counts[&*topic.name])?;
         }
         let names: Vec<ResourceSpecifier<'_>> = there.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
         if !names.is_empty() {
@@ -243,7 +238,7 @@ async fn create(client: &AdminClient<Quiet>, topic: &Wanted, replication: usize)
 }
 
 /// An error that Kafka gave for a topic: passing where brokers come and go, else one that an operator must mend.
-fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
+pub(super) fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
     use RDKafkaErrorCode as Code;
     if matches!(
         code,
@@ -260,7 +255,21 @@ fn refused(doing: &str, topic: &str, code: RDKafkaErrorCode) -> QueueError {
 }
 
 impl Wanted {
-    fn check(&self, found: &ConfigResource) -> Result<(), QueueError> {
+    /// # Errors
+    /// [`QueueError::Misfit`]: it has another number of partitions.
+    pub(super) fn check_partitions(&self, count: usize) -> Result<(), QueueError> {
+        let (name, expected) = (&self.name, self.partitions);
+        if count == expected as usize {
+            return Ok(());
+        }
+        Err(QueueError::Misfit(format!(
+            "topic {name} has {count} partitions, expected {expected}: a group's packets would change their partition. Set [queue.kafka] partitions = {count}, or take another topic_prefix"
+        )))
+    }
+
+    /// # Errors
+    /// [`QueueError::Misfit`]: a setting has another value, with the command that mends it.
+    pub(super) fn check(&self, found: &ConfigResource) -> Result<(), QueueError> {
         for (name, setting) in &self.settings {
             // A broker that has just started describes a topic that it doesn't know yet without any settings.
             let Some(value) = found.get(name).and_then(|entry| entry.value.as_deref()) else {
