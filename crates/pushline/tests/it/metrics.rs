@@ -1,4 +1,4 @@
-//! The names of the metrics: what the code has, what the README lists and what a process shows are the same.
+//! The names of the metrics: what the code has, what docs/metrics.md lists and what a process shows are the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,17 +35,27 @@ fn in_code() -> BTreeMap<String, String> {
     names
 }
 
-/// The README's table: names and their labels.
-fn in_readme() -> BTreeMap<String, BTreeSet<String>> {
-    let readme = text("README.md");
-    let table = readme.split("## Metrics").nth(1).unwrap().split("\n## ").next().unwrap();
-    let row = |line: &str| {
-        let mut cells = line.split('|').skip(1).map(str::trim);
-        let name = cells.next()?.trim_matches('`');
-        let labels = cells.next()?.split(", ").map(|label| label.trim_matches('`').to_owned());
-        name.starts_with("pushline_").then(|| (name.to_owned(), labels.filter(|label| !label.is_empty()).collect()))
+/// The labels of a metric, each with its known values.
+type Labels = BTreeMap<String, Vec<String>>;
+
+/// The tables of docs/metrics.md: the metrics that are there, with their labels. Those that are planned aren't.
+fn in_document() -> BTreeMap<String, Labels> {
+    text("docs/metrics.md").lines().filter_map(row).collect()
+}
+
+fn row(line: &str) -> Option<(String, Labels)> {
+    let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+    let [_, name, _type, _unit, labels, _where, "present", ..] = cells[..] else { return None };
+    let of_label = |text: &str| {
+        let (label, values) = text.split_once(": ").unwrap_or_else(|| panic!("{line}"));
+        (label.trim().trim_matches('`').to_owned(), values.split(", ").map(|value| value.trim().to_owned()).collect())
     };
-    table.lines().filter_map(row).collect()
+    Some((name.trim_matches('`').to_owned(), labels.split(';').filter(|label| !label.is_empty()).map(of_label).collect()))
+}
+
+/// Whether a value is one of the known ones: `any` is each, and `a*` each that begins with `a`.
+fn is_known(value: &str, known: &[String]) -> bool {
+    known.iter().any(|one| one == "any" || one == value || one.strip_suffix('*').is_some_and(|start| value.starts_with(start)))
 }
 
 /// What looks like a metric's name in a text.
@@ -55,16 +65,16 @@ fn named(text: &str) -> BTreeSet<&str> {
 }
 
 /// The metric that a line of `/metrics` belongs to: a histogram has several.
-fn family<'a>(name: &'a str, known: &BTreeMap<String, BTreeSet<String>>) -> &'a str {
+fn family<'a>(name: &'a str, known: &BTreeMap<String, Labels>) -> &'a str {
     let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
     parts.into_iter().find(|family| known.contains_key(*family)).unwrap_or(name)
 }
 
 #[test]
-fn the_readme_lists_the_metrics_that_the_code_has_and_no_others() {
-    let (code, readme) = (in_code(), in_readme());
+fn the_document_lists_the_metrics_that_the_code_has_and_no_others() {
+    let (code, document) = (in_code(), in_document());
     assert!(code.len() > 20, "{code:?}");
-    assert_eq!(code.keys().collect::<Vec<_>>(), readme.keys().collect::<Vec<_>>());
+    assert_eq!(code.keys().collect::<Vec<_>>(), document.keys().collect::<Vec<_>>());
     // Crates in Rust's spelling, which aren't metrics.
     let crates = ["model", "queue", "ingest", "batch", "deliver", "sample", "testkit"].map(|name| format!("pushline_{name}"));
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "pushline.example.toml", "deploy/compose.yaml"] {
@@ -76,7 +86,7 @@ fn the_readme_lists_the_metrics_that_the_code_has_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_process_shows_no_metric_and_no_label_that_the_readme_does_not_list() {
+async fn a_process_shows_no_metric_no_label_and_no_value_that_the_document_does_not_list() {
     let dir = folder();
     let (pushline, mut inbox) = start_with_inbox(dir.path(), "").await;
     let mut gateway = Gateway::connect(pushline.mqtt, "g").await.unwrap();
@@ -84,15 +94,17 @@ async fn a_process_shows_no_metric_and_no_label_that_the_readme_does_not_list() 
     gateway.publish(&packets("nobody/1", ["nobody's"])).await.unwrap();
     inbox.next().await;
     pushline.until_quiet().await;
-    let known = in_readme();
+    let known = in_document();
     let mut shown = BTreeSet::new();
     for key in pushline.metrics().await.keys() {
         let (name, labels) = key.split_once('{').unwrap_or((key, ""));
         let family = family(name, &known);
         let listed = known.get(family).unwrap_or_else(|| panic!("{key} isn't listed"));
-        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
-        let labels: BTreeSet<String> = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le").collect();
-        assert_eq!(&labels, listed, "the labels of {family}");
+        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('=')).filter(|(label, _)| *label != "le");
+        let labels: BTreeMap<&str, &str> = labels.map(|(label, value)| (label, value.trim_matches('"'))).collect();
+        assert_eq!(labels.keys().collect::<Vec<_>>(), listed.keys().collect::<Vec<_>>(), "the labels of {family}");
+        let unknown = labels.iter().find(|(label, value)| !is_known(value, &listed[**label]));
+        assert_eq!(unknown, None, "a value in {key}");
         shown.insert(family.to_owned());
     }
     assert!(shown.len() > 15, "{shown:?}");
