@@ -15,9 +15,10 @@ use tokio::{
 use crate::{commits::Commits, intake::Intake};
 
 use super::{
-    DisconnectReason,
+    DisconnectReason, TooLarge,
     access::ClientIdentity,
     connect::Connect,
+    delayed_will::DelayedWill,
     devices::Connected,
     encode,
     entrance::{Entered, NotEntered},
@@ -26,6 +27,7 @@ use super::{
     packets::{self, Version},
     shared::{Shared, Who, now},
     stream::Stream,
+    will::{Farewell, Fate, HeldWill},
 };
 
 /// The listener refuses a client whose CONNECT comes later: load balancer, TLS and WebSocket included.
@@ -39,6 +41,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an ending connection waits for commits that it still has to acknowledge.
 const LAST_ACKS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a session outlives its connection: not at all.
+const SESSION_EXPIRY: Duration = Duration::ZERO;
 
 /// The bounds of one read, in bytes.
 const MIN_READ: usize = 2 << 10;
@@ -61,19 +66,24 @@ pub(crate) struct Connection {
 }
 
 /// A client that was let in.
-struct Client {
+pub(crate) struct Client {
     version: Version,
     /// In seconds; 0: none.
     keep_alive: u16,
     /// The most bytes that an answer may have.
     largest_answer: usize,
     identity: ClientIdentity,
-    connected: Connected,
+    pub(crate) connected: Connected,
+    will: Option<HeldWill>,
 }
 
 /// Why a connection ends.
 enum End {
-    /// The client closed the connection or sent DISCONNECT.
+    /// The client has sent DISCONNECT. `with_will`: its will is published all the same.
+    Disconnected {
+        with_will: bool,
+    },
+    /// The connection is closed or broken.
     Left,
     Refused(Fault),
 }
@@ -93,24 +103,27 @@ impl From<DisconnectReason> for End {
 impl From<Ending> for End {
     fn from(ending: Ending) -> Self {
         match ending {
-            Ending::Left => Self::Left,
+            Ending::Disconnected { with_will } => Self::Disconnected { with_will },
             Ending::Refused(fault) => Self::Refused(fault),
         }
     }
 }
 
-/// Serves the client of an accepted socket until it leaves or is refused.
-pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut seat: Seat) {
+/// Serves the client of an accepted socket until it leaves or is refused. Returns its will if that is published later.
+pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut seat: Seat) -> Option<DelayedWill> {
     let (ingest, deadline) = (Arc::clone(&shared.ingest), Instant::now() + CONNECT_DEADLINE);
     // Boxes: what only the way in needs isn't part of an idle connection.
     let entered = tokio::select! {
         entered = timeout_at(deadline, Box::pin(shared.entrance.enter(tcp, peer, &mut seat))) => entered.unwrap_or_else(|_| Err(NotEntered::too_late(peer))),
-        () = ingest.stopped() => return,
+        () = ingest.stopped() => return None,
     };
     let entered = match entered {
         Ok(entered) => entered,
-        Err(NotEntered::Left) => return,
-        Err(NotEntered::Refused { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
+        Err(NotEntered::Left) => return None,
+        Err(NotEntered::Refused { address, reason, detail }) => {
+            shared.refused(address, ("", None), reason, None, &detail);
+            return None;
+        }
     };
     let mut connection = Connection::new(entered, shared);
     let client = tokio::select! {
@@ -121,9 +134,12 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     match client {
         Ok(client) => {
             let end = connection.serve(&client).await;
-            connection.end(Some(&client), end).await;
+            connection.part_with(client, end).await
         }
-        Err(end) => connection.end(None, end).await,
+        Err(end) => {
+            connection.end(None, end).await;
+            None
+        }
     }
 }
 
@@ -188,9 +204,10 @@ impl Connection {
             return Err(DisconnectReason::AnswerTooLarge);
         }
         let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
-        let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, now())?;
+        let will = self.hold_will(connect, &identity)?;
+        let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, connect.clean, now())?;
         let Connect { version, keep_alive, .. } = *connect;
-        Ok((Client { version, keep_alive, largest_answer: connect.largest_answer(), identity, connected }, connack))
+        Ok((Client { version, keep_alive, largest_answer: connect.largest_answer(), identity, connected, will }, connack))
     }
 
     fn reason_to_refuse(&self, connect: &Connect) -> Option<DisconnectReason> {
@@ -202,10 +219,19 @@ impl Connection {
         if connect.has_authentication_method {
             return Some(DisconnectReason::BadAuthenticationMethod);
         }
-        if connect.will_qos2 {
-            return Some(DisconnectReason::QosNotSupported);
-        }
         (!self.shared.ingest.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
+    }
+
+    /// Keeps the will of a client that may publish it.
+    fn hold_will(&self, connect: &Connect, identity: &ClientIdentity) -> Result<Option<HeldWill>, DisconnectReason> {
+        let Some(will) = &connect.will else { return Ok(None) };
+        if !identity.may_publish(&will.topic) {
+            return Err(DisconnectReason::NotAuthorized);
+        }
+        if self.shared.too_large == TooLarge::Refuse && will.payload.len() > self.shared.max_payload {
+            return Err(DisconnectReason::PacketTooLarge);
+        }
+        HeldWill::new(will, &self.shared.wills).map(Some)
     }
 
     // --- Serving
@@ -255,11 +281,12 @@ impl Connection {
 
     /// Certificates and users were read again.
     fn check_again(&self, client: &Client) -> Result<(), End> {
-        if self.shared.entrance.is_current(&client.identity, &self.certificates) {
-            Ok(())
-        } else {
-            Err(DisconnectReason::NotAuthorized.into())
-        }
+        if self.is_current(client) { Ok(()) } else { Err(DisconnectReason::NotAuthorized.into()) }
+    }
+
+    /// Whether the client would still be let in.
+    fn is_current(&self, client: &Client) -> bool {
+        self.shared.entrance.is_current(&client.identity, &self.certificates)
     }
 
     // --- Reading
@@ -293,16 +320,7 @@ impl Connection {
         self.buffer.advance(passed_over);
         self.discard -= passed_over;
         let registry = shared.ingest.registry.load();
-        let terms = Terms {
-            version: client.version,
-            largest_answer: client.largest_answer,
-            identity: &client.identity,
-            max_payload: shared.max_payload,
-            too_large: shared.too_large,
-            subscriptions: shared.subscriptions,
-            has_capacity: shared.ingest.budget.has_capacity(),
-        };
-        let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
+        let mut read = OneRead::new(client.terms(&shared), Intake::new(&registry, &shared.topics, now));
         let ending = read.handle(&self.buffer);
         let OneRead { intake, acks, answers, handled, discard, too_large, system_topics, unauthorised, unauthorised_topic, .. } = read;
         if system_topics > 0 {
@@ -355,6 +373,38 @@ impl Connection {
         Ok(())
     }
 
+    // --- Ending
+
+    /// Ends the connection of a client that was let in. Its will is published behind its last packet, or returned to be published later.
+    async fn part_with(mut self, mut client: Client, end: End) -> Option<DelayedWill> {
+        let held = client.will.take();
+        let fate = held.as_ref().map_or(Fate::Discard, |held| held.will.fate(self.farewell(&client, &end), SESSION_EXPIRY));
+        let shared = Arc::clone(&self.shared);
+        if let (Fate::Publish, Some(held)) = (fate, &held) {
+            client.publish_will(held, &shared, &mut self.commits);
+        }
+        self.end(Some(&client), end).await;
+        match (fate, held) {
+            (Fate::Wait(delay), Some(held)) => {
+                client.connected.left();
+                Some(DelayedWill { shared, client, held, delay })
+            }
+            _ => None,
+        }
+    }
+
+    fn farewell(&self, client: &Client, end: &End) -> Farewell {
+        match end {
+            _ if *self.shared.ingest.stop.borrow() => Farewell::Stopped,
+            End::Disconnected { with_will: false } => Farewell::Disconnected,
+            End::Refused(fault) if fault.reason == DisconnectReason::SessionTakenOver => {
+                Farewell::TakenOver { ends_session: client.connected.ends_session() }
+            }
+            _ if !self.is_current(client) => Farewell::Expelled,
+            _ => Farewell::Lost,
+        }
+    }
+
     /// Ends the connection. It acknowledges what was appended if the client still reads, and counts it in any case.
     async fn end(mut self, client: Option<&Client>, end: End) {
         let last_acks = async {
@@ -381,6 +431,26 @@ impl Connection {
 }
 
 impl Client {
+    /// Appends its will as one batch, as a PUBLISH of the client.
+    pub(crate) fn publish_will(&self, held: &HeldWill, shared: &Shared, commits: &mut Commits<u8>) {
+        let registry = shared.ingest.registry.load();
+        let mut read = OneRead::new(self.terms(shared), Intake::new(&registry, &shared.topics, now()));
+        read.will(&held.will);
+        commits.append(read.intake, vec![], held.will.payload.len());
+    }
+
+    fn terms(&self, shared: &Shared) -> Terms<'_> {
+        Terms {
+            version: self.version,
+            largest_answer: self.largest_answer,
+            identity: &self.identity,
+            max_payload: shared.max_payload,
+            too_large: shared.too_large,
+            subscriptions: shared.subscriptions,
+            has_capacity: shared.ingest.budget.has_capacity(),
+        }
+    }
+
     /// The client id and the user.
     fn who(&self) -> Who<'_> {
         (self.connected.client_id(), self.identity.name.as_deref())

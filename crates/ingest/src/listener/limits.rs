@@ -27,6 +27,8 @@ pub struct Limits {
     pub connect_rate: Option<Rate>,
     /// The longest client id, in bytes.
     pub client_id_bytes: usize,
+    /// Bytes of all clients' wills. Beyond it, a CONNECT with a will is refused.
+    pub will_bytes: usize,
     /// Bytes of one connection that aren't durable yet. Beyond it, that socket isn't read.
     pub unacknowledged_bytes: usize,
 }
@@ -39,6 +41,7 @@ impl Default for Limits {
             handshakes: 10_000,
             connect_rate: None,
             client_id_bytes: 256,
+            will_bytes: 256 << 20,
             unacknowledged_bytes: 16 << 20,
         }
     }

@@ -7,6 +7,7 @@ use super::{
     access::ClientIdentity,
     encode::{self, PubackReason},
     packets::{self, Packet, Raw, Version},
+    will::Will,
 };
 
 /// What holds for every packet of a client.
@@ -48,9 +49,23 @@ pub(crate) struct OneRead<'a> {
 /// Why the connection ends with this read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The client has sent DISCONNECT.
-    Left,
+    /// The client has sent DISCONNECT. `with_will`: its will is published all the same.
+    Disconnected {
+        with_will: bool,
+    },
     Refused(Fault),
+}
+
+/// A packet that ends the connection.
+enum Stop {
+    Disconnect { with_will: bool },
+    Fault(DisconnectReason),
+}
+
+impl From<DisconnectReason> for Stop {
+    fn from(reason: DisconnectReason) -> Self {
+        Self::Fault(reason)
+    }
 }
 
 /// A packet at fault.
@@ -96,21 +111,21 @@ impl<'a> OneRead<'a> {
             let handled = match packets::next(rest, limit) {
                 Ok(None) => return None,
                 Ok(Some(raw)) => self.packet(&raw, rest).map(|()| true),
-                Err(DisconnectReason::PacketTooLarge) => self.packet_beyond_limit(rest).map_err(Some),
-                Err(reason) => Err(Some(reason)),
+                Err(DisconnectReason::PacketTooLarge) => self.packet_beyond_limit(rest).map_err(Stop::Fault),
+                Err(reason) => Err(Stop::Fault(reason)),
             };
             match handled {
                 Ok(true) => {}
                 Ok(false) => return None,
-                Err(None) => return Some(Ending::Left),
-                Err(Some(reason)) => return Some(Ending::Refused(Fault::of(reason, rest))),
+                Err(Stop::Disconnect { with_will }) => return Some(Ending::Disconnected { with_will }),
+                Err(Stop::Fault(reason)) => return Some(Ending::Refused(Fault::of(reason, rest))),
             }
         }
     }
 
     /// # Errors
-    /// The connection ends; without a reason the client has left.
-    fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<(), Option<DisconnectReason>> {
+    /// The connection ends.
+    fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<(), Stop> {
         let Terms { version, subscriptions, .. } = self.terms;
         self.handled += raw.len();
         match raw.read(version)? {
@@ -124,7 +139,7 @@ impl<'a> OneRead<'a> {
                 self.check_answer(filters)?;
                 encode::unsuback(version, id, filters, subscriptions, &mut self.answers);
             }
-            Packet::Disconnect => return Err(None),
+            Packet::Disconnect { with_will } => return Err(Stop::Disconnect { with_will }),
         }
         Ok(())
     }
@@ -171,6 +186,12 @@ impl<'a> OneRead<'a> {
         }
         (self.unauthorised, self.unauthorised_topic) = (self.unauthorised + 1, Some(publish.topic));
         Ok(PubackReason::NotAuthorized)
+    }
+
+    /// Handles a will as a PUBLISH. What would be answered isn't: its client has left.
+    pub(crate) fn will(&mut self, will: &'a Will) {
+        // A packet that may not be published any more isn't stored.
+        let _ = self.publish(&will.publish(), will.payload.len(), &[]);
     }
 
     fn check_answer(&self, filters: usize) -> Result<(), DisconnectReason> {
@@ -281,6 +302,22 @@ mod tests {
         let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
         let Some(Ending::Refused(fault)) = read.handle(three) else { panic!("the answer has eleven bytes, as foreseen") };
         assert_eq!(fault.reason, DisconnectReason::AnswerTooLarge);
+    }
+
+    #[test]
+    fn only_disconnect_with_the_reason_code_0_discards_the_will() {
+        let (registry, identity) = (registry(), ClientIdentity::default());
+        for (version, bytes, with_will) in [
+            (Version::V3, &b"\xe0\0"[..], false),
+            (Version::V5, b"\xe0\0", false),
+            (Version::V5, b"\xe0\x01\0", false),
+            (Version::V5, b"\xe0\x02\0\0", false),
+            (Version::V5, b"\xe0\x01\x04", true),
+            (Version::V5, b"\xe0\x02\x82\0", true),
+        ] {
+            let mut read = OneRead::new(terms(version, &identity), Intake::new(&registry, &[], Timestamp(7)));
+            assert_eq!(read.handle(bytes), Some(Ending::Disconnected { with_will }), "{bytes:x?}");
+        }
     }
 
     proptest! {

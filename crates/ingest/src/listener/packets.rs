@@ -50,7 +50,10 @@ pub(crate) enum Packet<'a> {
     /// Packet id, and the number of filters.
     Unsubscribe(u16, usize),
     Ping,
-    Disconnect,
+    /// Whether the client's will is published all the same.
+    Disconnect {
+        with_will: bool,
+    },
 }
 
 /// The largest control packet that the listener reads, in bytes, for a limit of the payload.
@@ -116,7 +119,10 @@ impl<'a> Raw<'a> {
         match (self.first >> 4, self.first & 0xf) {
             (PUBLISH, _) => self.publish(version).map(Packet::Publish),
             (PINGREQ, 0) if self.body.is_empty() => Ok(Packet::Ping),
-            (DISCONNECT, 0) => Ok(Packet::Disconnect),
+            // §3.14.2.1: the reason code 0 discards the will, as does a DISCONNECT without one.
+            (DISCONNECT, 0) => {
+                Ok(Packet::Disconnect { with_will: version == Version::V5 && self.body.first().is_some_and(|code| *code != 0) })
+            }
             (SUBSCRIBE, 2) => self.subscribe(version),
             (UNSUBSCRIBE, 2) => self.unsubscribe(version),
             // §2.1.3: all other flags of these are reserved.

@@ -17,6 +17,8 @@ pub(crate) enum Owner {
 pub(crate) struct Properties {
     /// The largest packet that the client takes, in bytes (§3.1.2.11.4).
     pub(crate) max_packet: Option<u32>,
+    /// In seconds (§3.1.3.2.2).
+    pub(crate) will_delay: u32,
     /// Whether the client wants enhanced authentication (§4.12).
     pub(crate) has_authentication_method: bool,
 }
@@ -44,6 +46,7 @@ enum Kind {
 const SUBSCRIPTION_IDENTIFIER: u8 = 11;
 const AUTHENTICATION_METHOD: u8 = 21;
 const AUTHENTICATION_DATA: u8 = 22;
+const WILL_DELAY_INTERVAL: u8 = 24;
 const TOPIC_ALIAS: u8 = 35;
 const USER_PROPERTY: u8 = 38;
 const MAXIMUM_PACKET_SIZE: u8 = 39;
@@ -60,9 +63,9 @@ fn kind(owner: Owner, identifier: u8) -> Option<Kind> {
         (Owner::Connect, AUTHENTICATION_METHOD) => Kind::Text,
         (Owner::Connect, AUTHENTICATION_DATA) => Kind::Binary,
         (Owner::Connect, 23 | 25) => Kind::Flag, // request problem information, request response information
-        (Owner::Will, 24) => Kind::U32,          // will delay interval
+        (Owner::Will, WILL_DELAY_INTERVAL) => Kind::U32,
         (Owner::Connect, 33) => Kind::NonZeroU16, // receive maximum
-        (Owner::Connect, 34) => Kind::U16,       // topic alias maximum
+        (Owner::Connect, 34) => Kind::U16,        // topic alias maximum
         (Owner::Connect, MAXIMUM_PACKET_SIZE) => Kind::NonZeroU32,
         (Owner::Publish, TOPIC_ALIAS) => Kind::U16,
         (Owner::Publish | Owner::Subscribe, SUBSCRIPTION_IDENTIFIER) => Kind::NonZeroVariable,
@@ -94,6 +97,7 @@ impl Properties {
                 (Owner::Publish, TOPIC_ALIAS) => return Err(DisconnectReason::TopicAliasInvalid), // CONNACK allowed none
                 (Owner::Publish, SUBSCRIPTION_IDENTIFIER) => return Err(DisconnectReason::ProtocolError), // only servers send it (§3.3.4)
                 (_, MAXIMUM_PACKET_SIZE) => properties.max_packet = Some(value),
+                (_, WILL_DELAY_INTERVAL) => properties.will_delay = value,
                 (_, AUTHENTICATION_METHOD) => properties.has_authentication_method = true,
                 _ => {}
             }
@@ -195,6 +199,6 @@ mod tests {
     #[test]
     fn what_the_listener_uses_is_read() {
         let properties = read(Owner::Connect, b"\x27\0\0\x01\0\x15\0\x01m\x16\0\x01d").unwrap();
-        assert_eq!(properties, Properties { max_packet: Some(256), has_authentication_method: true });
+        assert_eq!(properties, Properties { max_packet: Some(256), will_delay: 0, has_authentication_method: true });
     }
 }

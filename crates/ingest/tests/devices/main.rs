@@ -4,6 +4,7 @@
 
 mod hostile;
 mod security;
+mod wills;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,7 +21,8 @@ const MUST_COME_WITHIN: Duration = Duration::from_secs(60);
 struct Listening {
     address: SocketAddr,
     clients: Arc<Clients>,
-    _stop: watch::Sender<bool>,
+    queue: Arc<Memory>,
+    stop: watch::Sender<bool>,
 }
 
 /// Starts a listener whose queue has a group for each ICCID of organisation `mti`.
@@ -32,12 +34,13 @@ async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
     define(&mut options);
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
-    let ingest = Ingest::new(Memory::new() as Arc<dyn Queue>, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
+    let queue = Memory::new();
+    let ingest = Ingest::new(Arc::clone(&queue) as Arc<dyn Queue>, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
     let clients = Arc::new(Clients::default());
     let listener = Listener::bind(options, ingest, Arc::clone(&clients)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(listener.run());
-    Listening { address, clients, _stop: stop }
+    Listening { address, clients, queue, stop }
 }
 
 /// Reads a packet: its first byte, and what follows the fixed header; `None` where the connection is closed instead.

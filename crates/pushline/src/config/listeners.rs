@@ -47,6 +47,8 @@ pub(crate) struct Listener {
     /// MQTT 5 §3.1.3.1: a server takes ids of 23 bytes.
     #[serde(with = "SizeIn::<23, 65_535>")]
     max_client_id_bytes: usize,
+    #[serde(with = "SizeIn::<1, { 1 << 40 }>")]
+    max_will_bytes: usize,
     #[serde(with = "SizeIn::<1, { 1 << 30 }>")]
     max_unacknowledged_bytes: usize,
     tls: Option<ListenerTls>,
@@ -125,6 +127,7 @@ impl Default for Listener {
             max_handshakes: limits.handshakes,
             connect_rate: limits.connect_rate,
             max_client_id_bytes: limits.client_id_bytes,
+            max_will_bytes: limits.will_bytes,
             max_unacknowledged_bytes: limits.unacknowledged_bytes,
             tls: None,
         }
@@ -186,6 +189,7 @@ impl Listener {
                 handshakes: self.max_handshakes,
                 connect_rate: self.connect_rate,
                 client_id_bytes: self.max_client_id_bytes,
+                will_bytes: self.max_will_bytes,
                 unacknowledged_bytes: self.max_unacknowledged_bytes,
             },
             ..Options::new(self.address, self.topics.clone())

@@ -125,7 +125,7 @@ mod tests {
             client_id: "d".into(),
             clean: true,
             keep_alive: 0,
-            will_qos2: false,
+            will: None,
             max_packet: None,
             has_authentication_method: false,
             user_name: user.map(Into::into),
