@@ -18,6 +18,9 @@ pub enum AppendError {
     /// A record can't be stored: it is too large for a frame or for the topic, or the rights are missing.
     #[error("the queue can't store the record: {0}")]
     Refused(String),
+    /// Another connection owns the session (docs/sessions.md, Owner). Nothing was stored.
+    #[error("another connection has taken the session over")]
+    SessionTakenOver,
 }
 
 impl AppendError {

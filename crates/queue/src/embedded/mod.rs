@@ -43,8 +43,8 @@ use self::{
     recovery::{Known, recover},
 };
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
-    blocking, failure::Failure,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Sessions,
+    Stalled, blocking, failure::Failure, sessions::NoSessions,
 };
 
 /// How to keep the queue.
@@ -229,6 +229,10 @@ impl Queue for Embedded {
 
     fn unrouted(&self) -> DeadLetters {
         self.unrouted.clone()
+    }
+
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        Arc::new(NoSessions)
     }
 
     fn stalled(&self) -> Option<Stalled> {

@@ -51,12 +51,13 @@ pub(super) fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
         Kind::DeadLetter => DEAD_LETTER,
         Kind::Replayed => REPLAYED,
         Kind::Tick => TICK,
-        Kind::Foreign { .. } => u8::MAX,
+        // Sessions have a topic of their own.
+        Kind::Release(_) | Kind::Session | Kind::Foreign { .. } => u8::MAX,
     };
     into.clear();
     into.extend_from_slice(&[VERSION, kind]);
     into.extend_from_slice(&record.at.0.to_be_bytes());
-    if let Kind::Packet { iccid, topic } = record.kind {
+    if let Kind::Packet { iccid, topic, .. } = record.kind {
         let iccid = iccid.text();
         into.push(u8::try_from(iccid.as_str().len()).expect("an ICCID has 20 characters at most"));
         into.extend_from_slice(iccid.as_str().as_bytes());
@@ -104,7 +105,7 @@ fn decode(header: &[u8]) -> Option<(Kind<'_>, Timestamp)> {
             let (iccid, rest) = rest.split_at_checked(usize::from(length))?;
             let (length, rest) = rest.split_first_chunk()?;
             let topic = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
-            Kind::Packet { iccid: Iccid::from_bytes(iccid)?, topic: std::str::from_utf8(topic).ok()? }
+            Kind::Packet { iccid: Iccid::from_bytes(iccid)?, topic: std::str::from_utf8(topic).ok()?, held: None }
         }
         REPLAY => Kind::Replay,
         DEAD_LETTER => Kind::DeadLetter,
@@ -128,7 +129,7 @@ mod tests {
     }
 
     fn packet<'a>(topic: &'a str, at: u64) -> Record<'a> {
-        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic };
+        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic, held: None };
         Record { group: "mti/line", at: Timestamp(at), kind, payload: b"ABC" }
     }
 
@@ -197,7 +198,7 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..40),
             kind in 0..4u8,
         ) {
-            let kinds = [Kind::Packet { iccid: iccid.parse().unwrap(), topic: &topic }, Kind::Replay, Kind::DeadLetter, Kind::Replayed];
+            let kinds = [Kind::Packet { iccid: iccid.parse().unwrap(), topic: &topic, held: None }, Kind::Replay, Kind::DeadLetter, Kind::Replayed];
             let written = Record { group: "mti/line 1", at: Timestamp(at), kind: kinds[usize::from(kind)], payload: &payload };
             let header = header_of(&written);
             prop_assert_eq!(read(Some(b"mti/line 1"), Some(&header), Some(&payload)), Ok(written));

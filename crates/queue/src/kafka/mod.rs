@@ -68,7 +68,10 @@ pub use self::{
     clients::check_property,
     properties::{InvalidProperties, check_properties},
 };
-use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, blocking, failure::Failure, metrics as names};
+use crate::{
+    Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Sessions, Stalled, blocking, failure::Failure, metrics as names,
+    sessions::NoSessions,
+};
 
 /// How to keep the queue.
 #[derive(Debug, Clone)]
@@ -181,6 +184,10 @@ impl Queue for Kafka {
 
     fn unrouted(&self) -> DeadLetters {
         self.unrouted.clone()
+    }
+
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        Arc::new(NoSessions)
     }
 
     fn stalled(&self) -> Option<Stalled> {
