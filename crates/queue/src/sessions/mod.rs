@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::packet_ids::PacketIds;
 pub(crate) use self::{
+    change::Seconds,
     log_sessions::{LogSessions, SessionLog},
     table::SessionTable,
 };
