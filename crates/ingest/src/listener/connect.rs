@@ -1,6 +1,6 @@
 //! Decodes CONNECT, the first packet of a connection (MQTT 5 §3.1, MQTT 3.1.1 §3.1). Pure.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{
     DisconnectReason,
@@ -29,7 +29,8 @@ pub(crate) struct Connect {
     pub(crate) clean: bool,
     /// In seconds; 0: none.
     pub(crate) keep_alive: u16,
-    pub(crate) will_qos2: bool,
+    /// The Session Expiry Interval, in seconds. `None`: MQTT 3.1.1, or a client that leaves it out.
+    pub(crate) session_expiry: Option<u32>,
     /// The largest packet that the client takes, in bytes; `None`: any.
     pub(crate) max_packet: Option<u32>,
     pub(crate) has_authentication_method: bool,
@@ -45,6 +46,17 @@ impl fmt::Debug for Connect {
 }
 
 impl Connect {
+    /// How long the session lives after its connection, by the client's wish and by what the listener allows (§3.1.2.11.2). A session of MQTT 3.1.1 that isn't
+    /// clean has no end of its own (MQTT 3.1.1 §3.1.2.4).
+    pub(crate) fn expiry(&self, max: Duration) -> Duration {
+        let wanted = match self.version {
+            Version::V3 if self.clean => Duration::ZERO,
+            Version::V3 => max,
+            Version::V5 => Duration::from_secs(self.session_expiry.unwrap_or(0).into()),
+        };
+        wanted.min(max)
+    }
+
     /// The most bytes that an answer to this client may have.
     pub(crate) fn largest_answer(&self) -> usize {
         self.max_packet.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
@@ -90,7 +102,7 @@ pub(crate) fn read(version: Version, body: &[u8]) -> Result<Connect, DisconnectR
         client_id,
         clean: flags & CLEAN_START != 0,
         keep_alive,
-        will_qos2: flags & WILL_QOS == 2 << 3,
+        session_expiry: properties.session_expiry,
         max_packet: properties.max_packet,
         has_authentication_method: properties.has_authentication_method,
         user_name,
@@ -143,7 +155,7 @@ mod tests {
         let id = text(b"d");
         let (will, user, password) = ([text(b"o/1"), text(b"bye")].concat(), text(b"u"), text(b"\xff"));
         let v3 = read_any(&body(b"MQTT", 4, 0b1111_0110, &[&id, &will, &user, &password])).unwrap();
-        assert_eq!((v3.version, v3.client_id.as_str(), v3.keep_alive, v3.clean, v3.will_qos2), (Version::V3, "d", 60, true, true));
+        assert_eq!((v3.version, v3.client_id.as_str(), v3.keep_alive, v3.clean), (Version::V3, "d", 60, true));
         assert_eq!((v3.user_name.as_deref(), v3.password.as_deref()), (Some("u"), Some(&b"\xff"[..])));
         // A will that expires at once, and a password without a user name, are allowed.
         let expires = [b"\x05\x02\0\0\0\0", &will[..]].concat();
@@ -152,6 +164,19 @@ mod tests {
             (v5.version, v5.clean, v5.max_packet, v5.user_name, v5.password),
             (Version::V5, false, Some(64), None, Some(vec![0xff]))
         );
+    }
+
+    #[test]
+    fn a_session_lives_as_long_as_the_client_wants_and_the_listener_allows() {
+        const MAX: Duration = Duration::from_secs(1000);
+        let (id, clean, keep) = (text(b"d"), 2, 0);
+        let expiry_of =
+            |level, flags, properties: &[u8]| read_any(&body(b"MQTT", level, flags, &[properties, &id])).unwrap().expiry(MAX).as_secs();
+        assert_eq!((expiry_of(4, clean, b""), expiry_of(4, keep, b"")), (0, 1000));
+        for flags in [clean, keep] {
+            assert_eq!((expiry_of(5, flags, b"\0"), expiry_of(5, flags, b"\x05\x11\0\0\0\x09")), (0, 9));
+            assert_eq!(expiry_of(5, flags, b"\x05\x11\xff\xff\xff\xff"), 1000);
+        }
     }
 
     #[test]
