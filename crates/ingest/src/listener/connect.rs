@@ -31,6 +31,8 @@ pub(crate) struct Connect {
     /// In seconds; 0: none.
     pub(crate) keep_alive: u16,
     pub(crate) will: Option<Arc<Will>>,
+    /// The Session Expiry Interval, in seconds. `None`: MQTT 3.1.1, or a client that leaves it out.
+    pub(crate) session_expiry: Option<u32>,
     /// The largest packet that the client takes, in bytes; `None`: any.
     pub(crate) max_packet: Option<u32>,
     pub(crate) has_authentication_method: bool,
@@ -46,6 +48,17 @@ impl fmt::Debug for Connect {
 }
 
 impl Connect {
+    /// How long the session lives after its connection, by the client's wish and by what the listener allows (§3.1.2.11.2). A session of MQTT 3.1.1 that isn't
+    /// clean has no end of its own (MQTT 3.1.1 §3.1.2.4).
+    pub(crate) fn expiry(&self, max: Duration) -> Duration {
+        let wanted = match self.version {
+            Version::V3 if self.clean => Duration::ZERO,
+            Version::V3 => max,
+            Version::V5 => Duration::from_secs(self.session_expiry.unwrap_or(0).into()),
+        };
+        wanted.min(max)
+    }
+
     /// The most bytes that an answer to this client may have.
     pub(crate) fn largest_answer(&self) -> usize {
         self.max_packet.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
@@ -90,6 +103,7 @@ pub(crate) fn read(version: Version, body: &[u8]) -> Result<Connect, DisconnectR
         clean: flags & CLEAN_START != 0,
         keep_alive,
         will,
+        session_expiry: properties.session_expiry,
         max_packet: properties.max_packet,
         has_authentication_method: properties.has_authentication_method,
         user_name,
@@ -158,6 +172,19 @@ mod tests {
             (Version::V5, false, Some(64), None, Some(vec![0xff]))
         );
         assert_eq!(v5.will.as_deref(), Some(&Will { is_qos_0: true, delay: Duration::from_secs(7), ..expected }));
+    }
+
+    #[test]
+    fn a_session_lives_as_long_as_the_client_wants_and_the_listener_allows() {
+        const MAX: Duration = Duration::from_secs(1000);
+        let (id, clean, keep) = (text(b"d"), 2, 0);
+        let expiry_of =
+            |level, flags, properties: &[u8]| read_any(&body(b"MQTT", level, flags, &[properties, &id])).unwrap().expiry(MAX).as_secs();
+        assert_eq!((expiry_of(4, clean, b""), expiry_of(4, keep, b"")), (0, 1000));
+        for flags in [clean, keep] {
+            assert_eq!((expiry_of(5, flags, b"\0"), expiry_of(5, flags, b"\x05\x11\0\0\0\x09")), (0, 9));
+            assert_eq!(expiry_of(5, flags, b"\x05\x11\xff\xff\xff\xff"), 1000);
+        }
     }
 
     #[test]

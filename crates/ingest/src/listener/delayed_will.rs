@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 
 use crate::commits::Commits;
@@ -15,16 +16,19 @@ pub(crate) struct DelayedWill {
     pub(crate) client: Client,
     pub(crate) held: HeldWill,
     pub(crate) delay: Duration,
+    /// Resolves when another process has opened the session.
+    pub(crate) taken_over: BoxFuture<'static, ()>,
 }
 
 impl DelayedWill {
     /// Publishes the will after its delay, or when a new connection ends the session. It is discarded when a new connection goes on with the session, and
     /// when the process stops.
     pub(crate) async fn wait(self) {
-        let Self { shared, client, held, delay } = self;
+        let Self { shared, client, held, delay, taken_over } = self;
         let is_due = tokio::select! {
             () = sleep(delay) => true,
             _ = client.connected.closed() => client.connected.ends_session(),
+            () = taken_over => false,
             () = shared.ingest.stopped() => false,
         };
         if is_due {

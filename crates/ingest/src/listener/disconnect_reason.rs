@@ -23,7 +23,8 @@ pub(crate) enum DisconnectReason {
     TopicNameInvalid,
     /// The client used a topic alias, and CONNACK allowed none.
     TopicAliasInvalid,
-    QosNotSupported,
+    /// The client has more packets in flight than the Receive Maximum of CONNACK (§3.3.4).
+    ReceiveMaximumExceeded,
     /// The user is unknown, or the password is wrong or missing.
     BadUserNameOrPassword,
     /// The client may not publish to the topic, isn't let in any more, or has the client id of another user.
@@ -64,7 +65,7 @@ impl DisconnectReason {
             Self::AnswerTooLarge => "refused_answer_too_large",
             Self::TopicNameInvalid => "refused_topic",
             Self::TopicAliasInvalid => "refused_topic_alias",
-            Self::QosNotSupported => "refused_qos2",
+            Self::ReceiveMaximumExceeded => "refused_receive_maximum",
             Self::BadUserNameOrPassword => "refused_password",
             Self::NotAuthorized => "refused_not_authorized",
             Self::AdministrativeAction => "refused_by_operator",
@@ -95,7 +96,7 @@ impl DisconnectReason {
             Self::AnswerTooLarge => "the answer is larger than the client's own Maximum Packet Size",
             Self::TopicNameInvalid => "the topic name is empty, or contains a wildcard",
             Self::TopicAliasInvalid => "the client used a topic alias, and CONNACK allowed none",
-            Self::QosNotSupported => "the packet is of QoS 2",
+            Self::ReceiveMaximumExceeded => "the client has more packets in flight than receive_maximum",
             Self::BadUserNameOrPassword => "the user is unknown, or the password is wrong or missing",
             Self::NotAuthorized => "the topic rules, the certificates or the users don't allow it",
             Self::AdministrativeAction => "an operator has disconnected the client",
@@ -134,11 +135,11 @@ impl DisconnectReason {
             Self::KeepAliveTimeout => 0x8d,
             Self::SessionTakenOver => 0x8e,
             Self::TopicNameInvalid => 0x90,
+            Self::ReceiveMaximumExceeded => 0x93,
             Self::TopicAliasInvalid => 0x94,
             Self::PacketTooLarge | Self::AnswerTooLarge => 0x95,
             Self::TooManyConnections | Self::TooManyWills => 0x97,
             Self::AdministrativeAction => 0x98,
-            Self::QosNotSupported => 0x9b,
         }
     }
 

@@ -10,6 +10,7 @@ mod disconnect_reason;
 mod encode;
 mod entrance;
 mod fields;
+mod in_flight;
 mod limits;
 mod one_read;
 mod options;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     budget::{Budget, Lease},
-    intake::Publish,
+    intake::{Publish, Qos},
 };
 
 use super::DisconnectReason;
@@ -71,7 +71,8 @@ impl Will {
 
     /// The will as a packet.
     pub(crate) fn publish(&self) -> Publish<'_> {
-        Publish { id: (!self.is_qos_0).then_some(NO_PACKET_ID), topic: &self.topic, payload: &self.payload }
+        let qos = if self.is_qos_0 { Qos::AtMostOnce } else { Qos::AtLeastOnce(NO_PACKET_ID) };
+        Publish { qos, topic: &self.topic, payload: &self.payload }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod security;
+mod sessions;
 mod wills;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -41,6 +42,20 @@ async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
     let address = listener.local_addr().unwrap();
     tokio::spawn(listener.run());
     Listening { address, clients, queue, stop }
+}
+
+impl Listening {
+    /// How many packets the queue has.
+    async fn packets(&self) -> usize {
+        let partition = Arc::clone(&self.queue.partitions().borrow()[0]);
+        let (mut at, mut packets, mut reader) = (0, 0, partition.reader(0));
+        while at < partition.end() {
+            let frame = reader.next().await.unwrap();
+            packets += frame.records(at).filter(|(_, record)| record.as_packet().is_some()).count();
+            at = frame.end();
+        }
+        packets
+    }
 }
 
 /// Reads a packet: its first byte, and what follows the fixed header; `None` where the connection is closed instead.

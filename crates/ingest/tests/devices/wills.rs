@@ -22,17 +22,24 @@ struct Client {
     /// QoS and Retain, as the flags of CONNECT have them.
     will_flags: u8,
     will: &'static str,
+    /// In seconds. MQTT 5 only.
+    will_delay: u16,
+    /// Of the session, in seconds. MQTT 5 only.
+    expiry: u16,
+    is_clean: bool,
 }
 
-const V5: Client = Client { level: 5, id: "d", keep_alive: 60, will_flags: 1 << 3, will: "" };
+const V5: Client = Client { level: 5, id: "d", keep_alive: 60, will_flags: 1 << 3, will: "", will_delay: 0, expiry: 0, is_clean: true };
 const V3: Client = Client { level: 4, ..V5 };
 
 impl Client {
     fn connect(self) -> Vec<u8> {
-        let none: &[u8] = if self.level == 5 { b"\0" } else { b"" };
+        let property = |id: u8, [high, low]: [u8; 2]| if self.level == 5 { vec![5, id, 0, 0, high, low] } else { vec![] };
+        let (expiry, delay) = (property(0x11, self.expiry.to_be_bytes()), property(0x18, self.will_delay.to_be_bytes()));
+        let flags = 4 | u8::from(self.is_clean) << 1 | self.will_flags;
         let text = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat();
-        let will = [none, &text("mti/1"), &text(self.will)].concat();
-        let head = [&b"\0\x04MQTT"[..], &[self.level, 6 | self.will_flags, 0, self.keep_alive], none].concat();
+        let will = [delay, text("mti/1"), text(self.will)].concat();
+        let head = [&b"\0\x04MQTT"[..], &[self.level, flags, 0, self.keep_alive], &expiry].concat();
         let body = [head, text(self.id), will].concat();
         [&[0x10, u8::try_from(body.len()).unwrap()], &body[..]].concat()
     }
@@ -59,7 +66,8 @@ impl Listening {
         let (mut reader, mut payloads, deadline) = (partition.reader(0), Vec::new(), Instant::now() + MUST_COME_WITHIN);
         while payloads.len() < count {
             let frame = timeout_at(deadline, reader.next()).await.unwrap_or_else(|_| panic!("only {payloads:?} came")).unwrap();
-            payloads.extend(frame.records(0).map(|(_, record)| String::from_utf8(record.payload.to_vec()).unwrap()));
+            let packets = frame.records(0).filter(|(_, record)| record.as_packet().is_some());
+            payloads.extend(packets.map(|(_, record)| String::from_utf8(record.payload.to_vec()).unwrap()));
         }
         payloads
     }
@@ -168,4 +176,32 @@ async fn wills_are_refused_while_others_use_their_budget_up() {
         }
     };
     timeout(MUST_COME_WITHIN, comes_in).await.expect("the first client's will has ended");
+}
+
+#[tokio::test]
+async fn a_will_with_a_delay_waits_until_its_session_goes_on_ends_or_the_delay_is_over() {
+    const LONG: u16 = 3600;
+    let listening = listen(|options| options.limits.session_expiry = Duration::from_secs(u64::from(LONG))).await;
+    let client = Client { will_delay: LONG, expiry: LONG, is_clean: false, ..V5 };
+    // It goes on: the will of the first connection is discarded, whether it is taken over or gone.
+    let goes_on = Client { id: "goes on", will: "of a session that went on", will_delay: 1, ..client };
+    let mut taken_over = goes_on.connected(&listening).await;
+    let gone = goes_on.connected(&listening).await;
+    closed(&mut taken_over).await;
+    drop(gone);
+    let _stays = goes_on.connected(&listening).await;
+    // A clean start ends it, whether the connection is taken over or gone.
+    let ends = Client { id: "ends", will: "of a session that ended", ..client };
+    let mut taken_over = ends.connected(&listening).await;
+    let gone = Client { is_clean: true, ..ends }.connected(&listening).await;
+    closed(&mut taken_over).await;
+    listening.stored(1).await;
+    drop(gone);
+    let _stays = Client { is_clean: true, ..ends }.connected(&listening).await;
+    assert_eq!(listening.stored(2).await, ["of a session that ended"; 2]);
+    // It expires, or the delay is over, a second later. By then the first will would have come.
+    drop(Client { id: "expires", will: "of a session that expired", expiry: 1, ..client }.connected(&listening).await);
+    listening.stored(3).await;
+    drop(Client { id: "late", will: "after its delay", will_delay: 1, ..client }.connected(&listening).await);
+    assert_eq!(listening.stored(4).await[2..], ["of a session that expired", "after its delay"]);
 }

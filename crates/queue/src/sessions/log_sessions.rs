@@ -67,7 +67,7 @@ impl LogSessions {
 
     /// Whether a new session may be kept. A full table is searched for expired ones now and then.
     fn has_capacity(&self, max_sessions: usize) -> bool {
-        if self.0.table.len() < max_sessions {
+        if self.0.table.has_fewer_than(max_sessions) {
             return true;
         }
         let (now, mut searched) = (self.0.log.now(), lock(&self.0.searched));
@@ -75,7 +75,7 @@ impl LogSessions {
             *searched = now;
             self.0.table.remove_expired(now);
         }
-        self.0.table.len() < max_sessions
+        self.0.table.has_fewer_than(max_sessions)
     }
 
     /// Appends a change. Its caller holds the lock of the owners, so the log has the changes in the order of the owners.
@@ -111,7 +111,12 @@ impl Sessions for LogSessions {
             appended.await?;
             let outcome = outcome.await.map_err(|_| AppendError::Closed)?;
             let (is_present, held) = (outcome.is_present, outcome.held);
-            let session = if outcome.is_kept { Some(Arc::new(handle) as Arc<dyn Session>) } else { None };
+            let session = if outcome.is_kept {
+                Some(Arc::new(handle) as Arc<dyn Session>)
+            } else {
+                handle.leave();
+                None
+            };
             Ok(OpenedSession { session, is_present, held })
         }
         .boxed()
@@ -123,6 +128,22 @@ impl Owner {
     fn take_over(&self) {
         *lock(&self.is_current) = false;
         self.taken_over.send_replace(true);
+    }
+}
+
+impl OwnedSession {
+    /// Nothing is left of the session.
+    fn leave(self) {
+        self.remove_owner(&mut lock(&self.sessions.0.owners));
+    }
+
+    /// Returns whether the session was still owned.
+    fn remove_owner(&self, owners: &mut HashMap<SessionId, Arc<Owner>>) -> bool {
+        let is_owner = owners.get(&self.id).is_some_and(|current| Arc::ptr_eq(current, &self.owner));
+        if is_owner {
+            owners.remove(&self.id);
+        }
+        is_owner
     }
 }
 
@@ -155,10 +176,9 @@ impl Drop for OwnedSession {
     /// Nothing waits for the record: without it the expiry runs from the next start.
     fn drop(&mut self) {
         let mut owners = lock(&self.sessions.0.owners);
-        if owners.get(&self.id).is_none_or(|current| !Arc::ptr_eq(current, &self.owner)) {
+        if !self.remove_owner(&mut owners) {
             return;
         }
-        owners.remove(&self.id);
         let (session, expiry) = (self.id, Seconds::of(*lock(&self.expiry)));
         let change = if expiry == Seconds(0) { Change::Ended { session } } else { Change::Closed { session, expiry } };
         self.sessions.0.table.appending(&change);

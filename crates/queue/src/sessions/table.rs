@@ -99,9 +99,18 @@ impl SessionTable {
         Self { shards, applied: AtomicU64::new(applied), count: AtomicUsize::new(count), appended: Mutex::default() }
     }
 
-    /// How many sessions there are at most: with those that have expired and weren't removed, and those with a change that isn't durable yet.
+    /// How many sessions there are, with those that have expired and weren't removed.
     pub(super) fn len(&self) -> usize {
-        self.count.load(Ordering::Relaxed) + lock(&self.appended).changes.len()
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are fewer sessions than this, with those that aren't durable yet.
+    pub(super) fn has_fewer_than(&self, max: usize) -> bool {
+        let appended = lock(&self.appended);
+        let count = self.len();
+        // Only near the limit it matters which of the changes make a session.
+        let is_new = |id: &&SessionId| !self.shard(**id).sessions.contains_key(*id);
+        count + appended.changes.len() < max || count + appended.changes.keys().filter(is_new).count() < max
     }
 
     /// Whether a session exists, or one of its changes isn't durable yet.
@@ -234,6 +243,11 @@ impl SessionTable {
         self.applied.load(Ordering::Acquire)
     }
 
+    /// No record at or above it was applied.
+    pub(crate) fn end(&self) -> Offset {
+        self.shards.iter().map(|shard| lock(shard).next).max().unwrap_or(0)
+    }
+
     fn shard(&self, id: SessionId) -> MutexGuard<'_, Shard> {
         lock(&self.shards[usize::from(id.0[0])])
     }
@@ -311,4 +325,98 @@ impl Kept {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use pushline_model::Packet;
+
+    use super::*;
+    use crate::FrameBuilder;
+
+    /// A record, of one of a few sessions.
+    fn record() -> impl Strategy<Value = (u8, u8, u16, u64)> {
+        (0..4_u8, 0..7_u8, 1..4_u16, 0..5_u64)
+    }
+
+    /// A frame with one record.
+    fn frame(offset: Offset, (session, kind, packet_id, at): (u8, u8, u16, u64)) -> Frame {
+        // Two sessions share a shard.
+        let session = SessionId([[1; 16], [2; 16], [1; 16], [3; 16]][usize::from(session)].map(|byte| byte * (1 + session / 2 * 100)));
+        let (held, at) = (HeldId { session, packet_id }, Timestamp(at * 10_000_000));
+        let packet = Packet { iccid: "1".parse().unwrap(), topic: "o/1", received_at: at, payload: b"" };
+        let opening = |clean_start| Change::Opened(Opening { session, clean_start, expiry: Seconds(u32::from(packet_id) - 1), number: 0 });
+        let payload = match kind {
+            0 => opening(false),
+            1 => opening(true),
+            2 => Change::Closed { session, expiry: Seconds(u32::from(packet_id)) },
+            _ => Change::Ended { session },
+        }
+        .encode();
+        let record = match kind {
+            0..4 => Record { group: "", at, kind: Kind::Session, payload: &payload },
+            4 | 5 => Record::held_packet("o/g", &packet, Some(held)),
+            _ => Record::release(at, held),
+        };
+        let mut builder = FrameBuilder::default();
+        builder.push(&record);
+        builder.seal(offset, offset, Timestamp(7))
+    }
+
+    fn sessions(table: &SessionTable) -> Vec<HashMap<SessionId, Kept>> {
+        table.shards.iter().map(|shard| lock(shard).sessions.clone()).collect()
+    }
+
+    proptest! {
+        /// A save may begin anywhere, and a start has the records from what it covers on, or more.
+        #[test]
+        fn a_save_and_the_records_behind_it_make_the_same_sessions(
+            records in prop::collection::vec(record(), 1..60),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let frames: Vec<Frame> = (0..).zip(&records).map(|(offset, record)| frame(offset, *record)).collect();
+            let (table, at) = (SessionTable::default(), at.index(frames.len()));
+            let mut saved = None;
+            for (place, frame) in frames.iter().enumerate() {
+                if place == at {
+                    saved = Some(table.save(Timestamp(0)));
+                }
+                table.apply(frame).unwrap();
+            }
+            let (bytes, covered) = saved.expect("it was saved on the way");
+            for from in [0, covered] {
+                let loaded = SessionTable::load(&bytes).unwrap();
+                prop_assert_eq!(loaded.applied(), covered);
+                frames[usize::try_from(from).unwrap()..].iter().for_each(|frame| loaded.apply(frame).unwrap());
+                prop_assert_eq!(sessions(&loaded), sessions(&table));
+                let count: usize = sessions(&loaded).iter().map(HashMap::len).sum();
+                prop_assert_eq!((loaded.len(), table.len()), (count, count));
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_takes_forty_bytes() {
+        assert_eq!(size_of::<(SessionId, Kept)>(), 40);
+    }
+
+    #[test]
+    fn an_expired_session_is_left_out_of_a_save() {
+        let table = SessionTable::default();
+        table.apply(&frame(0, (0, 0, 2, 0))).unwrap();
+        table.apply(&frame(1, (0, 2, 2, 1))).unwrap();
+        let second = |count| Timestamp(count * 10_000_000);
+        let kept_at = |time| SessionTable::load(&table.save(time).0).unwrap().len();
+        assert_eq!((kept_at(second(2)), kept_at(second(3)), table.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_change_of_a_later_version_is_reported() {
+        let mut builder = FrameBuilder::default();
+        builder.push(&Record { group: "", at: Timestamp(7), kind: Kind::Session, payload: &[99] });
+        let unreadable = SessionTable::default().apply(&builder.seal(5, 5, Timestamp(7)));
+        assert!(matches!(unreadable, Err(QueueError::Unreadable { offset: 5 })), "{unreadable:?}");
+        assert!(SessionTable::load(&[0; 3]).is_none());
+    }
 }
