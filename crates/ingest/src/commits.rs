@@ -13,15 +13,16 @@ use std::{
 
 use metrics::{Histogram, counter, histogram};
 use pushline_model::DeadLetter;
-use pushline_queue::{AppendError, Appended, metrics::DEAD_LETTERED};
+use pushline_queue::{AppendError, Appended, Record, Session, metrics::DEAD_LETTERED};
 use tokio::time::Instant;
 
 use crate::{Ingest, budget::Lease, intake::Intake, metrics as names};
 
 /// The batches of one connection that aren't durable yet, in the order of appending. `A` is what acknowledges a packet.
-#[derive(Debug)]
 pub(crate) struct Commits<A> {
     ingest: Arc<Ingest>,
+    /// The client's session, if it outlives the connection: every batch goes through it, so that they keep their order.
+    session: Option<Arc<dyn Session>>,
     /// The value of the metrics' label `source`.
     source: &'static str,
     waiting: VecDeque<Commit<A>>,
@@ -49,7 +50,13 @@ const RECORD_OVERHEAD: usize = 512;
 
 impl<A> Commits<A> {
     pub(crate) fn new(ingest: Arc<Ingest>, source: &'static str) -> Self {
-        Self { ingest, source, waiting: VecDeque::new(), bytes: 0, failed: None, ack_seconds: histogram!(names::ACK_SECONDS) }
+        let ack_seconds = histogram!(names::ACK_SECONDS);
+        Self { ingest, session: None, source, waiting: VecDeque::new(), bytes: 0, failed: None, ack_seconds }
+    }
+
+    /// Appends to a session from here on.
+    pub(crate) fn set_session(&mut self, session: Option<Arc<dyn Session>>) {
+        self.session = session;
     }
 
     /// Whether every batch was handed out.
@@ -72,15 +79,22 @@ impl<A> Commits<A> {
         }
         let mut appended = VecDeque::new();
         if !intake.records.is_empty() {
-            appended.push_back(self.ingest.queue.append(&intake.records));
+            appended.push_back(self.append_records(&intake.records));
         }
         if !intake.unrouted.is_empty() {
             appended.push_back(self.ingest.unrouted.append_all(&intake.unrouted));
         }
         let lease = self.ingest.budget.lease(bytes + RECORD_OVERHEAD * (intake.records.len() + intake.unrouted.len()));
-        let (packets, unrouted) = (intake.records.len() as u64, intake.unrouted);
+        let (packets, unrouted) = ((intake.records.len() - intake.releases) as u64, intake.unrouted);
         self.bytes += lease.bytes();
         self.waiting.push_back(Commit { appended, acks, packets, unrouted, read_at: Instant::now(), lease });
+    }
+
+    fn append_records(&self, records: &[Record<'_>]) -> Appended {
+        match &self.session {
+            Some(session) => session.append(records),
+            None => self.ingest.queue.append(records),
+        }
     }
 
     /// Waits until the first commit is durable, and hands out its acknowledgements with those of the durable commits behind it. Cancel safe.

@@ -1,15 +1,22 @@
 //! Sorts the packets of one read: records for the queue, and dead letters for unrouted packets. Pure.
 
 use pushline_model::{Cause, DeadLetter, DeadPacket, Iccid, Packet, Registry, Routed, Timestamp, TopicPattern, route};
-use pushline_queue::Record;
+use pushline_queue::{HeldId, Record, SessionId};
 
 /// A packet that was published to a listener or a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Publish<'a> {
-    /// `None`: QoS 0.
-    pub(crate) id: Option<u16>,
+    pub(crate) qos: Qos,
     pub(crate) topic: &'a str,
     pub(crate) payload: &'a [u8],
+}
+
+/// How a packet was published, with its packet id (MQTT 5 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Qos {
+    AtMostOnce,
+    AtLeastOnce(u16),
+    ExactlyOnce(u16),
 }
 
 /// The packets of one read.
@@ -19,7 +26,11 @@ pub(crate) struct Intake<'a> {
     patterns: &'a [TopicPattern],
     /// The time of the read: the packets' `received_at`.
     at: Timestamp,
+    /// The client's session, if it outlives the connection. It holds the ids of packets at QoS 2.
+    session: Option<SessionId>,
     pub(crate) records: Vec<Record<'a>>,
+    /// How many of the records are releases.
+    pub(crate) releases: usize,
     pub(crate) unrouted: Vec<DeadLetter>,
     /// How many PUBLISHes at QoS 0 were dropped.
     pub(crate) dropped: u64,
@@ -27,7 +38,12 @@ pub(crate) struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     pub(crate) fn new(registry: &'a Registry, patterns: &'a [TopicPattern], at: Timestamp) -> Self {
-        Self { registry, patterns, at, records: Vec::new(), unrouted: Vec::new(), dropped: 0 }
+        Self { registry, patterns, at, session: None, records: Vec::new(), releases: 0, unrouted: Vec::new(), dropped: 0 }
+    }
+
+    /// The same for a client with a session.
+    pub(crate) fn of_session(self, session: Option<SessionId>) -> Self {
+        Self { session, ..self }
     }
 
     /// Whether there is nothing to store.
@@ -39,19 +55,32 @@ impl<'a> Intake<'a> {
     ///
     /// Returns whether a group with a webhook wants the packet.
     pub(crate) fn publish(&mut self, publish: &Publish<'a>, has_capacity: bool) -> bool {
-        if publish.id.is_none() && !has_capacity {
+        if publish.qos == Qos::AtMostOnce && !has_capacity {
             self.dropped += 1;
             return false;
         }
         match route(publish.topic, self.patterns, self.registry) {
             Routed::Group(group, iccid) => {
                 let packet = Packet { iccid, topic: publish.topic, received_at: self.at, payload: publish.payload };
-                self.records.push(Record::packet(group.id.key(), &packet));
+                self.records.push(Record::held_packet(group.id.key(), &packet, self.held(publish.qos)));
                 true
             }
             Routed::NoWebhook(group, iccid) => self.dead_letter(publish, Some(iccid), group.id.key().to_owned(), Cause::NoWebhook),
             Routed::Unwanted { org, iccid } => self.dead_letter(publish, Some(iccid), format!("{org}/"), Cause::Unrouted),
             Routed::Unnamed => self.dead_letter(publish, None, String::new(), Cause::Unrouted),
+        }
+    }
+
+    fn held(&self, qos: Qos) -> Option<HeldId> {
+        let Qos::ExactlyOnce(packet_id) = qos else { return None };
+        self.session.map(|session| HeldId { session, packet_id })
+    }
+
+    /// Ends the session's hold on a packet id.
+    pub(crate) fn release(&mut self, packet_id: u16) {
+        if let Some(session) = self.session {
+            self.records.push(Record::release(self.at, HeldId { session, packet_id }));
+            self.releases += 1;
         }
     }
 
@@ -81,6 +110,7 @@ impl<'a> Intake<'a> {
 #[cfg(test)]
 mod tests {
     use pushline_model::{RegistryBuilder, Webhook};
+    use pushline_queue::Kind;
 
     use super::*;
 
@@ -94,7 +124,7 @@ mod tests {
     }
 
     fn publish(topic: &str, id: Option<u16>) -> Publish<'_> {
-        Publish { id, topic, payload: b"ABC" }
+        Publish { qos: id.map_or(Qos::AtMostOnce, Qos::AtLeastOnce), topic, payload: b"ABC" }
     }
 
     #[test]
@@ -121,6 +151,26 @@ mod tests {
             unrouted,
             [("mti/bare", Cause::NoWebhook, "2"), ("x/", Cause::Unrouted, "1"), ("", Cause::Unrouted, ""), ("mti/", Cause::Unrouted, "2")]
         );
+    }
+
+    #[test]
+    fn the_id_of_a_packet_at_qos_2_stands_in_its_record_where_the_session_outlives_the_connection() {
+        let (registry, patterns) = (registry(), ["{org}/{iccid}".parse().unwrap()]);
+        let of = |session| {
+            let mut intake = Intake::new(&registry, &patterns, Timestamp(7)).of_session(session);
+            for qos in [Qos::ExactlyOnce(7), Qos::AtLeastOnce(8), Qos::AtMostOnce] {
+                assert!(intake.publish(&Publish { qos, ..publish("mti/1", None) }, true));
+            }
+            intake.publish(&Publish { qos: Qos::ExactlyOnce(9), ..publish("x/1", None) }, true);
+            intake.release(7);
+            let kinds: Vec<Kind<'_>> = intake.records.iter().map(|record| record.kind).collect();
+            (kinds, intake.releases, intake.unrouted.len())
+        };
+        let packet = |held| Kind::Packet { iccid: "1".parse().unwrap(), topic: "mti/1", held };
+        assert_eq!(of(None), (vec![packet(None); 3], 0, 1));
+        let session = SessionId([9; 16]);
+        let held = HeldId { session, packet_id: 7 };
+        assert_eq!(of(Some(session)), (vec![packet(Some(held)), packet(None), packet(None), Kind::Release(held)], 1, 1));
     }
 
     #[test]

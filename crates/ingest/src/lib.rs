@@ -11,6 +11,7 @@
 //! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
 //! | what lies between a socket and MQTT: PROXY protocol, TLS, WebSocket | `listener/entrance.rs` |
 //! | who may connect, and publish what | `listener/access/` |
+//! | what becomes of a will | `listener/will.rs` |
 //! | who is connected, and who was refused | `listener/devices.rs`, `listener/refused_clients.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |

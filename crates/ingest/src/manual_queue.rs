@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use pushline_model::{Cause, RegistryBuilder, Webhook};
 use pushline_queue::{
-    Append, AppendError, Appended, DeadLetters, Filter, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory,
+    Append, AppendError, Appended, DeadLetters, Filter, Partitions, Queue, QueueError, Record, Resolver, Sessions, Stalled, memory::Memory,
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -114,6 +114,10 @@ impl Queue for ManualQueue {
 
     fn unrouted(&self) -> DeadLetters {
         self.kept.unrouted()
+    }
+
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        self.kept.sessions()
     }
 
     fn stalled(&self) -> Option<Stalled> {

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use pushline_ingest::{Clients, Ingest, Listener, Options};
 use pushline_model::{DescriptorBudget, RegistryBuilder, Webhook};
-use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Stalled, memory::Memory};
+use pushline_queue::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Resolver, Sessions, Stalled, memory::Memory};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -72,6 +72,10 @@ impl Queue for Away {
 
     fn unrouted(&self) -> DeadLetters {
         self.kept.unrouted()
+    }
+
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        self.kept.sessions()
     }
 
     fn stalled(&self) -> Option<Stalled> {

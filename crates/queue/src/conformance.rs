@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::{AppendError, FRAME_MAX, Filter, Kind, Partition, Queue, Read, Reader, Record, Saved, SavedCheckpoint, frame::tests::record};
 
 /// How long an event may take that must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opens a queue. Called again after the one before was closed and dropped, a durable backend has its records.
 pub(crate) type Open<'a> = dyn Fn() -> BoxFuture<'a, Arc<dyn Queue>> + 'a;

@@ -18,6 +18,9 @@ pub enum AppendError {
     /// A record can't be stored: it is too large for a frame or for the topic, or the rights are missing.
     #[error("the queue can't store the record: {0}")]
     Refused(String),
+    /// Another connection owns the session (docs/sessions.md, Owner). Nothing was stored.
+    #[error("another connection has taken the session over")]
+    SessionTakenOver,
 }
 
 impl AppendError {
@@ -73,6 +76,14 @@ pub enum QueueError {
     CheckpointsUnreadable {
         /// The queue's folder.
         dir: PathBuf,
+    },
+    /// The saved sessions can't be used.
+    #[error("sessions.a and sessions.b in {} can't be used: {why}. Restore the files from a backup or repair the disk. To start without them, move both away: clients are told that their sessions are gone, and a packet of QoS 2 that they send again may come twice", dir.display())]
+    SessionsUnusable {
+        /// The queue's folder.
+        dir: PathBuf,
+        /// Why.
+        why: &'static str,
     },
     /// A record has another format.
     #[error("the record at offset {offset} can't be read: another version of Pushline may have written it; read it with that version")]

@@ -11,12 +11,13 @@
 //!   iccid 16 bytes (a packet's) | group | topic | payload
 //! ```
 //!
-//! Extensions are reserved for later versions. This version writes none and skips those that it finds.
+//! An extension of a record is a tag u8, a length u16 and that many bytes. Tag 1 is the packet id that a session holds: the session's 16 bytes and the id u16.
+//! Readers skip other tags, and every extension of the frame.
 
 use bytes::Bytes;
 use pushline_model::{Iccid, Offset, Timestamp};
 
-use crate::{AppendError, Kind, Record};
+use crate::{AppendError, HeldId, Kind, Record, SessionId};
 
 /// A frame holds at most this many bytes of records, or one record.
 pub const FRAME_MAX: usize = 1 << 20;
@@ -31,6 +32,12 @@ const EXTENDED: u8 = 0x80;
 pub(crate) const RECORD_HEADER: usize = 16;
 const ICCID: usize = 16;
 
+/// The extension of a record that names the packet id that a session holds.
+const HELD: u8 = 1;
+const HELD_LEN: usize = 18;
+/// Bytes that it takes in a record: the length of all extensions, tag and length.
+const EXTENSIONS: usize = 2 + 3 + HELD_LEN;
+
 /// Records as they lie on the disk and in memory. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -41,6 +48,8 @@ pub struct Frame {
     end: Offset,
     durable_end: Offset,
     log_time: Timestamp,
+    /// Whether a record may change a session.
+    changes_sessions: bool,
 }
 
 /// The header of a frame.
@@ -61,6 +70,7 @@ pub(crate) struct Header {
 pub struct FrameBuilder {
     bytes: Vec<u8>,
     count: u32,
+    changes_sessions: bool,
 }
 
 // === impl Frame ===
@@ -84,7 +94,13 @@ impl Frame {
             end: header.base + Offset::from(header.count),
             durable_end: header.durable_end,
             log_time: header.log_time,
+            changes_sessions: true,
         }
+    }
+
+    /// Whether a record may change a session. A frame that was parsed isn't searched for one.
+    pub(crate) fn changes_sessions(&self) -> bool {
+        self.changes_sessions
     }
 
     /// All of it, header included.
@@ -123,7 +139,7 @@ impl Frame {
         header.log_time = log_time;
         let mut bytes = self.bytes.to_vec();
         header.seal(&mut bytes);
-        Self::new(bytes.into(), &header)
+        Self { changes_sessions: self.changes_sessions, ..Self::new(bytes.into(), &header) }
     }
 
     /// Its records from an offset on, each with its offset.
@@ -194,9 +210,11 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     let [kind, group_len] = take(&mut record)?;
     let topic_len = usize::from(u16::from_le_bytes(take(&mut record)?));
     let at = Timestamp(u64::from_le_bytes(take(&mut record)?));
+    let mut held = None;
     if kind & EXTENDED != 0 {
         let extensions = usize::from(u16::from_le_bytes(take(&mut record)?));
-        record = record.get(extensions..)?;
+        let (extensions, after) = record.split_at_checked(extensions)?;
+        (held, record) = (held_id(extensions), after);
     }
     let kind = kind & !EXTENDED;
     let iccid = if kind == 0 { Iccid::from_packed(take(&mut record)?) } else { Iccid::from_packed([0; ICCID]) };
@@ -204,15 +222,31 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     let (topic, payload) = record.split_at_checked(topic_len)?;
     let (group, topic) = (std::str::from_utf8(group).ok()?, std::str::from_utf8(topic).ok()?);
     let kind = match kind {
-        0 => Kind::Packet { iccid, topic },
+        0 => Kind::Packet { iccid, topic, held },
         1 => Kind::Replay,
         2 => Kind::DeadLetter,
         3 => Kind::Replayed,
         4 => Kind::Foreign { why: topic },
         5 => Kind::Tick,
+        6 => Kind::Release(held?),
+        7 => Kind::Session,
         _ => return None,
     };
     Some(Record { group, at, kind, payload })
+}
+
+/// The packet id that a session holds, if the extensions of a record name one.
+fn held_id(mut extensions: &[u8]) -> Option<HeldId> {
+    loop {
+        let [tag] = take(&mut extensions)?;
+        let length = usize::from(u16::from_le_bytes(take(&mut extensions)?));
+        let (mut extension, after) = extensions.split_at_checked(length)?;
+        if tag == HELD && length == HELD_LEN {
+            let session = SessionId(take(&mut extension)?);
+            return Some(HeldId { session, packet_id: u16::from_le_bytes(take(&mut extension)?) });
+        }
+        extensions = after;
+    }
 }
 
 // === impl FrameBuilder ===
@@ -222,7 +256,7 @@ impl FrameBuilder {
     #[must_use]
     #[cfg(feature = "kafka")]
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(HEADER + bytes), count: 0 }
+        Self { bytes: Vec::with_capacity(HEADER + bytes), ..Self::default() }
     }
 
     /// Frees space that the records don't need.
@@ -260,25 +294,30 @@ impl FrameBuilder {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);
         }
-        let (kind, iccid, topic) = match record.kind {
-            Kind::Packet { iccid, topic } => (0, Some(iccid), topic),
-            Kind::Replay => (1, None, ""),
-            Kind::DeadLetter => (2, None, ""),
-            Kind::Replayed => (3, None, ""),
-            Kind::Foreign { why } => (4, None, why),
-            Kind::Tick => (5, None, ""),
+        let (kind, iccid, topic, held) = match record.kind {
+            Kind::Packet { iccid, topic, held } => (0, Some(iccid), topic, held),
+            Kind::Replay => (1, None, "", None),
+            Kind::DeadLetter => (2, None, "", None),
+            Kind::Replayed => (3, None, "", None),
+            Kind::Foreign { why } => (4, None, why, None),
+            Kind::Tick => (5, None, "", None),
+            Kind::Release(held) => (6, None, "", Some(held)),
+            Kind::Session => (7, None, "", None),
         };
+        let kind = if held.is_some() { kind | EXTENDED } else { kind };
         let length = encoded_len(record) - size_of::<u32>();
         let (group, fits) = (record.group.len(), "the record was checked to fit a frame");
         self.bytes.extend_from_slice(&u32::try_from(length).expect(fits).to_le_bytes());
         self.bytes.extend_from_slice(&[kind, u8::try_from(group).expect(fits)]);
         self.bytes.extend_from_slice(&u16::try_from(topic.len()).expect(fits).to_le_bytes());
         self.bytes.extend_from_slice(&record.at.0.to_le_bytes());
+        held.iter().for_each(|held| push_held(*held, &mut self.bytes));
         iccid.iter().for_each(|iccid| self.bytes.extend_from_slice(&iccid.packed()));
         self.bytes.extend_from_slice(record.group.as_bytes());
         self.bytes.extend_from_slice(topic.as_bytes());
         self.bytes.extend_from_slice(record.payload);
         self.count += 1;
+        self.changes_sessions |= record.kind.changes_session();
     }
 
     /// The frame. It holds at least one record. `log_time` holds for each of them.
@@ -287,15 +326,26 @@ impl FrameBuilder {
         let length = u32::try_from(self.bytes.len() - HEADER).expect("a frame holds 1 MiB, or one record, and a record fits 4 GiB");
         let mut header = Header { length, crc: 0, base, durable_end, count: self.count, extensions: 0, log_time };
         header.seal(&mut self.bytes);
-        Frame::new(self.bytes.into(), &header)
+        Frame { changes_sessions: self.changes_sessions, ..Frame::new(self.bytes.into(), &header) }
     }
+}
+
+/// Writes the extensions of a record.
+fn push_held(HeldId { session, packet_id }: HeldId, into: &mut Vec<u8>) {
+    /// The length of all extensions, tag, and length.
+    const HEAD: [u8; 5] = [21, 0, HELD, 18, 0];
+    const { assert!(HEAD[0] as usize == EXTENSIONS - 2 && HEAD[3] as usize == HELD_LEN) }
+    into.extend_from_slice(&HEAD);
+    into.extend_from_slice(&session.0);
+    into.extend_from_slice(&packet_id.to_le_bytes());
 }
 
 fn encoded_len(record: &Record<'_>) -> usize {
     let kind = match record.kind {
-        Kind::Packet { topic, .. } => ICCID + topic.len(),
+        Kind::Packet { topic, held, .. } => ICCID + topic.len() + held.map_or(0, |_| EXTENSIONS),
         Kind::Foreign { why } => why.len(),
-        Kind::Replay | Kind::DeadLetter | Kind::Replayed | Kind::Tick => 0,
+        Kind::Release(_) => EXTENSIONS,
+        Kind::Replay | Kind::DeadLetter | Kind::Replayed | Kind::Tick | Kind::Session => 0,
     };
     RECORD_HEADER + kind + record.group.len() + record.payload.len()
 }
@@ -326,7 +376,7 @@ pub(crate) mod tests {
 
     /// A packet's record for a test: its payload is its number.
     pub(crate) fn record<'a>(group: &'a str, payload: &'a [u8]) -> Record<'a> {
-        let kind = Kind::Packet { iccid: Iccid::from_bytes(b"897612653856781234").unwrap(), topic: "mti/897612653856781234" };
+        let kind = Kind::Packet { iccid: Iccid::from_bytes(b"897612653856781234").unwrap(), topic: "mti/897612653856781234", held: None };
         Record { group, at: Timestamp(7), kind, payload }
     }
 
@@ -338,16 +388,52 @@ pub(crate) mod tests {
         builder.seal(base, base, Timestamp(base))
     }
 
+    /// Every kind there is.
+    fn kinds(text: &str, packet_id: u16) -> [Kind<'_>; 9] {
+        let (iccid, held) = ("12a".parse().unwrap(), HeldId { session: SessionId([9; 16]), packet_id });
+        [
+            Kind::Packet { iccid, topic: text, held: None },
+            Kind::Replay,
+            Kind::DeadLetter,
+            Kind::Replayed,
+            Kind::Foreign { why: text },
+            Kind::Tick,
+            Kind::Packet { iccid, topic: text, held: Some(held) },
+            Kind::Release(held),
+            Kind::Session,
+        ]
+    }
+
+    #[test]
+    fn an_unknown_extension_is_skipped_and_a_release_needs_its_own() {
+        let held = HeldId { session: SessionId([9; 16]), packet_id: 0x0102 };
+        let body = |kind, extensions: &[u8]| {
+            let body =
+                [&[kind, 0, 0, 0][..], &7_u64.to_le_bytes(), &u16::try_from(extensions.len()).unwrap().to_le_bytes(), extensions].concat();
+            [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], &body].concat()
+        };
+        let known = [&[HELD, 18, 0][..], &[9; 16], &[2, 1]].concat();
+        let unknown = b"\x02\x01\0x";
+        let release = Record::release(Timestamp(7), held);
+        for extensions in [known.clone(), [unknown, &known[..]].concat(), [&known[..], unknown].concat()] {
+            assert_eq!(take_record(&mut &body(EXTENDED | 6, &extensions)[..]), Some(release));
+        }
+        assert_eq!(take_record(&mut &body(EXTENDED | 6, unknown)[..]), None);
+        let mut builder = FrameBuilder::default();
+        builder.push(&release);
+        assert_eq!(builder.seal(0, 0, Timestamp(7)).bytes()[HEADER..], body(EXTENDED | 6, &known));
+    }
+
     proptest! {
         #[test]
         fn records_come_out_of_a_frame_as_they_went_in(
-            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..6u8), 1..20),
+            payloads in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,20}", 0..9u8, any::<u16>()), 1..20),
             base in 0u64..1 << 60,
         ) {
-            let records: Vec<Record<'_>> = payloads.iter().map(|(payload, text, kind)| Record {
+            let records: Vec<Record<'_>> = payloads.iter().map(|(payload, text, kind, id)| Record {
                 group: text,
                 at: Timestamp(base),
-                kind: [Kind::Packet { iccid: "12a".parse().unwrap(), topic: text }, Kind::Replay, Kind::DeadLetter, Kind::Replayed, Kind::Foreign { why: text }, Kind::Tick][usize::from(*kind)],
+                kind: kinds(text, *id)[usize::from(*kind)],
                 payload,
             }).collect();
             let mut builder = FrameBuilder::default();

@@ -15,6 +15,7 @@
 //! | cancellation | dropping [`Appended`] takes nothing back; dropping [`Reader::next`]'s future loses nothing. |
 //! | log time | each frame has one, given when it was stored and the same for every reader; where a backend has a horizon, log time never decreases. |
 //! | checkpoint | [`Partition::load`] returns a watermark with the checkpoint that was saved with it, or says that this one is gone. |
+//! | sessions | [`Sessions`] has their own contract (`sessions/mod.rs`). |
 //! | failure | a backend with a fatal error resolves [`Queue::failed`]; no batch is acknowledged after that. |
 
 mod blocking;
@@ -31,6 +32,7 @@ pub mod memory;
 pub mod metrics;
 mod record;
 mod replay;
+pub mod sessions;
 
 use std::{
     ops::Range,
@@ -51,6 +53,7 @@ pub use crate::{
     frame::{FRAME_MAX, Frame, FrameBuilder},
     record::{Kind, Record},
     replay::Replay,
+    sessions::{HeldId, OpenSession, OpenedSession, PacketIds, Session, SessionId, SessionKey, Sessions},
 };
 
 /// The queue, as a process sees it that takes packets in, sends them, or both.
@@ -64,6 +67,9 @@ pub trait Queue: Append + Send + Sync {
 
     /// Dead letters without a group (`unrouted`), and ingest's `no_webhook`.
     fn unrouted(&self) -> DeadLetters;
+
+    /// The MQTT sessions of the devices that connect to listeners.
+    fn sessions(&self) -> Arc<dyn Sessions>;
 
     /// Why appended records don't become durable at the moment, or why a partition isn't served: the disk is full, the brokers are away.
     fn stalled(&self) -> Option<Stalled>;

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 
 use crate::{
     Append, AppendError, Appended, DeadLetters, Frame, FrameBuilder, Horizon, Kind, Partition, Partitions, Queue, QueueError, Read, Reader,
-    Record, Saved, SavedCheckpoint, Stalled, frame::fits,
+    Record, Saved, SavedCheckpoint, Sessions, Stalled,
+    frame::fits,
+    sessions::{LogSessions, SessionLog, SessionTable},
 };
 
 /// One partition in memory.
@@ -26,6 +28,7 @@ pub struct Memory {
     logs: [Arc<MemoryLog>; 2],
     dead_letters: DeadLetters,
     unrouted: DeadLetters,
+    sessions: LogSessions,
 }
 
 /// How a window ends where no record comes.
@@ -54,6 +57,8 @@ struct MemoryLog {
     end: watch::Sender<Offset>,
     closed: watch::Sender<bool>,
     saved: Mutex<Saved>,
+    /// The sessions that its records change.
+    table: Arc<SessionTable>,
 }
 
 struct MemoryReader {
@@ -75,7 +80,9 @@ impl Memory {
         let new = || MemoryLog::new(mode, time.clone());
         let logs = [new(), new()];
         let [dead_letters, unrouted] = logs.each_ref().map(|log| DeadLetters::new(Arc::new(OnePartition(Arc::clone(log)))));
-        Arc::new(Self { packets: new(), logs, dead_letters, unrouted })
+        let packets = new();
+        let sessions = LogSessions::new(Arc::new(OnePartition(Arc::clone(&packets))), Arc::clone(&packets.table));
+        Arc::new(Self { packets, logs, dead_letters, unrouted, sessions })
     }
 }
 
@@ -127,6 +134,10 @@ impl Queue for Memory {
         self.unrouted.clone()
     }
 
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        Arc::new(self.sessions.clone())
+    }
+
     fn stalled(&self) -> Option<Stalled> {
         None
     }
@@ -158,6 +169,7 @@ impl MemoryLog {
             end: watch::Sender::new(0),
             closed: watch::Sender::new(false),
             saved: Mutex::default(),
+            table: Arc::default(),
         })
     }
 
@@ -186,6 +198,7 @@ impl MemoryLog {
         let end = frames.last().map_or(0, Frame::end);
         let frame = builder.seal(end, end, self.time.now());
         let end = frame.end();
+        self.table.apply(&frame).expect("this process made the frame");
         frames.push(frame);
         self.end.send_replace(end);
     }
@@ -209,6 +222,12 @@ struct OnePartition(Arc<MemoryLog>);
 impl Append for OnePartition {
     fn append(&self, batch: &[Record<'_>]) -> Appended {
         self.0.append(batch)
+    }
+}
+
+impl SessionLog for OnePartition {
+    fn now(&self) -> Timestamp {
+        self.0.time.now()
     }
 }
 
@@ -304,6 +323,7 @@ mod tests {
         for mode in [Mode::Horizon, Mode::Ticks] {
             let open = || Box::new(move || async move { Memory::with(mode, &LogTime::monotonic()) as Arc<dyn Queue> }.boxed()) as Box<_>;
             crate::conformance::all(&open, false).await;
+            crate::sessions::conformance::all(&open, false).await;
         }
     }
 }

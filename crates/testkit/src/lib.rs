@@ -2,6 +2,7 @@
 //! acknowledged packet arrived or is a dead letter. Never a dependency of the product.
 
 mod chaos_proxy;
+mod exactly_once;
 mod exchange;
 mod hostile;
 mod http;
@@ -21,6 +22,7 @@ pub use pushline_sample::{Behaviour, Gateway, GatewayError, Push, Receiver};
 
 pub use crate::{
     chaos_proxy::{ChaosProxy, Direction, Fault},
+    exactly_once::{Answer, ExactlyOnceDevice},
     exchange::{RawReceiver, RawRequest},
     hostile::{CertificateAuthority, HostileProtocol, HostileServer},
     http::get,

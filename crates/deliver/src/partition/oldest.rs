@@ -1,14 +1,14 @@
 //! Reading how old the oldest unsettled record is, beside everything else.
 
 use pushline_model::{Offset, Timestamp};
-use pushline_queue::{Kind, QueueError, Reader};
+use pushline_queue::{QueueError, Reader};
 
-/// When the first record at or above an offset was received, ticks aside, if it lies below `end`.
+/// When the first record at or above an offset was received, ticks and changes of sessions aside, if it lies below `end`.
 pub(super) async fn read(mut reader: Box<dyn Reader>, from: Offset, end: Offset) -> Result<Option<Timestamp>, QueueError> {
     let (mut at, mut received_at) = (from, None);
     while at < end && received_at.is_none() {
         let frame = reader.next().await?;
-        received_at = frame.records(at).find(|(_, record)| record.kind != Kind::Tick).map(|(_, record)| record.at);
+        received_at = frame.records(at).find(|(_, record)| !record.kind.is_bookkeeping()).map(|(_, record)| record.at);
         at = frame.end();
     }
     Ok(received_at)
@@ -19,7 +19,7 @@ mod tests {
     use std::sync::Arc;
 
     use pushline_queue::{
-        Append, Queue, Record,
+        Append, Kind, Queue, Record,
         memory::{LogTime, Memory, Mode},
     };
 

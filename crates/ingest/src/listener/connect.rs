@@ -1,12 +1,13 @@
 //! Decodes CONNECT, the first packet of a connection (MQTT 5 §3.1, MQTT 3.1.1 §3.1). Pure.
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     DisconnectReason,
     fields::Fields,
     packets::Version,
     properties::{Owner, Properties},
+    will::Will,
 };
 
 /// The bits of CONNECT's flags (§3.1.2.3).
@@ -29,7 +30,9 @@ pub(crate) struct Connect {
     pub(crate) clean: bool,
     /// In seconds; 0: none.
     pub(crate) keep_alive: u16,
-    pub(crate) will_qos2: bool,
+    pub(crate) will: Option<Arc<Will>>,
+    /// The Session Expiry Interval, in seconds. `None`: MQTT 3.1.1, or a client that leaves it out.
+    pub(crate) session_expiry: Option<u32>,
     /// The largest packet that the client takes, in bytes; `None`: any.
     pub(crate) max_packet: Option<u32>,
     pub(crate) has_authentication_method: bool,
@@ -45,6 +48,17 @@ impl fmt::Debug for Connect {
 }
 
 impl Connect {
+    /// How long the session lives after its connection, by the client's wish and by what the listener allows (§3.1.2.11.2). A session of MQTT 3.1.1 that isn't
+    /// clean has no end of its own (MQTT 3.1.1 §3.1.2.4).
+    pub(crate) fn expiry(&self, max: Duration) -> Duration {
+        let wanted = match self.version {
+            Version::V3 if self.clean => Duration::ZERO,
+            Version::V3 => max,
+            Version::V5 => Duration::from_secs(self.session_expiry.unwrap_or(0).into()),
+        };
+        wanted.min(max)
+    }
+
     /// The most bytes that an answer to this client may have.
     pub(crate) fn largest_answer(&self) -> usize {
         self.max_packet.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
@@ -77,9 +91,7 @@ pub(crate) fn read(version: Version, body: &[u8]) -> Result<Connect, DisconnectR
     let keep_alive = fields.u16()?;
     let properties = properties(version, &mut fields, Owner::Connect)?;
     let client_id = fields.text()?.to_owned();
-    if flags & WILL != 0 {
-        will(version, &mut fields)?;
-    }
+    let will = (flags & WILL != 0).then(|| will(version, flags, &mut fields)).transpose()?.map(Arc::new);
     let user_name = (flags & USER_NAME != 0).then(|| fields.text()).transpose()?.map(str::to_owned);
     let password = (flags & PASSWORD != 0).then(|| fields.binary()).transpose()?.map(<[u8]>::to_vec);
     if !fields.is_empty() {
@@ -90,7 +102,8 @@ pub(crate) fn read(version: Version, body: &[u8]) -> Result<Connect, DisconnectR
         client_id,
         clean: flags & CLEAN_START != 0,
         keep_alive,
-        will_qos2: flags & WILL_QOS == 2 << 3,
+        will,
+        session_expiry: properties.session_expiry,
         max_packet: properties.max_packet,
         has_authentication_method: properties.has_authentication_method,
         user_name,
@@ -106,12 +119,16 @@ fn checked_flags(version: Version, flags: u8) -> Result<u8, DisconnectReason> {
     if is_malformed { Err(DisconnectReason::MalformedPacket) } else { Ok(flags) }
 }
 
-/// Checks the will (§3.1.3.2 to §3.1.3.4), which the listener doesn't keep.
-fn will(version: Version, fields: &mut Fields<'_>) -> Result<(), DisconnectReason> {
-    properties(version, fields, Owner::Will)?;
+/// The will (§3.1.3.2 to §3.1.3.4). Its flag Retain means nothing here, as that of a PUBLISH.
+fn will(version: Version, flags: u8, fields: &mut Fields<'_>) -> Result<Will, DisconnectReason> {
+    let properties = properties(version, fields, Owner::Will)?;
     let topic = fields.text()?;
-    fields.binary()?;
-    if topic.is_empty() || topic.contains(['+', '#']) { Err(DisconnectReason::TopicNameInvalid) } else { Ok(()) }
+    let payload = fields.binary()?.to_vec();
+    if topic.is_empty() || topic.contains(['+', '#']) {
+        return Err(DisconnectReason::TopicNameInvalid);
+    }
+    let delay = Duration::from_secs(properties.will_delay.into());
+    Ok(Will { topic: topic.to_owned(), payload, is_qos_0: flags & WILL_QOS == 0, delay })
 }
 
 /// The properties, which only MQTT 5 has.
@@ -143,15 +160,31 @@ mod tests {
         let id = text(b"d");
         let (will, user, password) = ([text(b"o/1"), text(b"bye")].concat(), text(b"u"), text(b"\xff"));
         let v3 = read_any(&body(b"MQTT", 4, 0b1111_0110, &[&id, &will, &user, &password])).unwrap();
-        assert_eq!((v3.version, v3.client_id.as_str(), v3.keep_alive, v3.clean, v3.will_qos2), (Version::V3, "d", 60, true, true));
+        assert_eq!((v3.version, v3.client_id.as_str(), v3.keep_alive, v3.clean), (Version::V3, "d", 60, true));
+        let expected = Will { topic: "o/1".into(), payload: b"bye".to_vec(), is_qos_0: false, delay: Duration::ZERO };
+        assert_eq!(v3.will.as_deref(), Some(&expected));
         assert_eq!((v3.user_name.as_deref(), v3.password.as_deref()), (Some("u"), Some(&b"\xff"[..])));
         // A will that expires at once, and a password without a user name, are allowed.
-        let expires = [b"\x05\x02\0\0\0\0", &will[..]].concat();
+        let expires = [b"\x0a\x02\0\0\0\0\x18\0\0\0\x07", &will[..]].concat();
         let v5 = read_any(&body(b"MQTT", 5, 0b0100_0100, &[b"\x05\x27\0\0\0\x40", &id, &expires, &password])).unwrap();
         assert_eq!(
             (v5.version, v5.clean, v5.max_packet, v5.user_name, v5.password),
             (Version::V5, false, Some(64), None, Some(vec![0xff]))
         );
+        assert_eq!(v5.will.as_deref(), Some(&Will { is_qos_0: true, delay: Duration::from_secs(7), ..expected }));
+    }
+
+    #[test]
+    fn a_session_lives_as_long_as_the_client_wants_and_the_listener_allows() {
+        const MAX: Duration = Duration::from_secs(1000);
+        let (id, clean, keep) = (text(b"d"), 2, 0);
+        let expiry_of =
+            |level, flags, properties: &[u8]| read_any(&body(b"MQTT", level, flags, &[properties, &id])).unwrap().expiry(MAX).as_secs();
+        assert_eq!((expiry_of(4, clean, b""), expiry_of(4, keep, b"")), (0, 1000));
+        for flags in [clean, keep] {
+            assert_eq!((expiry_of(5, flags, b"\0"), expiry_of(5, flags, b"\x05\x11\0\0\0\x09")), (0, 9));
+            assert_eq!(expiry_of(5, flags, b"\x05\x11\xff\xff\xff\xff"), 1000);
+        }
     }
 
     #[test]

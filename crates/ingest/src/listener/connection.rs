@@ -4,7 +4,8 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
-use pushline_queue::AppendError;
+use futures_util::{FutureExt, future::BoxFuture};
+use pushline_queue::{AppendError, OpenSession, OpenedSession, PacketIds, Session, SessionKey};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,17 +16,20 @@ use tokio::{
 use crate::{commits::Commits, intake::Intake};
 
 use super::{
-    DisconnectReason,
+    DisconnectReason, TooLarge,
     access::ClientIdentity,
     connect::Connect,
+    delayed_will::DelayedWill,
     devices::Connected,
-    encode,
+    encode::{self, Ack, Connack},
     entrance::{Entered, NotEntered},
+    in_flight::InFlight,
     limits::Seat,
     one_read::{Ending, Fault, OneRead, Terms},
-    packets::{self, Version},
+    packets::{self, Disconnect, Version},
     shared::{Shared, Who, now},
     stream::Stream,
+    will::{Farewell, Fate, HeldWill},
 };
 
 /// The listener refuses a client whose CONNECT comes later: load balancer, TLS and WebSocket included.
@@ -36,6 +40,9 @@ const LARGEST_CONNECT: usize = 96 << 10;
 
 /// The listener closes a connection whose client reads nothing for this long, and one that couldn't be read for this long while storage is away.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the queue may take to make a session durable before its client is told to come again.
+const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long an ending connection waits for commits that it still has to acknowledge.
 const LAST_ACKS_DEADLINE: Duration = Duration::from_secs(5);
@@ -56,24 +63,33 @@ pub(crate) struct Connection {
     /// How many of the next bytes belong to a packet that is too large to be kept.
     discard: usize,
     read_next: usize,
-    /// The acknowledgements are bytes to write: whole PUBACKs.
-    commits: Commits<u8>,
+    commits: Commits<Ack>,
+    in_flight: InFlight,
 }
 
 /// A client that was let in.
-struct Client {
+pub(crate) struct Client {
     version: Version,
     /// In seconds; 0: none.
     keep_alive: u16,
     /// The most bytes that an answer may have.
     largest_answer: usize,
     identity: ClientIdentity,
-    connected: Connected,
+    pub(crate) connected: Connected,
+    /// `None`: the session ends with its connection.
+    session: Option<Arc<dyn Session>>,
+    /// Whether CONNECT asked for a session that outlives its connection.
+    may_set_expiry: bool,
+    /// How long the session outlives the connection.
+    session_expiry: Duration,
+    will: Option<HeldWill>,
 }
 
 /// Why a connection ends.
 enum End {
-    /// The client closed the connection or sent DISCONNECT.
+    /// The client has sent DISCONNECT.
+    Disconnected(Disconnect),
+    /// The connection is closed or broken.
     Left,
     Refused(Fault),
 }
@@ -90,27 +106,33 @@ impl From<DisconnectReason> for End {
     }
 }
 
-impl From<Ending> for End {
-    fn from(ending: Ending) -> Self {
-        match ending {
-            Ending::Left => Self::Left,
-            Ending::Refused(fault) => Self::Refused(fault),
-        }
+impl From<AppendError> for End {
+    fn from(error: AppendError) -> Self {
+        DisconnectReason::from(error).into()
     }
 }
 
-/// Serves the client of an accepted socket until it leaves or is refused.
-pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut seat: Seat) {
+impl From<AppendError> for DisconnectReason {
+    fn from(error: AppendError) -> Self {
+        if error == AppendError::SessionTakenOver { Self::SessionTakenOver } else { Self::StorageFailed }
+    }
+}
+
+/// Serves the client of an accepted socket until it leaves or is refused. Returns its will if that is published later.
+pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut seat: Seat) -> Option<DelayedWill> {
     let (ingest, deadline) = (Arc::clone(&shared.ingest), Instant::now() + CONNECT_DEADLINE);
     // Boxes: what only the way in needs isn't part of an idle connection.
     let entered = tokio::select! {
         entered = timeout_at(deadline, Box::pin(shared.entrance.enter(tcp, peer, &mut seat))) => entered.unwrap_or_else(|_| Err(NotEntered::too_late(peer))),
-        () = ingest.stopped() => return,
+        () = ingest.stopped() => return None,
     };
     let entered = match entered {
         Ok(entered) => entered,
-        Err(NotEntered::Left) => return,
-        Err(NotEntered::Refused { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
+        Err(NotEntered::Left) => return None,
+        Err(NotEntered::Refused { address, reason, detail }) => {
+            shared.refused(address, ("", None), reason, None, &detail);
+            return None;
+        }
     };
     let mut connection = Connection::new(entered, shared);
     let client = tokio::select! {
@@ -121,9 +143,12 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     match client {
         Ok(client) => {
             let end = connection.serve(&client).await;
-            connection.end(Some(&client), end).await;
+            connection.part_with(client, end).await
         }
-        Err(end) => connection.end(None, end).await,
+        Err(end) => {
+            connection.end(None, end).await;
+            None
+        }
     }
 }
 
@@ -131,7 +156,8 @@ impl Connection {
     fn new(entered: Entered, shared: Arc<Shared>) -> Self {
         let Entered { stream, address, certificates } = entered;
         let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
-        Self { shared, stream, is_torn: false, address, certificates, buffer: BytesMut::new(), discard: 0, read_next: MIN_READ, commits }
+        let (buffer, in_flight) = (BytesMut::new(), InFlight::new(PacketIds::default(), usize::MAX));
+        Self { shared, stream, is_torn: false, address, certificates, buffer, discard: 0, read_next: MIN_READ, commits, in_flight }
     }
 
     // --- Opening
@@ -180,17 +206,45 @@ impl Connection {
         if let Some(reason) = self.reason_to_refuse(connect) {
             return Err(reason);
         }
-        let Shared { entrance, clients, max_payload, subscriptions, .. } = &*self.shared;
+        let shared = Arc::clone(&self.shared);
+        let Shared { entrance, clients, max_payload, subscriptions, limits, .. } = &*shared;
         let identity = entrance.identify(connect, &self.certificates).await?;
         let assigned = connect.client_id.is_empty().then(|| format!("pushline-{:016x}", fastrand::u64(..)));
-        let connack = encode::connack_accepted(connect.version, assigned.as_deref(), packets::packet_limit(*max_payload), *subscriptions);
-        if connack.len() > connect.largest_answer() {
+        let connack = Connack {
+            is_present: false,
+            session_expiry: connect.expiry(limits.session_expiry),
+            assigned: assigned.as_deref(),
+            max_packet: packets::packet_limit(*max_payload),
+            receive_maximum: limits.receive_maximum,
+            subscriptions: *subscriptions,
+        };
+        // It has the same length whatever becomes of the session.
+        if encode::connack_accepted(connect.version, &connack).len() > connect.largest_answer() {
             return Err(DisconnectReason::AnswerTooLarge);
         }
         let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
-        let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, now())?;
+        let will = self.hold_will(connect, &identity)?;
+        let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, connect.clean, now())?;
+        let key = SessionKey { user: identity.name.as_deref(), client_id };
+        let (session, is_present) = self.open_session(key, connect).await?;
+        let session_expiry = if session.is_some() { connack.session_expiry } else { Duration::ZERO };
+        let connack = encode::connack_accepted(connect.version, &Connack { is_present, session_expiry, ..connack });
         let Connect { version, keep_alive, .. } = *connect;
-        Ok((Client { version, keep_alive, largest_answer: connect.largest_answer(), identity, connected }, connack))
+        let (largest_answer, may_set_expiry) = (connect.largest_answer(), connect.session_expiry.is_some_and(|expiry| expiry > 0));
+        Ok((Client { version, keep_alive, largest_answer, identity, connected, session, may_set_expiry, session_expiry, will }, connack))
+    }
+
+    /// Opens the client's session, which is durable then. Returns it, if it outlives the connection, and whether it was there.
+    async fn open_session(&mut self, key: SessionKey<'_>, connect: &Connect) -> Result<(Option<Arc<dyn Session>>, bool), DisconnectReason> {
+        let limits = &self.shared.limits;
+        let (expiry, max_sessions) = (connect.expiry(limits.session_expiry), limits.sessions);
+        let opening = self.shared.ingest.queue.sessions().open(OpenSession { key, clean_start: connect.clean, expiry, max_sessions });
+        let opened = timeout(SESSION_DEADLINE, opening).await.map_err(|_| DisconnectReason::ServerBusy)?;
+        let OpenedSession { session, is_present, held } = opened?;
+        let receive_maximum = if connect.version == Version::V5 { limits.receive_maximum.into() } else { usize::MAX };
+        self.in_flight = InFlight::new(held, receive_maximum);
+        self.commits.set_session(session.clone());
+        Ok((session, is_present))
     }
 
     fn reason_to_refuse(&self, connect: &Connect) -> Option<DisconnectReason> {
@@ -202,10 +256,19 @@ impl Connection {
         if connect.has_authentication_method {
             return Some(DisconnectReason::BadAuthenticationMethod);
         }
-        if connect.will_qos2 {
-            return Some(DisconnectReason::QosNotSupported);
-        }
         (!self.shared.ingest.budget.has_capacity()).then_some(DisconnectReason::ServerBusy)
+    }
+
+    /// Keeps the will of a client that may publish it.
+    fn hold_will(&self, connect: &Connect, identity: &ClientIdentity) -> Result<Option<HeldWill>, DisconnectReason> {
+        let Some(will) = &connect.will else { return Ok(None) };
+        if !identity.may_publish(&will.topic) {
+            return Err(DisconnectReason::NotAuthorized);
+        }
+        if self.shared.too_large == TooLarge::Refuse && will.payload.len() > self.shared.max_payload {
+            return Err(DisconnectReason::PacketTooLarge);
+        }
+        HeldWill::new(will, &self.shared.wills).map(Some)
     }
 
     // --- Serving
@@ -214,6 +277,7 @@ impl Connection {
         let (ingest, mut read_again) = (Arc::clone(&self.shared.ingest), self.shared.read_again.clone());
         // MQTT 5 §3.1.2.10: one and a half times the keep-alive.
         let keep_alive_timeout = (client.keep_alive > 0).then(|| Duration::from_secs(client.keep_alive.into()) * 3 / 2);
+        let mut taken_over = client.taken_over();
         let mut last_read = Instant::now();
         let mut result = self.handle_packets(client).await;
         while result.is_ok() {
@@ -238,7 +302,7 @@ impl Connection {
                     if !this_has {
                         last_read = Instant::now();
                     }
-                    self.acknowledge(durable).await
+                    self.acknowledge(client.version, durable).await
                 }
                 () = ingest.budget.capacity(), if !all_have => {
                     last_read = Instant::now();
@@ -246,6 +310,7 @@ impl Connection {
                 }
                 () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
                 reason = client.connected.closed() => Err(reason.into()),
+                () = &mut taken_over => Err(DisconnectReason::SessionTakenOver.into()),
                 Ok(()) = read_again.changed() => self.check_again(client),
                 () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
             };
@@ -255,11 +320,12 @@ impl Connection {
 
     /// Certificates and users were read again.
     fn check_again(&self, client: &Client) -> Result<(), End> {
-        if self.shared.entrance.is_current(&client.identity, &self.certificates) {
-            Ok(())
-        } else {
-            Err(DisconnectReason::NotAuthorized.into())
-        }
+        if self.is_current(client) { Ok(()) } else { Err(DisconnectReason::NotAuthorized.into()) }
+    }
+
+    /// Whether the client would still be let in.
+    fn is_current(&self, client: &Client) -> bool {
+        self.shared.entrance.is_current(&client.identity, &self.certificates)
     }
 
     // --- Reading
@@ -293,18 +359,15 @@ impl Connection {
         self.buffer.advance(passed_over);
         self.discard -= passed_over;
         let registry = shared.ingest.registry.load();
-        let terms = Terms {
-            version: client.version,
-            largest_answer: client.largest_answer,
-            identity: &client.identity,
-            max_payload: shared.max_payload,
-            too_large: shared.too_large,
-            subscriptions: shared.subscriptions,
-            has_capacity: shared.ingest.budget.has_capacity(),
-        };
-        let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
+        let intake = Intake::new(&registry, &shared.topics, now).of_session(client.session.as_ref().map(|session| session.id()));
+        let mut read = OneRead::new(client.terms(&shared), &mut self.in_flight, intake);
         let ending = read.handle(&self.buffer);
-        let OneRead { intake, acks, answers, handled, discard, too_large, system_topics, unauthorised, unauthorised_topic, .. } = read;
+        let OneRead {
+            intake, acks, answers, handled, discard, too_large, system_topics, repeated, unauthorised, unauthorised_topic, ..
+        } = read;
+        if repeated > 0 {
+            self.commits.count("repeated", repeated);
+        }
         if system_topics > 0 {
             self.commits.count("system_topic", system_topics);
         }
@@ -326,15 +389,33 @@ impl Connection {
         if !answers.is_empty() {
             self.write(&answers).await?;
         }
-        ending.map_or(Ok(()), |ending| Err(ending.into()))
+        match ending {
+            None => Ok(()),
+            Some(Ending::Left(disconnect)) => Err(self.left(client, disconnect)),
+            Some(Ending::Refused(fault)) => Err(End::Refused(fault)),
+        }
+    }
+
+    /// The client has sent DISCONNECT. It may set another expiry of its session, but not one of a session that ends with its connection (§3.14.2.2.2).
+    fn left(&self, client: &Client, disconnect: Disconnect) -> End {
+        match disconnect.session_expiry {
+            Some(expiry) if expiry > 0 && !client.may_set_expiry => return DisconnectReason::ProtocolError.into(),
+            Some(expiry) => {
+                let expiry = Duration::from_secs(expiry.into()).min(self.shared.limits.session_expiry);
+                client.session.iter().for_each(|session| session.set_expiry(expiry));
+            }
+            None => {}
+        }
+        End::Disconnected(disconnect)
     }
 
     // --- Acknowledging
 
     /// Writes the acknowledgements of what is durable.
-    async fn acknowledge(&mut self, durable: Result<Vec<u8>, AppendError>) -> Result<(), End> {
-        let acks = durable.map_err(|_| DisconnectReason::StorageFailed)?;
-        self.write(&acks).await
+    async fn acknowledge(&mut self, version: Version, durable: Result<Vec<Ack>, AppendError>) -> Result<(), End> {
+        let acks = durable?;
+        self.in_flight.acknowledged(&acks);
+        self.write(&encode::acks(version, &acks)).await
     }
 
     /// Writes all bytes. After a write that didn't finish, by its own timeout or because its caller was cancelled, nothing is written any more: the client
@@ -355,12 +436,63 @@ impl Connection {
         Ok(())
     }
 
+    // --- Ending
+
+    /// Ends the connection of a client that was let in. Its will is published behind its last packet, or returned to be published later.
+    async fn part_with(mut self, mut client: Client, end: End) -> Option<DelayedWill> {
+        let held = client.will.take();
+        let fate =
+            held.as_ref().map_or(Fate::Discard, |held| held.will.fate(self.farewell(&client, &end), self.session_expiry(&client, &end)));
+        let shared = Arc::clone(&self.shared);
+        // The session may be another connection's by now.
+        self.commits.set_session(None);
+        if let (Fate::Publish, Some(held)) = (fate, &held) {
+            client.publish_will(held, &shared, &mut self.commits);
+        }
+        self.end(Some(&client), end).await;
+        match (fate, held) {
+            (Fate::Wait(delay), Some(held)) => {
+                client.connected.left();
+                let taken_over = client.taken_over();
+                // Its expiry runs.
+                client.session = None;
+                Some(DelayedWill { shared, client, held, delay, taken_over })
+            }
+            _ => None,
+        }
+    }
+
+    /// How long the session outlives the connection.
+    fn session_expiry(&self, client: &Client, end: &End) -> Duration {
+        match end {
+            End::Disconnected(Disconnect { session_expiry: Some(expiry), .. }) => {
+                Duration::from_secs((*expiry).into()).min(self.shared.limits.session_expiry)
+            }
+            _ => client.session_expiry,
+        }
+    }
+
+    fn farewell(&self, client: &Client, end: &End) -> Farewell {
+        match end {
+            _ if *self.shared.ingest.stop.borrow() => Farewell::Stopped,
+            // §3.14.2.1
+            End::Disconnected(Disconnect { reason: 0, .. }) => Farewell::Disconnected,
+            End::Refused(fault) if fault.reason == DisconnectReason::SessionTakenOver => {
+                Farewell::TakenOver { ends_session: client.connected.ends_session() }
+            }
+            _ if !self.is_current(client) => Farewell::Expelled,
+            _ => Farewell::Lost,
+        }
+    }
+
     /// Ends the connection. It acknowledges what was appended if the client still reads, and counts it in any case.
     async fn end(mut self, client: Option<&Client>, end: End) {
         let last_acks = async {
             while !self.commits.is_empty() {
                 let durable = self.commits.durable().await;
-                if self.acknowledge(durable).await.is_err() {
+                // Without a client there is nothing to acknowledge.
+                let version = client.map_or(Version::V3, |client| client.version);
+                if self.acknowledge(version, durable).await.is_err() {
                     break;
                 }
             }
@@ -381,9 +513,35 @@ impl Connection {
 }
 
 impl Client {
+    /// Appends its will as one batch, as a PUBLISH of the client.
+    pub(crate) fn publish_will(&self, held: &HeldWill, shared: &Shared, commits: &mut Commits<Ack>) {
+        let registry = shared.ingest.registry.load();
+        let mut in_flight = InFlight::new(PacketIds::default(), usize::MAX);
+        let mut read = OneRead::new(self.terms(shared), &mut in_flight, Intake::new(&registry, &shared.topics, now()));
+        read.will(&held.will);
+        commits.append(read.intake, vec![], held.will.payload.len());
+    }
+
+    fn terms(&self, shared: &Shared) -> Terms<'_> {
+        Terms {
+            version: self.version,
+            largest_answer: self.largest_answer,
+            identity: &self.identity,
+            max_payload: shared.max_payload,
+            too_large: shared.too_large,
+            subscriptions: shared.subscriptions,
+            has_capacity: shared.ingest.budget.has_capacity(),
+        }
+    }
+
     /// The client id and the user.
     fn who(&self) -> Who<'_> {
         (self.connected.client_id(), self.identity.name.as_deref())
+    }
+
+    /// Resolves when another connection, of any process, has the session.
+    fn taken_over(&self) -> BoxFuture<'static, ()> {
+        self.session.as_ref().map_or_else(|| std::future::pending().boxed(), |session| session.taken_over())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -51,9 +51,19 @@ struct Entry {
     address: SocketAddr,
     since: Timestamp,
     last_seen: AtomicU64,
+    /// The connection has ended, and its will waits.
+    has_left: AtomicBool,
     /// Why it has to go.
-    reason: OnceLock<DisconnectReason>,
+    closing: OnceLock<Closing>,
     closed: Notify,
+}
+
+/// Why a connection has to be closed.
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    reason: DisconnectReason,
+    /// A new connection asked for a clean start, which ends the session.
+    ends_session: bool,
 }
 
 /// A connection's hold on its client id, until it is dropped or another connection takes over.
@@ -64,7 +74,7 @@ pub(crate) struct Connected {
 }
 
 impl Devices {
-    /// Claims an id, and closes the connection that had it.
+    /// Claims an id, and closes the connection that had it. `is_clean`: the new connection ends the session.
     ///
     /// # Errors
     /// Another user has the id: a client can't be driven out by one that isn't it.
@@ -73,6 +83,7 @@ impl Devices {
         client_id: &str,
         user: Option<Arc<str>>,
         address: SocketAddr,
+        is_clean: bool,
         now: Timestamp,
     ) -> Result<Connected, DisconnectReason> {
         let client_id: Arc<str> = client_id.into();
@@ -81,7 +92,7 @@ impl Devices {
             if previous.user != user {
                 return Err(DisconnectReason::NotAuthorized);
             }
-            previous.close(DisconnectReason::SessionTakenOver);
+            previous.close(Closing { reason: DisconnectReason::SessionTakenOver, ends_session: is_clean });
         }
         let client = Arc::new(Entry {
             client_id: Arc::clone(&client_id),
@@ -89,7 +100,8 @@ impl Devices {
             address,
             since: now,
             last_seen: AtomicU64::new(now.0),
-            reason: OnceLock::new(),
+            has_left: AtomicBool::new(false),
+            closing: OnceLock::new(),
             closed: Notify::new(),
         });
         clients.insert(client_id, Arc::clone(&client));
@@ -100,17 +112,21 @@ impl Devices {
     #[must_use]
     pub fn page(&self, after: Option<&str>, limit: usize) -> Vec<Device> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.lock().range::<str, _>((from, Bound::Unbounded)).take(limit).map(|(_, client)| client.describe()).collect()
+        let clients = self.lock();
+        let connected = clients.range::<str, _>((from, Bound::Unbounded)).map(|(_, client)| client).filter(|client| client.is_connected());
+        connected.take(limit).map(|client| client.describe()).collect()
     }
 
     /// Disconnects clients. Returns how many.
     pub fn disconnect(&self, selection: &Selection) -> usize {
         let clients = self.lock();
-        let selected: Vec<&Arc<Entry>> = match selection {
+        let mut selected: Vec<&Arc<Entry>> = match selection {
             Selection::ClientId(id) => clients.get(id.as_str()).into_iter().collect(),
             Selection::User(user) => clients.values().filter(|client| client.user.as_deref() == Some(user)).collect(),
         };
-        selected.iter().for_each(|client| client.close(DisconnectReason::AdministrativeAction));
+        selected.retain(|client| client.is_connected());
+        let closing = Closing { reason: DisconnectReason::AdministrativeAction, ends_session: false };
+        selected.iter().for_each(|client| client.close(closing));
         selected.len()
     }
 
@@ -121,10 +137,14 @@ impl Devices {
 }
 
 impl Entry {
-    fn close(&self, reason: DisconnectReason) {
+    fn close(&self, closing: Closing) {
         // The first reason counts.
-        let _ = self.reason.set(reason);
+        let _ = self.closing.set(closing);
         self.closed.notify_one();
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.has_left.load(Ordering::Relaxed)
     }
 
     fn describe(&self) -> Device {
@@ -152,10 +172,20 @@ impl Connected {
     pub(crate) async fn closed(&self) -> DisconnectReason {
         loop {
             self.client.closed.notified().await;
-            if let Some(reason) = self.client.reason.get() {
-                return *reason;
+            if let Some(closing) = self.client.closing.get() {
+                return closing.reason;
             }
         }
+    }
+
+    /// Whether the connection was taken over by one that ends the session.
+    pub(crate) fn ends_session(&self) -> bool {
+        self.client.closing.get().is_some_and(|closing| closing.ends_session)
+    }
+
+    /// Notes that the connection has ended. The claim on the id stays until it is dropped.
+    pub(crate) fn left(&self) {
+        self.client.has_left.store(true, Ordering::Relaxed);
     }
 }
 
@@ -175,7 +205,7 @@ mod tests {
     use super::*;
 
     fn claim(devices: &Arc<Devices>, client_id: &str, user: Option<&str>) -> Result<Connected, DisconnectReason> {
-        devices.claim(client_id, user.map(Into::into), ([127, 0, 0, 1], 7).into(), Timestamp(7))
+        devices.claim(client_id, user.map(Into::into), ([127, 0, 0, 1], 7).into(), false, Timestamp(7))
     }
 
     #[test]
@@ -190,6 +220,19 @@ mod tests {
         assert_eq!(second.closed().now_or_never(), Some(DisconnectReason::SessionTakenOver));
         drop((second, third));
         assert!(devices.lock().is_empty());
+    }
+
+    #[test]
+    fn the_claim_of_a_client_that_has_left_stays_and_no_operator_sees_it() {
+        let devices = Arc::new(Devices::default());
+        let first = claim(&devices, "d", None).unwrap();
+        first.left();
+        assert_eq!((devices.page(None, 9), devices.disconnect(&Selection::ClientId("d".into()))), (vec![], 0));
+        let second = devices.claim("d", None, ([127, 0, 0, 1], 7).into(), true, Timestamp(7)).unwrap();
+        assert_eq!((first.closed().now_or_never(), first.ends_session()), (Some(DisconnectReason::SessionTakenOver), true));
+        drop(first);
+        assert_eq!(devices.page(None, 9).len(), 1);
+        drop(second);
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub(crate) enum DisconnectReason {
     TopicNameInvalid,
     /// The client used a topic alias, and CONNACK allowed none.
     TopicAliasInvalid,
-    QosNotSupported,
+    /// The client has more packets in flight than the Receive Maximum of CONNACK (§3.3.4).
+    ReceiveMaximumExceeded,
     /// The user is unknown, or the password is wrong or missing.
     BadUserNameOrPassword,
     /// The client may not publish to the topic, isn't let in any more, or has the client id of another user.
@@ -34,6 +35,8 @@ pub(crate) enum DisconnectReason {
     TooManyConnections,
     /// Too many connections haven't sent CONNECT yet.
     TooManyHandshakes,
+    /// The wills of the listener's clients use their budget up.
+    TooManyWills,
     /// A connection of a load balancer doesn't begin with a header of the PROXY protocol.
     NoProxyHeader,
     TlsFailed,
@@ -62,12 +65,13 @@ impl DisconnectReason {
             Self::AnswerTooLarge => "refused_answer_too_large",
             Self::TopicNameInvalid => "refused_topic",
             Self::TopicAliasInvalid => "refused_topic_alias",
-            Self::QosNotSupported => "refused_qos2",
+            Self::ReceiveMaximumExceeded => "refused_receive_maximum",
             Self::BadUserNameOrPassword => "refused_password",
             Self::NotAuthorized => "refused_not_authorized",
             Self::AdministrativeAction => "refused_by_operator",
             Self::TooManyConnections => "refused_connections",
             Self::TooManyHandshakes => "refused_handshakes",
+            Self::TooManyWills => "refused_wills",
             Self::NoProxyHeader => "refused_proxy_header",
             Self::TlsFailed => "refused_tls",
             Self::WebSocketFailed => "refused_websocket",
@@ -92,12 +96,13 @@ impl DisconnectReason {
             Self::AnswerTooLarge => "the answer is larger than the client's own Maximum Packet Size",
             Self::TopicNameInvalid => "the topic name is empty, or contains a wildcard",
             Self::TopicAliasInvalid => "the client used a topic alias, and CONNACK allowed none",
-            Self::QosNotSupported => "the packet or the will is of QoS 2",
+            Self::ReceiveMaximumExceeded => "the client has more packets in flight than receive_maximum",
             Self::BadUserNameOrPassword => "the user is unknown, or the password is wrong or missing",
             Self::NotAuthorized => "the topic rules, the certificates or the users don't allow it",
             Self::AdministrativeAction => "an operator has disconnected the client",
             Self::TooManyConnections => "too many connections: max_connections or max_connections_per_address",
             Self::TooManyHandshakes => "too many connections haven't sent CONNECT yet: max_handshakes",
+            Self::TooManyWills => "the wills of all clients are larger than max_will_bytes allows",
             Self::NoProxyHeader => "the connection doesn't begin with a header of the PROXY protocol",
             Self::TlsFailed => "the TLS handshake failed",
             Self::WebSocketFailed => "the WebSocket handshake failed",
@@ -130,11 +135,11 @@ impl DisconnectReason {
             Self::KeepAliveTimeout => 0x8d,
             Self::SessionTakenOver => 0x8e,
             Self::TopicNameInvalid => 0x90,
+            Self::ReceiveMaximumExceeded => 0x93,
             Self::TopicAliasInvalid => 0x94,
             Self::PacketTooLarge | Self::AnswerTooLarge => 0x95,
-            Self::TooManyConnections => 0x97,
+            Self::TooManyConnections | Self::TooManyWills => 0x97,
             Self::AdministrativeAction => 0x98,
-            Self::QosNotSupported => 0x9b,
         }
     }
 
@@ -143,7 +148,7 @@ impl DisconnectReason {
         match self {
             Self::UnsupportedProtocolVersion => Some(1),
             Self::ClientIdentifierNotValid => Some(2),
-            Self::ServerBusy => Some(3),
+            Self::ServerBusy | Self::TooManyWills => Some(3),
             Self::BadUserNameOrPassword => Some(4),
             Self::NotAuthorized => Some(5),
             _ => None,

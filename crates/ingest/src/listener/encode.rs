@@ -1,13 +1,26 @@
 //! Encodes the control packets that the listener sends. Pure.
 
+use std::time::Duration;
+
 use super::{DisconnectReason, Subscriptions, packets::Version};
 
 /// A reason code of CONNACK (MQTT 5 §3.2.2.2), which DISCONNECT doesn't have.
 const SERVER_UNAVAILABLE: u8 = 0x88;
 
-/// The result of a PUBLISH (MQTT 5 §3.4.2.1).
+/// An acknowledgement, with its packet id. It leaves when what it acknowledges is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PubackReason {
+pub(crate) enum Ack {
+    /// §3.4.
+    Puback(u16, PublishReason),
+    /// §3.5.
+    Pubrec(u16, PublishReason),
+    /// §3.7, with whether the id was held.
+    Pubcomp(u16, bool),
+}
+
+/// The result of a PUBLISH (MQTT 5 §3.4.2.1, §3.5.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PublishReason {
     /// A group with a webhook wants the packet.
     Success,
     /// The packet is kept, and no webhook wants it.
@@ -16,13 +29,43 @@ pub(crate) enum PubackReason {
     NotAuthorized,
 }
 
-/// PUBACK (§3.4). MQTT 3.1.1 knows no reasons.
-pub(crate) fn puback(version: Version, id: u16, reason: PubackReason, into: &mut Vec<u8>) {
-    let [high, low] = id.to_be_bytes();
-    match (version, reason) {
-        (Version::V3, _) | (_, PubackReason::Success) => into.extend_from_slice(&[0x40, 2, high, low]),
-        (Version::V5, PubackReason::NoMatchingSubscribers) => into.extend_from_slice(&[0x40, 3, high, low, 0x10]),
-        (Version::V5, PubackReason::NotAuthorized) => into.extend_from_slice(&[0x40, 3, high, low, 0x87]),
+impl Ack {
+    /// Whether the client may use the id for another packet.
+    pub(crate) fn ends_packet(self) -> bool {
+        match self {
+            Self::Puback(..) | Self::Pubcomp(_, true) => true,
+            Self::Pubrec(_, reason) => reason == PublishReason::NotAuthorized,
+            Self::Pubcomp(_, false) => false,
+        }
+    }
+}
+
+/// PUBACK, PUBREC and PUBCOMP. MQTT 3.1.1 knows no reasons.
+pub(crate) fn acks(version: Version, acks: &[Ack]) -> Vec<u8> {
+    const NOT_FOUND: u8 = 0x92;
+    let mut bytes = Vec::with_capacity(5 * acks.len());
+    for ack in acks {
+        let (first, id, code) = match *ack {
+            Ack::Puback(id, reason) => (0x40, id, reason.code()),
+            Ack::Pubrec(id, reason) => (0x50, id, reason.code()),
+            Ack::Pubcomp(id, is_known) => (0x70, id, if is_known { 0 } else { NOT_FOUND }),
+        };
+        let [high, low] = id.to_be_bytes();
+        match (version, code) {
+            (Version::V3, _) | (_, 0) => bytes.extend_from_slice(&[first, 2, high, low]),
+            (Version::V5, code) => bytes.extend_from_slice(&[first, 3, high, low, code]),
+        }
+    }
+    bytes
+}
+
+impl PublishReason {
+    fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::NoMatchingSubscribers => 0x10,
+            Self::NotAuthorized => 0x87,
+        }
     }
 }
 
@@ -79,26 +122,44 @@ fn seven_bits(length: usize) -> u8 {
     u8::try_from(length & 0x7f).expect("seven bits fit a byte")
 }
 
+/// What CONNACK (§3.2) tells an accepted client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connack<'a> {
+    /// Whether the session goes on.
+    pub(crate) is_present: bool,
+    /// How long the session lives after its connection.
+    pub(crate) session_expiry: Duration,
+    /// The client id that the listener chose for a client without one.
+    pub(crate) assigned: Option<&'a str>,
+    /// The largest packet that the listener reads, in bytes.
+    pub(crate) max_packet: usize,
+    pub(crate) receive_maximum: u16,
+    pub(crate) subscriptions: Subscriptions,
+}
+
 /// CONNACK (§3.2) for an accepted client. MQTT 5 clients learn which features the listener lacks.
-///
-/// `assigned`: the client id that the listener chose for a client without one.
-pub(crate) fn connack_accepted(version: Version, assigned: Option<&str>, max_packet: usize, subscriptions: Subscriptions) -> Vec<u8> {
-    let mut bytes = Vec::new();
+pub(crate) fn connack_accepted(version: Version, connack: &Connack<'_>) -> Vec<u8> {
+    let (mut bytes, flags) = (Vec::new(), u8::from(connack.is_present));
     match version {
-        Version::V3 => packet(0x20, &[&[0, 0]], &mut bytes),
+        Version::V3 => packet(0x20, &[&[flags, 0]], &mut bytes),
         Version::V5 => {
-            let properties = properties_of_connack(assigned, max_packet, subscriptions);
+            let properties = properties_of_connack(connack);
             let length = u8::try_from(properties.len()).ok().filter(|length| *length < 0x80).expect("a few short properties");
-            packet(0x20, &[&[0, 0, length], &properties], &mut bytes);
+            packet(0x20, &[&[flags, 0, length], &properties], &mut bytes);
         }
     }
     bytes
 }
 
 /// Properties of CONNACK (§3.2.2.3).
-fn properties_of_connack(assigned: Option<&str>, max_packet: usize, subscriptions: Subscriptions) -> Vec<u8> {
-    // The session expiry interval is 0, the maximum QoS is 1.
-    let mut properties = vec![0x11, 0, 0, 0, 0, 0x24, 1];
+fn properties_of_connack(connack: &Connack<'_>) -> Vec<u8> {
+    let Connack { session_expiry, assigned, max_packet, receive_maximum, subscriptions, .. } = *connack;
+    let mut properties = vec![0x11];
+    properties.extend_from_slice(&u32::try_from(session_expiry.as_secs()).unwrap_or(u32::MAX).to_be_bytes());
+    if receive_maximum < u16::MAX {
+        properties.push(0x21);
+        properties.extend_from_slice(&receive_maximum.to_be_bytes());
+    }
     if let Ok(max_packet) = u32::try_from(max_packet) {
         properties.push(0x27);
         properties.extend_from_slice(&max_packet.to_be_bytes());
@@ -140,27 +201,43 @@ mod tests {
 
     #[test]
     fn an_accepted_client_of_mqtt_5_learns_what_the_listener_lacks() {
-        let begin = b"\x11\x00\x00\x00\x00\x24\x01\x27\x00\x00\x01\x00";
-        for (assigned, subscriptions, head, rest) in [
-            (None, Subscriptions::Accept, &b"\x20\x0f\x00\x00\x0c"[..], &b""[..]),
-            (None, Subscriptions::Refuse, b"\x20\x15\x00\x00\x12", b"\x28\x00\x29\x00\x2a\x00"),
-            (Some("me"), Subscriptions::Accept, b"\x20\x14\x00\x00\x11", b"\x12\x00\x02me"),
+        let plain = Connack {
+            is_present: false,
+            session_expiry: Duration::from_secs(300),
+            assigned: None,
+            max_packet: 256,
+            receive_maximum: u16::MAX,
+            subscriptions: Subscriptions::Accept,
+        };
+        let (expiry, max_packet) = (b"\x11\x00\x00\x01\x2c", b"\x27\x00\x00\x01\x00");
+        for (connack, head, between, rest) in [
+            (plain, &b"\x20\x0d\x00\x00\x0a"[..], &b""[..], &b""[..]),
+            (Connack { is_present: true, ..plain }, b"\x20\x0d\x01\x00\x0a", b"", b""),
+            (Connack { receive_maximum: 10, ..plain }, b"\x20\x10\x00\x00\x0d", b"\x21\x00\x0a", b""),
+            (Connack { subscriptions: Subscriptions::Refuse, ..plain }, b"\x20\x13\x00\x00\x10", b"", b"\x28\x00\x29\x00\x2a\x00"),
+            (Connack { assigned: Some("me"), ..plain }, b"\x20\x12\x00\x00\x0f", b"", b"\x12\x00\x02me"),
         ] {
-            assert_eq!(connack_accepted(Version::V5, assigned, 256, subscriptions), [head, begin, rest].concat());
+            assert_eq!(connack_accepted(Version::V5, &connack), [head, expiry, between, max_packet, rest].concat());
+            assert_eq!(connack_accepted(Version::V3, &connack), [b"\x20\x02", &head[2..4]].concat());
         }
-        assert_eq!(connack_accepted(Version::V3, None, 256, Subscriptions::Accept), b"\x20\x02\x00\x00");
     }
 
     #[test]
-    fn only_mqtt_5_tells_that_no_group_wants_a_packet() {
-        let mut acks = Vec::new();
-        for version in [Version::V3, Version::V5] {
-            for reason in [PubackReason::Success, PubackReason::NoMatchingSubscribers, PubackReason::NotAuthorized] {
-                puback(version, 0x0102, reason, &mut acks);
-            }
-        }
-        let v5 = b"\x40\x02\x01\x02\x40\x03\x01\x02\x10\x40\x03\x01\x02\x87";
-        assert_eq!(acks, [&b"\x40\x02\x01\x02".repeat(3)[..], v5].concat());
+    fn only_mqtt_5_tells_the_reason_of_an_acknowledgement() {
+        let reasons = [PublishReason::Success, PublishReason::NoMatchingSubscribers, PublishReason::NotAuthorized];
+        let all = reasons.map(|reason| Ack::Puback(0x0102, reason));
+        assert_eq!(acks(Version::V3, &all), b"\x40\x02\x01\x02".repeat(3));
+        assert_eq!(acks(Version::V5, &all), b"\x40\x02\x01\x02\x40\x03\x01\x02\x10\x40\x03\x01\x02\x87");
+        let of_qos_2 = [
+            Ack::Pubrec(7, PublishReason::Success),
+            Ack::Pubrec(7, PublishReason::NotAuthorized),
+            Ack::Pubcomp(7, true),
+            Ack::Pubcomp(7, false),
+        ];
+        assert_eq!(acks(Version::V3, &of_qos_2), b"\x50\x02\x00\x07\x50\x02\x00\x07\x70\x02\x00\x07\x70\x02\x00\x07");
+        assert_eq!(acks(Version::V5, &of_qos_2), b"\x50\x02\x00\x07\x50\x03\x00\x07\x87\x70\x02\x00\x07\x70\x03\x00\x07\x92");
+        assert_eq!(of_qos_2.map(Ack::ends_packet), [false, true, true, false]);
+        assert_eq!(size_of::<Ack>(), 4);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How many connections a listener has: in all, from one address, and before CONNECT. Pure.
+//! The limits of a listener, and how many connections it has: in all, from one address, and before CONNECT. Pure.
 
 use std::{
     collections::HashMap,
@@ -27,8 +27,16 @@ pub struct Limits {
     pub connect_rate: Option<Rate>,
     /// The longest client id, in bytes.
     pub client_id_bytes: usize,
+    /// Bytes of all clients' wills. Beyond it, a CONNECT with a will is refused.
+    pub will_bytes: usize,
     /// Bytes of one connection that aren't durable yet. Beyond it, that socket isn't read.
     pub unacknowledged_bytes: usize,
+    /// Packets at QoS 1 and 2 of one connection whose last acknowledgement hasn't left (MQTT 5 §3.2.2.3.3). MQTT 3.1.1 has no such limit.
+    pub receive_maximum: u16,
+    /// How long a session may live after its connection. Zero: every session ends with its connection.
+    pub session_expiry: Duration,
+    /// While the queue keeps this many sessions, a client without one gets a session that ends with its connection.
+    pub sessions: usize,
 }
 
 impl Default for Limits {
@@ -39,7 +47,11 @@ impl Default for Limits {
             handshakes: 10_000,
             connect_rate: None,
             client_id_bytes: 256,
+            will_bytes: 256 << 20,
             unacknowledged_bytes: 16 << 20,
+            receive_maximum: u16::MAX,
+            session_expiry: Duration::from_hours(7 * 24),
+            sessions: 1_000_000,
         }
     }
 }

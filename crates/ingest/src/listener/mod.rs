@@ -4,11 +4,13 @@ mod access;
 mod certificate_name;
 mod connect;
 mod connection;
+mod delayed_will;
 mod devices;
 mod disconnect_reason;
 mod encode;
 mod entrance;
 mod fields;
+mod in_flight;
 mod limits;
 mod one_read;
 mod options;
@@ -21,6 +23,7 @@ mod stream;
 mod tls;
 mod watched_files;
 mod websocket;
+mod will;
 
 use std::{
     io,
@@ -43,7 +46,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{Ingest, IngestError, metrics as names, tasks::resume_panic};
+use crate::{Ingest, IngestError, budget::Budget, metrics as names, tasks::resume_panic};
 
 pub use self::{
     access::{InvalidTopicRule, TopicRule, hash_password},
@@ -55,6 +58,7 @@ pub use self::{
 };
 
 use self::{
+    delayed_will::DelayedWill,
     disconnect_reason::DisconnectReason,
     entrance::Entrance,
     limits::{ConnectRate, Seat, Seats},
@@ -104,6 +108,7 @@ impl Listener {
             max_payload: options.max_payload_bytes,
             too_large: options.too_large,
             subscriptions: options.subscriptions,
+            wills: Budget::new(options.limits.will_bytes),
             limits: options.limits,
             entrance: Arc::clone(&entrance),
             read_again,
@@ -125,8 +130,11 @@ impl Listener {
         // It ends with this function.
         let mut watching = JoinSet::new();
         watching.spawn(watched_files::watch(entrance, read_again));
-        let (ingest, seats, mut connections) = (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::new());
+        let (ingest, seats, mut connections) =
+            (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::<Option<DelayedWill>>::new());
         let mut rate = shared.limits.connect_rate.map(|rate| ConnectRate::new(rate, Instant::now().into_std()));
+        // It ends with this function too: the process stops.
+        let mut delayed_wills = JoinSet::new();
         let (mut fails, is_full) = (false, AtomicBool::new(false));
         // It keeps its place in line for a descriptor while connections end.
         let mut accepting = Box::pin(accept(&socket, &descriptors, &is_full, None));
@@ -134,8 +142,14 @@ impl Listener {
             let accepted = tokio::select! {
                 accepted = &mut accepting => accepted,
                 Some(ended) = connections.join_next() => {
-                    resume_panic(ended);
+                    if let Some(will) = resume_panic(ended).flatten() {
+                        delayed_wills.spawn(will.wait());
+                    }
                     log_end_of_limit(connections.len(), &descriptors, &is_full);
+                    continue;
+                }
+                Some(ended) = delayed_wills.join_next() => {
+                    _ = resume_panic(ended);
                     continue;
                 }
                 () = ingest.stopped() => break,
@@ -164,7 +178,7 @@ impl Listener {
         drop(socket);
         let all = async {
             while let Some(ended) = connections.join_next().await {
-                resume_panic(ended)
+                _ = resume_panic(ended);
             }
         };
         if timeout(SHUTDOWN_DEADLINE, all).await.is_err() {
@@ -173,13 +187,14 @@ impl Listener {
     }
 }
 
-/// Serves a connection and counts it. The descriptor is given back when the socket is closed.
-async fn serve(stream: TcpStream, peer: SocketAddr, permit: DescriptorPermit, seat: Seat, shared: Arc<Shared>) {
+/// Serves a connection and counts it. The descriptor is given back when the socket is closed. Returns a will that is published later.
+async fn serve(stream: TcpStream, peer: SocketAddr, permit: DescriptorPermit, seat: Seat, shared: Arc<Shared>) -> Option<DelayedWill> {
     let open = gauge!(names::CONNECTIONS);
     open.increment(1.0);
-    connection::serve(stream, peer, shared, seat).await;
+    let will = connection::serve(stream, peer, shared, seat).await;
     open.decrement(1.0);
     drop(permit);
+    will
 }
 
 /// Accepts a connection once a descriptor is free, and not before `due`. Logs when no descriptor is free.

@@ -1,12 +1,14 @@
-//! What becomes of the packets of one read: records and dead letters for the queue, PUBACKs that wait for them, and answers that don't. Pure.
+//! What becomes of the packets of one read: records and dead letters for the queue, acknowledgements that wait for them, and answers that don't. Pure.
 
-use crate::intake::{Intake, Publish};
+use crate::intake::{Intake, Publish, Qos};
 
 use super::{
     DisconnectReason, Subscriptions, TooLarge,
     access::ClientIdentity,
-    encode::{self, PubackReason},
-    packets::{self, Packet, Raw, Version},
+    encode::{self, Ack, PublishReason},
+    in_flight::InFlight,
+    packets::{self, Disconnect, Packet, Raw, Version},
+    will::Will,
 };
 
 /// What holds for every packet of a client.
@@ -27,9 +29,10 @@ pub(crate) struct Terms<'a> {
 /// The packets of one read.
 pub(crate) struct OneRead<'a> {
     terms: Terms<'a>,
+    in_flight: &'a mut InFlight,
     pub(crate) intake: Intake<'a>,
-    /// PUBACKs in the order of the PUBLISHes: they wait until the intake is durable.
-    pub(crate) acks: Vec<u8>,
+    /// In the order of what they acknowledge (§4.6): they wait until the intake is durable.
+    pub(crate) acks: Vec<Ack>,
     /// All other answers.
     pub(crate) answers: Vec<u8>,
     /// How many bytes were handled.
@@ -40,16 +43,28 @@ pub(crate) struct OneRead<'a> {
     pub(crate) too_large: Option<Fault>,
     /// How many packets were on topics that begin with `$`. They are acknowledged, and not stored.
     pub(crate) system_topics: u64,
+    /// How many packets at QoS 2 came again. They are acknowledged, and not stored.
+    pub(crate) repeated: u64,
     /// Packets that the client may not publish, and that were answered so: how many, and the last one's topic.
     pub(crate) unauthorised: u64,
     pub(crate) unauthorised_topic: Option<&'a str>,
+}
+
+/// What follows a packet.
+enum Next {
+    /// The next packet of the buffer.
+    Packet,
+    /// More has to be read first.
+    Read,
+    /// The client has sent DISCONNECT.
+    End(Disconnect),
 }
 
 /// Why the connection ends with this read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// The client has sent DISCONNECT.
-    Left,
+    Left(Disconnect),
     Refused(Fault),
 }
 
@@ -72,10 +87,11 @@ impl Fault {
 }
 
 impl<'a> OneRead<'a> {
-    pub(crate) fn new(terms: Terms<'a>, intake: Intake<'a>) -> Self {
+    pub(crate) fn new(terms: Terms<'a>, in_flight: &'a mut InFlight, intake: Intake<'a>) -> Self {
         let (acks, answers) = (Vec::new(), Vec::new());
         Self {
             terms,
+            in_flight,
             intake,
             acks,
             answers,
@@ -83,6 +99,7 @@ impl<'a> OneRead<'a> {
             discard: 0,
             too_large: None,
             system_topics: 0,
+            repeated: 0,
             unauthorised: 0,
             unauthorised_topic: None,
         }
@@ -95,22 +112,22 @@ impl<'a> OneRead<'a> {
             let rest = &buffer[self.handled..];
             let handled = match packets::next(rest, limit) {
                 Ok(None) => return None,
-                Ok(Some(raw)) => self.packet(&raw, rest).map(|()| true),
-                Err(DisconnectReason::PacketTooLarge) => self.packet_beyond_limit(rest).map_err(Some),
-                Err(reason) => Err(Some(reason)),
+                Ok(Some(raw)) => self.packet(&raw, rest),
+                Err(DisconnectReason::PacketTooLarge) => self.packet_beyond_limit(rest),
+                Err(reason) => Err(reason),
             };
             match handled {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(None) => return Some(Ending::Left),
-                Err(Some(reason)) => return Some(Ending::Refused(Fault::of(reason, rest))),
+                Ok(Next::Packet) => {}
+                Ok(Next::Read) => return None,
+                Ok(Next::End(disconnect)) => return Some(Ending::Left(disconnect)),
+                Err(reason) => return Some(Ending::Refused(Fault::of(reason, rest))),
             }
         }
     }
 
     /// # Errors
-    /// The connection ends; without a reason the client has left.
-    fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<(), Option<DisconnectReason>> {
+    /// The connection ends.
+    fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<Next, DisconnectReason> {
         let Terms { version, subscriptions, .. } = self.terms;
         self.handled += raw.len();
         match raw.read(version)? {
@@ -124,53 +141,94 @@ impl<'a> OneRead<'a> {
                 self.check_answer(filters)?;
                 encode::unsuback(version, id, filters, subscriptions, &mut self.answers);
             }
-            Packet::Disconnect => return Err(None),
+            Packet::Release(id) => self.release(id),
+            Packet::Disconnect(disconnect) => return Ok(Next::End(disconnect)),
         }
-        Ok(())
+        Ok(Next::Packet)
     }
 
-    /// Handles a packet that is larger than any that is kept: its payload is passed over while it comes. `false`: more of its head has to come first.
-    fn packet_beyond_limit(&mut self, rest: &'a [u8]) -> Result<bool, DisconnectReason> {
+    /// Handles a packet that is larger than any that is kept: its payload is passed over while it comes.
+    fn packet_beyond_limit(&mut self, rest: &'a [u8]) -> Result<Next, DisconnectReason> {
         if self.terms.too_large == TooLarge::Refuse {
             return Err(DisconnectReason::PacketTooLarge);
         }
-        let Some((publish, length)) = packets::next_too_large(rest, self.terms.version)? else { return Ok(false) };
+        let Some((publish, length)) = packets::next_too_large(rest, self.terms.version)? else { return Ok(Next::Read) };
         let come = length.min(rest.len());
         (self.handled, self.discard) = (self.handled + come, length - come);
         self.publish(&Publish { payload: &[], ..publish }, usize::MAX, rest)?;
-        Ok(self.discard == 0)
+        Ok(if self.discard == 0 { Next::Packet } else { Next::Read })
     }
 
     /// `size`: of the payload, in bytes.
     fn publish(&mut self, publish: &Publish<'a>, size: usize, rest: &[u8]) -> Result<(), DisconnectReason> {
-        let Terms { version, identity, has_capacity, max_payload, too_large, .. } = self.terms;
-        let reason = if publish.topic.starts_with('$') {
+        if let Qos::ExactlyOnce(id) = publish.qos
+            && self.in_flight.holds(id)
+        {
+            // Its record is durable, or its PUBREC waits before this one (§4.3.3).
+            self.repeated += 1;
+            self.acks.push(Ack::Pubrec(id, PublishReason::Success));
+            return Ok(());
+        }
+        if publish.qos != Qos::AtMostOnce {
+            self.in_flight.publish()?;
+        }
+        let reason = self.store(publish, size, rest)?;
+        match publish.qos {
+            Qos::AtMostOnce => {}
+            Qos::AtLeastOnce(id) => self.acks.push(Ack::Puback(id, reason)),
+            Qos::ExactlyOnce(id) => {
+                if reason != PublishReason::NotAuthorized {
+                    self.in_flight.hold(id);
+                }
+                self.acks.push(Ack::Pubrec(id, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a packet in that didn't come before.
+    fn store(&mut self, publish: &Publish<'a>, size: usize, rest: &[u8]) -> Result<PublishReason, DisconnectReason> {
+        let Terms { identity, has_capacity, max_payload, too_large, .. } = self.terms;
+        Ok(if publish.topic.starts_with('$') {
             // Topics of brokers about themselves (§4.7.2): a Mosquitto bridge sends its state on each connect.
             self.system_topics += 1;
-            PubackReason::NoMatchingSubscribers
+            PublishReason::NoMatchingSubscribers
         } else if !identity.may_publish(publish.topic) {
             self.unauthorised(publish)?
         } else if size <= max_payload {
             let matched = self.intake.publish(publish, has_capacity);
-            if matched { PubackReason::Success } else { PubackReason::NoMatchingSubscribers }
+            if matched { PublishReason::Success } else { PublishReason::NoMatchingSubscribers }
         } else if too_large == TooLarge::Refuse {
             return Err(DisconnectReason::PacketTooLarge);
         } else {
             self.intake.too_large(publish);
             self.too_large = Some(Fault::of(DisconnectReason::PacketTooLarge, rest));
-            PubackReason::NoMatchingSubscribers
-        };
-        publish.id.into_iter().for_each(|id| encode::puback(version, id, reason, &mut self.acks));
-        Ok(())
+            PublishReason::NoMatchingSubscribers
+        })
+    }
+
+    /// PUBREL: the session holds the id no longer. Its PUBCOMP waits in its turn, also for an id that isn't held: an earlier PUBREL of it may not be durable.
+    fn release(&mut self, id: u16) {
+        let was_held = self.in_flight.release(id);
+        if was_held {
+            self.intake.release(id);
+        }
+        self.acks.push(Ack::Pubcomp(id, was_held));
     }
 
     /// In MQTT 5 the client hears it, and goes on with its other packets.
-    fn unauthorised(&mut self, publish: &Publish<'a>) -> Result<PubackReason, DisconnectReason> {
-        if self.terms.version == Version::V3 || publish.id.is_none() {
+    fn unauthorised(&mut self, publish: &Publish<'a>) -> Result<PublishReason, DisconnectReason> {
+        if self.terms.version == Version::V3 || publish.qos == Qos::AtMostOnce {
             return Err(DisconnectReason::NotAuthorized);
         }
         (self.unauthorised, self.unauthorised_topic) = (self.unauthorised + 1, Some(publish.topic));
-        Ok(PubackReason::NotAuthorized)
+        Ok(PublishReason::NotAuthorized)
+    }
+
+    /// Handles a will as a PUBLISH. What would be answered isn't: its client has left.
+    pub(crate) fn will(&mut self, will: &'a Will) {
+        // A packet that may not be published any more isn't stored.
+        let _ = self.store(&will.publish(), will.payload.len(), &[]);
     }
 
     fn check_answer(&self, filters: usize) -> Result<(), DisconnectReason> {
@@ -182,6 +240,7 @@ impl<'a> OneRead<'a> {
 mod tests {
     use proptest::prelude::*;
     use pushline_model::{Registry, RegistryBuilder, Timestamp, Webhook};
+    use pushline_queue::{Kind, PacketIds, Record, SessionId};
 
     use super::*;
 
@@ -198,30 +257,126 @@ mod tests {
         Terms { version, largest_answer, identity, max_payload, too_large, subscriptions, has_capacity: true }
     }
 
+    fn in_flight() -> InFlight {
+        InFlight::new(PacketIds::default(), usize::MAX)
+    }
+
+    /// A PUBLISH at QoS 2. Its payload in MQTT 3.1.1 is no properties in MQTT 5.
+    fn publish_2(dup: bool, topic: &str, id: u8) -> Vec<u8> {
+        let length = u8::try_from(topic.len()).unwrap();
+        [&[if dup { 0x3c } else { 0x34 }, length + 5, 0, length], topic.as_bytes(), &[0, id, 0]].concat()
+    }
+
+    fn pubrel(id: u8) -> Vec<u8> {
+        vec![0x62, 2, 0, id]
+    }
+
+    /// Reads all of it at once, as a client of this session: the records' kinds, and the acknowledgements.
+    fn read_2(
+        bytes: &[Vec<u8>],
+        version: Version,
+        session: Option<SessionId>,
+        in_flight: &mut InFlight,
+    ) -> (Vec<&'static str>, Vec<Ack>, u64) {
+        let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
+        let bytes = bytes.concat();
+        let intake = Intake::new(&registry, &patterns, Timestamp(7)).of_session(session);
+        let mut read = OneRead::new(terms(version, &identity), in_flight, intake);
+        assert_eq!(read.handle(&bytes), None);
+        let kind = |record: &Record<'_>| match record.kind {
+            Kind::Packet { held: Some(_), .. } => "held",
+            Kind::Packet { .. } => "packet",
+            Kind::Release(_) => "release",
+            _ => "other",
+        };
+        (read.intake.records.iter().map(kind).collect(), std::mem::take(&mut read.acks), read.repeated)
+    }
+
+    #[test]
+    fn a_packet_at_qos_2_is_stored_once_until_it_is_released_whatever_its_dup_flag() {
+        use Ack::{Pubcomp, Pubrec};
+        use PublishReason::Success;
+        let session = Some(SessionId([9; 16]));
+        let mut in_flight = InFlight::new([5].into_iter().collect(), usize::MAX);
+        let bytes = [publish_2(false, "mti/1", 5), publish_2(true, "mti/1", 6), publish_2(false, "mti/1", 6), publish_2(true, "mti/1", 5)];
+        let all = read_2(&bytes, Version::V5, session, &mut in_flight);
+        assert_eq!(all, (vec!["held"], vec![Pubrec(5, Success), Pubrec(6, Success), Pubrec(6, Success), Pubrec(5, Success)], 3));
+        // A released id names another packet; a release of what isn't held changes nothing.
+        let bytes = [pubrel(6), pubrel(6), publish_2(false, "mti/1", 6), pubrel(5), pubrel(100)];
+        let all = read_2(&bytes, Version::V5, session, &mut in_flight);
+        let acks = vec![Pubcomp(6, true), Pubcomp(6, false), Pubrec(6, Success), Pubcomp(5, true), Pubcomp(100, false)];
+        assert_eq!(all, (vec!["release", "held", "release"], acks, 0));
+    }
+
+    #[test]
+    fn a_session_that_ends_with_its_connection_leaves_no_id_in_the_log() {
+        let mut in_flight = in_flight();
+        let bytes = [publish_2(false, "mti/1", 6), publish_2(true, "mti/1", 6), pubrel(6)];
+        let (records, acks, repeated) = read_2(&bytes, Version::V3, None, &mut in_flight);
+        assert_eq!((records, acks.len(), repeated), (vec!["packet"], 3, 1));
+    }
+
+    /// What isn't stored among the packets is acknowledged to its end, too.
+    #[test]
+    fn unrouted_unauthorised_and_system_packets_at_qos_2_are_answered() {
+        use PublishReason::{NoMatchingSubscribers, NotAuthorized};
+        let mut in_flight = in_flight();
+        let bytes =
+            [publish_2(false, "nothing/1", 1), publish_2(false, "$SYS/a", 2), publish_2(true, "nothing/1", 1), pubrel(1), pubrel(2)];
+        let (records, acks, repeated) = read_2(&bytes, Version::V5, None, &mut in_flight);
+        let of_two = [Ack::Pubrec(1, NoMatchingSubscribers), Ack::Pubrec(2, NoMatchingSubscribers), Ack::Pubrec(1, PublishReason::Success)];
+        assert_eq!((records.len(), &acks[..3], repeated), (0, &of_two[..], 1));
+        assert_eq!(acks[3..], [Ack::Pubcomp(1, true), Ack::Pubcomp(2, true)]);
+        // §4.3.3: with an error the client is done with the id.
+        let (registry, identity) = (registry(), ClientIdentity::only(&["else/#"]));
+        let mut read = OneRead::new(terms(Version::V5, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
+        let bytes = [publish_2(false, "mti/1", 3), publish_2(false, "mti/1", 3)].concat();
+        assert_eq!(read.handle(&bytes), None);
+        assert_eq!((&read.acks[..], read.unauthorised, in_flight.holds(3)), (&[Ack::Pubrec(3, NotAuthorized); 2][..], 2, false));
+    }
+
+    #[test]
+    fn a_client_with_more_in_flight_than_it_may_is_refused() {
+        let (registry, identity) = (registry(), ClientIdentity::default());
+        let mut in_flight = InFlight::new(PacketIds::default(), 2);
+        let mut read = OneRead::new(terms(Version::V3, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
+        // A packet that comes again isn't one more.
+        let bytes = [publish(1, 1), publish_2(false, "mti/1", 2), publish_2(true, "mti/1", 2), publish(3, 1)].concat();
+        let Some(Ending::Refused(fault)) = read.handle(&bytes) else { panic!("three are in flight") };
+        assert_eq!((fault.reason, read.acks.len()), (DisconnectReason::ReceiveMaximumExceeded, 3));
+    }
+
     #[test]
     fn what_stands_before_a_packet_at_fault_is_handled_and_the_fault_is_described() {
         let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
-        let mut read = OneRead::new(terms(Version::V3, &identity), Intake::new(&registry, &patterns, Timestamp(7)));
-        let bytes = [&b"\x32\x0a\0\x05mti/1\0\x07A\xc0\0"[..], b"\x34\x0a\0\x05mti/2\0\x08A", b"\xc0\0"].concat();
-        let fault = Fault { reason: DisconnectReason::QosNotSupported, topic: Some("mti/2".into()), length: Some(10) };
+        let mut in_flight = in_flight();
+        let mut read = OneRead::new(terms(Version::V3, &identity), &mut in_flight, Intake::new(&registry, &patterns, Timestamp(7)));
+        let bytes = [&b"\x32\x0a\0\x05mti/1\0\x07A\xc0\0"[..], b"\x32\x0a\0\x05mti/+\0\x08A", b"\xc0\0"].concat();
+        let fault = Fault { reason: DisconnectReason::TopicNameInvalid, topic: Some("mti/+".into()), length: Some(10) };
         assert_eq!(read.handle(&bytes), Some(Ending::Refused(fault)));
-        assert_eq!((read.intake.records.len(), &read.acks[..], &read.answers[..]), (1, &b"\x40\x02\0\x07"[..], &b"\xd0\0"[..]));
+        assert_eq!(
+            (read.intake.records.len(), &read.acks[..], &read.answers[..]),
+            (1, &[Ack::Puback(7, PublishReason::Success)][..], &b"\xd0\0"[..])
+        );
     }
 
     #[test]
     fn a_packet_that_is_too_large_is_described_before_it_is_whole() {
-        let (registry, identity) = (registry(), ClientIdentity::default());
-        let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
+        let (registry, identity, mut in_flight) = (registry(), ClientIdentity::default(), in_flight());
+        let mut read = OneRead::new(terms(Version::V5, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
         let fault = Fault { reason: DisconnectReason::PacketTooLarge, topic: Some("mti/1".into()), length: Some(0x0fff_ffff) };
         assert_eq!(read.handle(b"\x32\xff\xff\xff\x7f\0\x05mti/1\0\x07"), Some(Ending::Refused(fault)));
     }
 
     #[test]
     fn a_bridges_state_is_acknowledged_and_not_stored() {
-        let (registry, identity) = (registry(), ClientIdentity::default());
-        let mut read = OneRead::new(terms(Version::V3, &identity), Intake::new(&registry, &[], Timestamp(7)));
+        let (registry, identity, mut in_flight) = (registry(), ClientIdentity::default(), in_flight());
+        let mut read = OneRead::new(terms(Version::V3, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
         assert_eq!(read.handle(b"\x33\x0b\0\x06$SYS/a\0\x071"), None);
-        assert_eq!((&read.acks[..], read.system_topics, read.intake.is_empty()), (&b"\x40\x02\0\x07"[..], 1, true));
+        assert_eq!(
+            (&read.acks[..], read.system_topics, read.intake.is_empty()),
+            (&[Ack::Puback(7, PublishReason::NoMatchingSubscribers)][..], 1, true)
+        );
     }
 
     /// A PUBLISH at QoS 1 to `mti/1`.
@@ -241,6 +396,7 @@ mod tests {
     fn by_option_a_packet_that_is_too_large_is_kept_and_acknowledged_and_the_next_one_goes_on() {
         const KEPT: usize = 300_000;
         let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
+        let mut in_flight = in_flight();
         let terms = Terms { too_large: TooLarge::DeadLetter(KEPT), ..terms(Version::V3, &identity) };
         for (payload, kept) in [(1000, None), (1001, Some(1001)), (KEPT, Some(KEPT)), (KEPT + 1_000_000, Some(0))] {
             let whole = [publish(7, payload), publish(8, 1)].concat();
@@ -251,7 +407,7 @@ mod tests {
                     let passed = discard.min(buffer.len());
                     buffer.drain(..passed);
                     discard -= passed;
-                    let mut read = OneRead::new(terms, Intake::new(&registry, &patterns, Timestamp(7)));
+                    let mut read = OneRead::new(terms, &mut in_flight, Intake::new(&registry, &patterns, Timestamp(7)));
                     assert_eq!(read.handle(&buffer), None);
                     acks.extend_from_slice(&read.acks);
                     kept_payloads.extend(read.intake.unrouted.iter().map(|letter| letter.packets[0].payload.len()));
@@ -260,7 +416,8 @@ mod tests {
                     discard += read.discard;
                     buffer.drain(..handled);
                 }
-                assert_eq!(acks, b"\x40\x02\0\x07\x40\x02\0\x08", "{payload} in parts of {cut}");
+                let reason = if kept.is_some() { PublishReason::NoMatchingSubscribers } else { PublishReason::Success };
+                assert_eq!(acks, [Ack::Puback(7, reason), Ack::Puback(8, PublishReason::Success)], "{payload} in parts of {cut}");
                 assert_eq!(
                     (kept_payloads, records),
                     (kept.into_iter().collect(), 1 + usize::from(kept.is_none())),
@@ -272,15 +429,31 @@ mod tests {
 
     #[test]
     fn an_answer_that_the_client_does_not_take_ends_the_connection() {
-        let (registry, identity) = (registry(), ClientIdentity::default());
-        let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
+        let (registry, identity, mut in_flight) = (registry(), ClientIdentity::default(), in_flight());
+        let mut read = OneRead::new(terms(Version::V5, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
         let two = b"\x82\x0b\0\x09\0\0\x01a\0\0\x01b\0";
         assert_eq!(read.handle(two), None);
         assert_eq!(read.answers, b"\x90\x05\0\x09\0\0\0");
         let three = b"\x82\x0f\0\x09\0\0\x01a\0\0\x01b\0\0\x01c\0";
-        let mut read = OneRead::new(terms(Version::V5, &identity), Intake::new(&registry, &[], Timestamp(7)));
+        let mut read = OneRead::new(terms(Version::V5, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
         let Some(Ending::Refused(fault)) = read.handle(three) else { panic!("the answer has eleven bytes, as foreseen") };
         assert_eq!(fault.reason, DisconnectReason::AnswerTooLarge);
+    }
+
+    #[test]
+    fn the_reason_code_of_a_disconnect_is_read() {
+        let (registry, identity, mut in_flight) = (registry(), ClientIdentity::default(), in_flight());
+        for (version, bytes, reason) in [
+            (Version::V3, &b"\xe0\0"[..], 0),
+            (Version::V5, b"\xe0\0", 0),
+            (Version::V5, b"\xe0\x01\0", 0),
+            (Version::V5, b"\xe0\x02\0\0", 0),
+            (Version::V5, b"\xe0\x01\x04", 4),
+            (Version::V5, b"\xe0\x02\x82\0", 0x82),
+        ] {
+            let mut read = OneRead::new(terms(version, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
+            assert_eq!(read.handle(bytes), Some(Ending::Left(Disconnect { reason, session_expiry: None })), "{bytes:x?}");
+        }
     }
 
     proptest! {
@@ -292,6 +465,7 @@ mod tests {
             is_v5 in any::<bool>(),
         ) {
             let (registry, identity, patterns) = (registry(), ClientIdentity::default(), ["{org}/{iccid}".parse().unwrap()]);
+        let mut in_flight = in_flight();
             let mut bytes = Vec::new();
             for (first, body) in packets {
                 bytes.extend([first, u8::try_from(body.len()).unwrap()]);
@@ -299,7 +473,7 @@ mod tests {
             }
             bytes.extend(rest);
             let version = if is_v5 { Version::V5 } else { Version::V3 };
-            let mut read = OneRead::new(terms(version, &identity), Intake::new(&registry, &patterns, Timestamp(7)));
+            let mut read = OneRead::new(terms(version, &identity), &mut in_flight, Intake::new(&registry, &patterns, Timestamp(7)));
             let ending = read.handle(&bytes);
             prop_assert!(read.handled <= bytes.len());
             if ending.is_none() {

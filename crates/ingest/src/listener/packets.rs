@@ -1,6 +1,6 @@
 //! Decodes MQTT control packets in a connection's buffer, in place and without copies; `connect.rs` decodes the first one. Pure.
 
-use crate::intake::Publish;
+use crate::intake::{Publish, Qos};
 
 use super::{
     DisconnectReason,
@@ -14,6 +14,7 @@ const BESIDE_PAYLOAD: usize = 128 << 10;
 
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
+const PUBREL: u8 = 6;
 const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
 const PINGREQ: u8 = 12;
@@ -49,8 +50,19 @@ pub(crate) enum Packet<'a> {
     Subscribe(u16, Vec<u8>),
     /// Packet id, and the number of filters.
     Unsubscribe(u16, usize),
+    /// PUBREL (§3.6), with its packet id.
+    Release(u16),
     Ping,
-    Disconnect,
+    Disconnect(Disconnect),
+}
+
+/// DISCONNECT of a client (§3.14).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disconnect {
+    /// MQTT 5's reason code; 0 in MQTT 3.1.1.
+    pub(crate) reason: u8,
+    /// The Session Expiry Interval, in seconds, if it is another one than CONNECT's (§3.14.2.2.2).
+    pub(crate) session_expiry: Option<u32>,
 }
 
 /// The largest control packet that the listener reads, in bytes, for a limit of the payload.
@@ -116,11 +128,12 @@ impl<'a> Raw<'a> {
         match (self.first >> 4, self.first & 0xf) {
             (PUBLISH, _) => self.publish(version).map(Packet::Publish),
             (PINGREQ, 0) if self.body.is_empty() => Ok(Packet::Ping),
-            (DISCONNECT, 0) => Ok(Packet::Disconnect),
+            (PUBREL, 2) => self.release(version),
+            (DISCONNECT, 0) => self.disconnect(version).map(Packet::Disconnect),
             (SUBSCRIBE, 2) => self.subscribe(version),
             (UNSUBSCRIBE, 2) => self.unsubscribe(version),
             // §2.1.3: all other flags of these are reserved.
-            (0 | PINGREQ | DISCONNECT | SUBSCRIBE | UNSUBSCRIBE, _) => Err(DisconnectReason::MalformedPacket),
+            (0 | PUBREL | PINGREQ | DISCONNECT | SUBSCRIBE | UNSUBSCRIBE, _) => Err(DisconnectReason::MalformedPacket),
             // A second CONNECT, a packet that only servers send, or an acknowledgement of nothing.
             _ => Err(DisconnectReason::ProtocolError),
         }
@@ -129,12 +142,12 @@ impl<'a> Raw<'a> {
     fn publish(&self, version: Version) -> Result<Publish<'a>, DisconnectReason> {
         let mut fields = Fields::new(self.body);
         let topic = fields.text()?;
-        let id = match self.first >> 1 & 3 {
+        let qos = match self.first >> 1 & 3 {
             // §3.3.1.1: a packet at QoS 0 is never sent again.
             0 if self.first & DUP != 0 => return Err(DisconnectReason::MalformedPacket),
-            0 => None,
-            1 => Some(fields.packet_id()?),
-            2 => return Err(DisconnectReason::QosNotSupported),
+            0 => Qos::AtMostOnce,
+            1 => Qos::AtLeastOnce(fields.packet_id()?),
+            2 => Qos::ExactlyOnce(fields.packet_id()?),
             _ => return Err(DisconnectReason::MalformedPacket),
         };
         if version == Version::V5 {
@@ -143,7 +156,21 @@ impl<'a> Raw<'a> {
         if topic.is_empty() || topic.contains(['+', '#']) {
             return Err(DisconnectReason::TopicNameInvalid);
         }
-        Ok(Publish { id, topic, payload: fields.rest() })
+        Ok(Publish { qos, topic, payload: fields.rest() })
+    }
+
+    /// PUBREL (§3.6). Its reason code changes nothing: either way the client is done with the id.
+    fn release(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
+        let mut fields = Fields::new(self.body);
+        let id = fields.packet_id()?;
+        reason_and_properties(version, fields, Owner::Release)?;
+        Ok(Packet::Release(id))
+    }
+
+    /// DISCONNECT (§3.14).
+    fn disconnect(&self, version: Version) -> Result<Disconnect, DisconnectReason> {
+        let (reason, properties) = reason_and_properties(version, Fields::new(self.body), Owner::Disconnect)?;
+        Ok(Disconnect { reason, session_expiry: properties.session_expiry })
     }
 
     /// SUBSCRIBE (§3.8): each filter is followed by its options.
@@ -198,6 +225,16 @@ impl<'a> Raw<'a> {
     }
 }
 
+/// The end of an MQTT 5 packet: a reason code and properties, either of which may be left out (§3.4.2.1, §3.14.2.1). MQTT 3.1.1 has none.
+fn reason_and_properties(version: Version, mut fields: Fields<'_>, owner: Owner) -> Result<(u8, Properties), DisconnectReason> {
+    if version == Version::V3 || fields.is_empty() {
+        return if fields.is_empty() { Ok(<_>::default()) } else { Err(DisconnectReason::MalformedPacket) };
+    }
+    let reason = fields.u8()?;
+    let properties = if fields.is_empty() { Properties::default() } else { Properties::read(&mut fields, owner)? };
+    if fields.is_empty() { Ok((reason, properties)) } else { Err(DisconnectReason::MalformedPacket) }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -217,20 +254,23 @@ mod tests {
 
     #[test]
     fn a_publish_is_decoded_in_place() {
-        let publish = |id| Packet::Publish(Publish { id, topic: "o/1", payload: b"ABC" });
-        assert_eq!(read(b"\x30\x08\x00\x03o/1ABC", Version::V3), Ok(publish(None)));
-        assert_eq!(read(b"\x32\x0a\x00\x03o/1\x00\x07ABC", Version::V3), Ok(publish(Some(7))));
-        assert_eq!(read(b"\x3b\x0b\x00\x03o/1\x00\x07\x00ABC", Version::V5), Ok(publish(Some(7))));
+        let publish = |qos| Packet::Publish(Publish { qos, topic: "o/1", payload: b"ABC" });
+        let (at_most_once, at_least_once, exactly_once) = (Qos::AtMostOnce, Qos::AtLeastOnce(7), Qos::ExactlyOnce(7));
+        assert_eq!(read(b"\x30\x08\x00\x03o/1ABC", Version::V3), Ok(publish(at_most_once)));
+        assert_eq!(read(b"\x32\x0a\x00\x03o/1\x00\x07ABC", Version::V3), Ok(publish(at_least_once)));
+        assert_eq!(read(b"\x3b\x0b\x00\x03o/1\x00\x07\x00ABC", Version::V5), Ok(publish(at_least_once)));
+        assert_eq!(read(b"\x34\x0a\x00\x03o/1\x00\x07ABC", Version::V3), Ok(publish(exactly_once)));
+        assert_eq!(read(b"\x3c\x0b\x00\x03o/1\x00\x07\x00ABC", Version::V5), Ok(publish(exactly_once)));
         // Payload format indicator.
-        assert_eq!(read(b"\x32\x0d\x00\x03o/1\x00\x07\x02\x01\x01ABC", Version::V5), Ok(publish(Some(7))));
+        assert_eq!(read(b"\x32\x0d\x00\x03o/1\x00\x07\x02\x01\x01ABC", Version::V5), Ok(publish(at_least_once)));
         // Message expiry interval 0.
-        assert_eq!(read(b"\x32\x10\x00\x03o/1\x00\x07\x05\x02\x00\x00\x00\x00ABC", Version::V5), Ok(publish(Some(7))));
+        assert_eq!(read(b"\x32\x10\x00\x03o/1\x00\x07\x05\x02\x00\x00\x00\x00ABC", Version::V5), Ok(publish(at_least_once)));
     }
 
     #[test]
     fn a_wrong_packet_is_refused_with_its_reason() {
         for (bytes, reason) in [
-            (&b"\x34\x08\x00\x03o/1\x00\x07A"[..], DisconnectReason::QosNotSupported),
+            (&b"\x34\x08\x00\x03o/1\x00\x00\x00"[..], DisconnectReason::MalformedPacket),
             (b"\x36\x08\x00\x03o/1\x00\x07A", DisconnectReason::MalformedPacket),
             (b"\x32\x07\x00\x03o/1\x00\x00", DisconnectReason::MalformedPacket),
             (b"\x30\x05\x00\x03o/\xff", DisconnectReason::MalformedPacket),
@@ -255,6 +295,31 @@ mod tests {
         }
         assert_eq!(next(b"\x30\xff\xff\xff\xff", LIMIT), Err(DisconnectReason::MalformedPacket));
         assert_eq!(next(b"\x30\xff\xff\xff\x7f", LIMIT), Err(DisconnectReason::PacketTooLarge));
+    }
+
+    #[test]
+    fn a_release_and_a_disconnect_are_decoded_whatever_they_leave_out() {
+        let disconnect = |reason, session_expiry| Ok(Packet::Disconnect(Disconnect { reason, session_expiry }));
+        for (bytes, version, expected) in [
+            (&b"\x62\x02\x00\x07"[..], Version::V3, Ok(Packet::Release(7))),
+            (b"\x62\x02\x00\x07", Version::V5, Ok(Packet::Release(7))),
+            (b"\x62\x03\x00\x07\x92", Version::V5, Ok(Packet::Release(7))),
+            (b"\x62\x08\x00\x07\x00\x04\x1f\x00\x01r", Version::V5, Ok(Packet::Release(7))),
+            (b"\x62\x03\x00\x07\x00", Version::V3, Err(DisconnectReason::MalformedPacket)),
+            (b"\x62\x02\x00\x00", Version::V3, Err(DisconnectReason::MalformedPacket)),
+            (b"\x62\x05\x00\x07\x00\x00\x00", Version::V5, Err(DisconnectReason::MalformedPacket)),
+            (b"\x60\x02\x00\x07", Version::V3, Err(DisconnectReason::MalformedPacket)),
+            (b"\x50\x02\x00\x07", Version::V3, Err(DisconnectReason::ProtocolError)),
+            (b"\x70\x02\x00\x07", Version::V3, Err(DisconnectReason::ProtocolError)),
+            (b"\xe0\x00", Version::V3, disconnect(0, None)),
+            (b"\xe0\x00", Version::V5, disconnect(0, None)),
+            (b"\xe0\x01\x04", Version::V5, disconnect(4, None)),
+            (b"\xe0\x07\x00\x05\x11\x00\x00\x01\x00", Version::V5, disconnect(0, Some(256))),
+            (b"\xe0\x01\x00", Version::V3, Err(DisconnectReason::MalformedPacket)),
+            (b"\xe0\x03\x00\x02\x11", Version::V5, Err(DisconnectReason::MalformedPacket)),
+        ] {
+            assert_eq!(read(bytes, version), expected, "{bytes:x?} {version:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ pub(crate) enum Owner {
     Publish,
     Subscribe,
     Unsubscribe,
+    /// PUBREL.
+    Release,
+    Disconnect,
 }
 
 /// The properties that the listener uses. The others are checked and passed over.
@@ -17,8 +20,12 @@ pub(crate) enum Owner {
 pub(crate) struct Properties {
     /// The largest packet that the client takes, in bytes (§3.1.2.11.4).
     pub(crate) max_packet: Option<u32>,
+    /// In seconds (§3.1.3.2.2).
+    pub(crate) will_delay: u32,
     /// Whether the client wants enhanced authentication (§4.12).
     pub(crate) has_authentication_method: bool,
+    /// In seconds (§3.1.2.11.2, §3.14.2.2.2).
+    pub(crate) session_expiry: Option<u32>,
 }
 
 /// The type of a property's value.
@@ -42,8 +49,10 @@ enum Kind {
 }
 
 const SUBSCRIPTION_IDENTIFIER: u8 = 11;
+const SESSION_EXPIRY_INTERVAL: u8 = 17;
 const AUTHENTICATION_METHOD: u8 = 21;
 const AUTHENTICATION_DATA: u8 = 22;
+const WILL_DELAY_INTERVAL: u8 = 24;
 const TOPIC_ALIAS: u8 = 35;
 const USER_PROPERTY: u8 = 38;
 const MAXIMUM_PACKET_SIZE: u8 = 39;
@@ -56,13 +65,14 @@ fn kind(owner: Owner, identifier: u8) -> Option<Kind> {
         (Owner::Will | Owner::Publish, 3) => Kind::Text,   // content type
         (Owner::Will | Owner::Publish, 8) => Kind::Topic,  // response topic
         (Owner::Will | Owner::Publish, 9) => Kind::Binary, // correlation data
-        (Owner::Connect, 17) => Kind::U32,                 // session expiry interval
+        (Owner::Connect | Owner::Disconnect, SESSION_EXPIRY_INTERVAL) => Kind::U32,
+        (Owner::Release | Owner::Disconnect, 31) => Kind::Text, // reason string
         (Owner::Connect, AUTHENTICATION_METHOD) => Kind::Text,
         (Owner::Connect, AUTHENTICATION_DATA) => Kind::Binary,
         (Owner::Connect, 23 | 25) => Kind::Flag, // request problem information, request response information
-        (Owner::Will, 24) => Kind::U32,          // will delay interval
+        (Owner::Will, WILL_DELAY_INTERVAL) => Kind::U32,
         (Owner::Connect, 33) => Kind::NonZeroU16, // receive maximum
-        (Owner::Connect, 34) => Kind::U16,       // topic alias maximum
+        (Owner::Connect, 34) => Kind::U16,        // topic alias maximum
         (Owner::Connect, MAXIMUM_PACKET_SIZE) => Kind::NonZeroU32,
         (Owner::Publish, TOPIC_ALIAS) => Kind::U16,
         (Owner::Publish | Owner::Subscribe, SUBSCRIPTION_IDENTIFIER) => Kind::NonZeroVariable,
@@ -93,7 +103,9 @@ impl Properties {
             match (owner, identifier) {
                 (Owner::Publish, TOPIC_ALIAS) => return Err(DisconnectReason::TopicAliasInvalid), // CONNACK allowed none
                 (Owner::Publish, SUBSCRIPTION_IDENTIFIER) => return Err(DisconnectReason::ProtocolError), // only servers send it (§3.3.4)
+                (_, SESSION_EXPIRY_INTERVAL) => properties.session_expiry = Some(value),
                 (_, MAXIMUM_PACKET_SIZE) => properties.max_packet = Some(value),
+                (_, WILL_DELAY_INTERVAL) => properties.will_delay = value,
                 (_, AUTHENTICATION_METHOD) => properties.has_authentication_method = true,
                 _ => {}
             }
@@ -136,15 +148,16 @@ mod tests {
 
     #[test]
     fn each_property_is_taken_where_it_may_stand_and_is_malformed_elsewhere() {
-        use Owner::{Connect, Publish, Subscribe, Unsubscribe, Will};
-        let all = [Connect, Will, Publish, Subscribe, Unsubscribe];
+        use Owner::{Connect, Disconnect, Publish, Release, Subscribe, Unsubscribe, Will};
+        let all = [Connect, Will, Publish, Subscribe, Unsubscribe, Release, Disconnect];
         let rows: &[(&[u8], &[Owner])] = &[
             (b"\x01\x01", &[Will, Publish]),
             (b"\x02\0\0\0\0", &[Will, Publish]),
             (b"\x03\0\x01t", &[Will, Publish]),
             (b"\x08\0\x01t", &[Will, Publish]),
             (b"\x09\0\x01\xff", &[Will, Publish]),
-            (b"\x11\0\0\0\x01", &[Connect]),
+            (b"\x11\0\0\0\x01", &[Connect, Disconnect]),
+            (b"\x1f\0\x01r", &[Release, Disconnect]),
             (b"\x15\0\x01m", &[Connect]),
             (b"\x17\x01", &[Connect]),
             (b"\x18\0\0\0\0", &[Will]),
@@ -194,7 +207,8 @@ mod tests {
 
     #[test]
     fn what_the_listener_uses_is_read() {
-        let properties = read(Owner::Connect, b"\x27\0\0\x01\0\x15\0\x01m\x16\0\x01d").unwrap();
-        assert_eq!(properties, Properties { max_packet: Some(256), has_authentication_method: true });
+        let properties = read(Owner::Connect, b"\x27\0\0\x01\0\x15\0\x01m\x16\0\x01d\x11\0\0\0\x09").unwrap();
+        let expected = Properties { max_packet: Some(256), has_authentication_method: true, session_expiry: Some(9), will_delay: 0 };
+        assert_eq!(properties, expected);
     }
 }

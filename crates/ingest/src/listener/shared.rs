@@ -6,7 +6,7 @@ use metrics::counter;
 use pushline_model::{Timestamp, TopicPattern};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{Ingest, metrics as names};
+use crate::{Ingest, budget::Budget, metrics as names};
 
 use super::{Clients, DisconnectReason, Limits, Subscriptions, TooLarge, entrance::Entrance, one_read::Fault, refused_clients::Refused};
 
@@ -19,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) too_large: TooLarge,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) limits: Limits,
+    /// For the wills of all clients.
+    pub(crate) wills: Arc<Budget>,
     pub(crate) entrance: Arc<Entrance>,
     /// Changes when certificates and users were read again.
     pub(crate) read_again: watch::Receiver<()>,

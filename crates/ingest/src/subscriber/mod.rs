@@ -160,7 +160,7 @@ impl Subscriber {
             };
         }
         while let Some(ended) = connections.join_next().await {
-            resume_panic(ended);
+            _ = resume_panic(ended);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     commits::Commits,
-    intake::{Intake, Publish},
+    intake::{Intake, Publish, Qos},
     log_limit::LogLimit,
     metrics as names,
 };
@@ -52,7 +52,9 @@ impl<'a> Packets<'a> {
             // It is older than the subscription, and comes again with each.
             return self.skip("retained");
         }
-        let publish = Publish { id: published.ack.map(|ack| ack.id), topic, payload: &published.payload };
+        // A packet at QoS 2 is one at QoS 1 here: the subscription asks for no more.
+        let qos = published.ack.map_or(Qos::AtMostOnce, |ack| Qos::AtLeastOnce(ack.id));
+        let publish = Publish { qos, topic, payload: &published.payload };
         let size = published.payload.len();
         if size <= self.options.max_payload_bytes {
             self.intake.publish(&publish, has_capacity);

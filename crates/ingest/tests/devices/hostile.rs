@@ -109,6 +109,7 @@ fn first_packet(row: &str, v: Version) -> Vec<u8> {
         "client-id-not-utf8" => connect(v, 2, b"", &text(b"\xff")),
         "client-id-too-long" => connect(v, 2, b"", &text(&[b'x'; 31])),
         "empty-client-id" => connect(v, 2, b"", &text(b"")),
+        "session" => connect(v, 0, b"\x11\0\0\x01\0", &id),
         "empty-client-id-with-session" => connect(v, 0, b"", &text(b"")),
         "will-qos-without-will" => connect(v, 2 | 1 << 3, b"", &id),
         "will-of-qos-2" => will(2 << 3, b"mti/1", b""),
@@ -140,6 +141,16 @@ fn behind_connect(row: &str, v: Version) -> Vec<u8> {
         "system-topic" => publish(0x32, b"$SYS/broker/connection/a/state", b"", b"1"),
         "expires-at-once" => publish(0x32, b"mti/1", b"\x02\0\0\0\0", b"A"),
         "qos-2" => publish(0x34, b"mti/1", b"", b"A"),
+        "qos-2-again" => publish(0x3c, b"mti/1", b"", b"A"),
+        "qos-2-unrouted" => publish(0x34, b"nobody/1", b"", b"A"),
+        "qos-2-system-topic" => publish(0x34, b"$SYS/a", b"", b"A"),
+        "qos-2-too-large" => publish(0x34, b"mti/1", b"", &[b'x'; 1001]),
+        "qos-2-packet-id-0" => packet(0x34, &[&text(b"mti/1")[..], b"\0\0", &properties(v, b""), b"A"].concat()),
+        "release-of-nothing" => packet(0x62, b"\0\x07"),
+        "release-with-wrong-flags" => packet(0x60, b"\0\x07"),
+        "release-of-packet-id-0" => packet(0x62, b"\0\0"),
+        "receipt-of-nothing" => packet(0x50, b"\0\x07"),
+        "completion-of-nothing" => packet(0x70, b"\0\x07"),
         "qos-3" => publish(0x36, b"mti/1", b"", b"A"),
         "qos-0-again" => publish(0x38, b"mti/1", b"", b"A"),
         "packet-id-0" => packet(0x32, &[&text(b"mti/1")[..], b"\0\0", &properties(v, b""), b"A"].concat()),
@@ -170,6 +181,8 @@ fn behind_connect(row: &str, v: Version) -> Vec<u8> {
         "authentication" => packet(0xf0, b"\0\0"),
         "type-0" => packet(0x00, b""),
         "disconnect" => packet(0xe0, b""),
+        "disconnect-with-expiry" => packet(0xe0, b"\0\x05\x11\0\0\0\x01"),
+        "disconnect-malformed" => packet(0xe0, b"\0\x06\x11\0\0\0\x01"),
         _ => panic!("the row {row} has no bytes"),
     }
 }
@@ -178,11 +191,16 @@ fn behind_connect(row: &str, v: Version) -> Vec<u8> {
 async fn answer(stream: &mut TcpStream, version: Version) -> String {
     let Some((first, body)) = read_packet(stream).await else { return "closed".into() };
     let code = |code: u8| if code < 3 { code.to_string() } else { format!("{code:#x}") };
+    let name = |first| match first {
+        0x40 => "PUBACK",
+        0x50 => "PUBREC",
+        _ => "PUBCOMP",
+    };
     match (first, &body[..], version) {
         (0x20, [_, reason, ..], _) => format!("CONNACK {}", code(*reason)),
         (0xe0, [reason, ..], _) => format!("DISCONNECT {}", code(*reason)),
-        (0x40, [0, 7], _) => "PUBACK".into(),
-        (0x40, [0, 7, reason], V5) => format!("PUBACK {}", code(*reason)),
+        (0x40 | 0x50 | 0x70, [0, 7], _) => name(first).into(),
+        (0x40 | 0x50 | 0x70, [0, 7, reason], V5) => format!("{} {}", name(first), code(*reason)),
         (0x90, [0, 9, reason], V3) | (0x90, [0, 9, 0, reason], V5) => format!("SUBACK {}", code(*reason)),
         (0xb0, [0, 9], V3) => "UNSUBACK".into(),
         (0xb0, [0, 9, 0, reason], V5) => format!("UNSUBACK {}", code(*reason)),
@@ -205,7 +223,7 @@ async fn play(listener: SocketAddr, cell: &Cell) -> String {
     drop(stream.write_all(&bytes).await);
     let stays_open = cell.answer == "silence"
         || cell.answer == "CONNACK 0"
-        || ["PUBACK", "SUBACK", "UNSUBACK", "PINGRESP"].iter().any(|word| cell.answer.starts_with(word));
+        || ["PUBACK", "PUBREC", "PUBCOMP", "SUBACK", "UNSUBACK", "PINGRESP"].iter().any(|word| cell.answer.starts_with(word));
     let mut heard = String::new();
     if cell.answer != "silence" {
         heard = answer(&mut stream, cell.version).await;

@@ -4,6 +4,8 @@
 
 mod hostile;
 mod security;
+mod sessions;
+mod wills;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,7 +22,8 @@ const MUST_COME_WITHIN: Duration = Duration::from_secs(60);
 struct Listening {
     address: SocketAddr,
     clients: Arc<Clients>,
-    _stop: watch::Sender<bool>,
+    queue: Arc<Memory>,
+    stop: watch::Sender<bool>,
 }
 
 /// Starts a listener whose queue has a group for each ICCID of organisation `mti`.
@@ -32,12 +35,27 @@ async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
     define(&mut options);
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
-    let ingest = Ingest::new(Memory::new() as Arc<dyn Queue>, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
+    let queue = Memory::new();
+    let ingest = Ingest::new(Arc::clone(&queue) as Arc<dyn Queue>, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
     let clients = Arc::new(Clients::default());
     let listener = Listener::bind(options, ingest, Arc::clone(&clients)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(listener.run());
-    Listening { address, clients, _stop: stop }
+    Listening { address, clients, queue, stop }
+}
+
+impl Listening {
+    /// How many packets the queue has.
+    async fn packets(&self) -> usize {
+        let partition = Arc::clone(&self.queue.partitions().borrow()[0]);
+        let (mut at, mut packets, mut reader) = (0, 0, partition.reader(0));
+        while at < partition.end() {
+            let frame = reader.next().await.unwrap();
+            packets += frame.records(at).filter(|(_, record)| record.as_packet().is_some()).count();
+            at = frame.end();
+        }
+        packets
+    }
 }
 
 /// Reads a packet: its first byte, and what follows the fixed header; `None` where the connection is closed instead.

@@ -17,7 +17,7 @@ pub(super) enum Owner<'a> {
     Group(&'a str),
     /// It can't be read: it becomes a dead letter of no group.
     Nobody,
-    /// It only says what time it is in the log.
+    /// It only shows what time it is in the log: a tick, or a change of a session.
     Tick,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Owner<'a> {
         match record.kind {
             Kind::Packet { .. } => Self::Group(record.group),
             Kind::Replay if Replay::of(record).is_some() => Self::Group(record.group),
-            Kind::Tick => Self::Tick,
+            Kind::Tick | Kind::Release(_) | Kind::Session => Self::Tick,
             Kind::Replay | Kind::DeadLetter | Kind::Replayed | Kind::Foreign { .. } => Self::Nobody,
         }
     }
@@ -107,7 +107,7 @@ impl Core {
 /// How many packets a record stands for.
 pub(super) fn packets_of(record: &Record<'_>) -> u64 {
     match record.kind {
-        Kind::Tick => 0,
+        Kind::Tick | Kind::Release(_) | Kind::Session => 0,
         Kind::Replay => Replay::of(record).map_or(1, |replay| replay.packets.len() as u64),
         Kind::Packet { .. } | Kind::DeadLetter | Kind::Replayed | Kind::Foreign { .. } => 1,
     }

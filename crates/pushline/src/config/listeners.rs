@@ -3,12 +3,13 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use pushline_ingest::{InvalidOption, Limits, Options, ServerTlsFiles, TopicRule};
 use pushline_model::{
     Rate, TopicPattern,
-    units::{CountIn, SizeIn},
+    units::{CountIn, DAY, DurationIn, SizeIn},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -47,8 +48,16 @@ pub(crate) struct Listener {
     /// MQTT 5 §3.1.3.1: a server takes ids of 23 bytes.
     #[serde(with = "SizeIn::<23, 65_535>")]
     max_client_id_bytes: usize,
+    #[serde(with = "SizeIn::<1, { 1 << 40 }>")]
+    max_will_bytes: usize,
     #[serde(with = "SizeIn::<1, { 1 << 30 }>")]
     max_unacknowledged_bytes: usize,
+    #[serde(with = "CountIn::<1, 65_535>")]
+    receive_maximum: u16,
+    #[serde(with = "DurationIn::<0, { 365 * DAY }>")]
+    max_session_expiry: Duration,
+    #[serde(with = "CountIn::<0, { 100 * MANY }>")]
+    max_sessions: usize,
     tls: Option<ListenerTls>,
 }
 
@@ -125,7 +134,11 @@ impl Default for Listener {
             max_handshakes: limits.handshakes,
             connect_rate: limits.connect_rate,
             max_client_id_bytes: limits.client_id_bytes,
+            max_will_bytes: limits.will_bytes,
             max_unacknowledged_bytes: limits.unacknowledged_bytes,
+            receive_maximum: limits.receive_maximum,
+            max_session_expiry: limits.session_expiry,
+            max_sessions: limits.sessions,
             tls: None,
         }
     }
@@ -186,7 +199,11 @@ impl Listener {
                 handshakes: self.max_handshakes,
                 connect_rate: self.connect_rate,
                 client_id_bytes: self.max_client_id_bytes,
+                will_bytes: self.max_will_bytes,
                 unacknowledged_bytes: self.max_unacknowledged_bytes,
+                receive_maximum: self.receive_maximum,
+                session_expiry: self.max_session_expiry,
+                sessions: self.max_sessions,
             },
             ..Options::new(self.address, self.topics.clone())
         }

@@ -31,6 +31,7 @@ mod log;
 mod metrics;
 mod oauth2;
 mod order;
+mod qos_2;
 mod rate;
 mod readme;
 mod receive;

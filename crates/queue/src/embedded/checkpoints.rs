@@ -7,8 +7,10 @@ use pushline_model::Offset;
 use tracing::warn;
 
 use super::{
-    checkpoint_files::{CheckpointFiles, Envelope, LogEnd},
+    alternating_files::AlternatingFiles,
+    checkpoint_files::{Envelope, LogEnd},
     log::{Log, lock},
+    session_checkpoints::SessionCheckpoints,
 };
 use crate::{QueueError, Saved, SavedCheckpoint, failure::Failure};
 
@@ -19,18 +21,25 @@ pub(super) struct Checkpoints {
     saved: Mutex<Saved>,
     /// Packets, dead letters, unrouted packets.
     logs: [Arc<Log>; 3],
+    sessions: Arc<SessionCheckpoints>,
     failure: Arc<Failure>,
 }
 
 #[derive(Debug)]
 struct Files {
-    files: CheckpointFiles,
+    files: AlternatingFiles<Envelope>,
     last: Envelope,
 }
 
 impl Checkpoints {
-    pub(super) fn new(files: CheckpointFiles, last: Envelope, saved: Saved, logs: [Arc<Log>; 3], failure: Arc<Failure>) -> Self {
-        Self { files: Mutex::new(Files { files, last }), saved: Mutex::new(saved), logs, failure }
+    pub(super) fn new(
+        (files, last): (AlternatingFiles<Envelope>, Envelope),
+        saved: Saved,
+        logs: [Arc<Log>; 3],
+        sessions: Arc<SessionCheckpoints>,
+        failure: Arc<Failure>,
+    ) -> Self {
+        Self { files: Mutex::new(Files { files, last }), saved: Mutex::new(saved), logs, sessions, failure }
     }
 
     /// What was saved last.
@@ -38,11 +47,11 @@ impl Checkpoints {
         lock(&self.saved).clone()
     }
 
-    /// Makes a checkpoint durable with its watermark, then deletes the segments below the watermark. Blocks.
+    /// Makes a checkpoint durable with its watermark, then deletes the segments below the watermark that no session needs. Blocks.
     pub(super) fn save(&self, checkpoint: Bytes, watermark: Offset) -> Result<(), QueueError> {
         self.write(|last| (last.watermark, last.checkpoint) = (Some(watermark), Some(checkpoint.to_vec())))?;
         *lock(&self.saved) = Saved { watermark: Some(watermark), checkpoint: SavedCheckpoint::Named(checkpoint) };
-        self.logs[0].delete_below(watermark).map(drop)
+        self.sessions.delete_below(watermark, &self.logs[0])
     }
 
     /// Makes the first envelope durable, before the first packet: from then on, packets without an envelope have lost it. Blocks.

@@ -196,7 +196,7 @@ impl Committer {
 
     fn sync_file(&mut self) -> Result<(), QueueError> {
         self.file.sync().map_err(QueueError::io("sync", &self.log.dir))?;
-        self.log.publish(std::mem::take(&mut self.written));
+        self.log.publish(std::mem::take(&mut self.written))?;
         self.durable_end = self.end;
         Ok(())
     }

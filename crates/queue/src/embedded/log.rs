@@ -19,7 +19,10 @@ use tokio::sync::watch;
 
 use super::{clock::LogClock, fs::FileSystem, reader::LogReader, segment::Segment};
 use crate::{
-    Append, AppendError, Appended, Frame, FrameBuilder, Horizon, QueueError, Read, Reader, Record, Resolver, failure::Failure, frame::fits,
+    Append, AppendError, Appended, Frame, FrameBuilder, Horizon, QueueError, Read, Reader, Record, Resolver,
+    failure::Failure,
+    frame::fits,
+    sessions::{SessionLog, SessionTable},
 };
 
 /// A log.
@@ -36,6 +39,8 @@ pub(super) struct Log {
     end: watch::Sender<Offset>,
     tail_max: usize,
     waiting: AtomicBool,
+    /// The sessions that its records change.
+    sessions: Option<Arc<SessionTable>>,
 }
 
 /// What a log is opened with.
@@ -49,6 +54,8 @@ pub(super) struct Opened {
     pub(super) segments: VecDeque<Segment>,
     /// Bytes of its end that stay in memory.
     pub(super) tail_max: usize,
+    /// The sessions that its records change.
+    pub(super) sessions: Option<Arc<SessionTable>>,
 }
 
 /// The records of the next commit.
@@ -96,7 +103,7 @@ const ONE_AT_LEAST: &str = "recovery leaves one segment at least, and the last o
 
 impl Log {
     pub(super) fn new(opened: Opened) -> Self {
-        let Opened { name, dir, fs, failure, clock, segments, tail_max } = opened;
+        let Opened { name, dir, fs, failure, clock, segments, tail_max, sessions } = opened;
         let stored = Stored { segments, tail: VecDeque::new(), tail_bytes: 0, sealed: None };
         let (end, stored) = (watch::Sender::new(stored.end()), Mutex::new(stored));
         Self {
@@ -111,6 +118,7 @@ impl Log {
             end,
             tail_max,
             waiting: AtomicBool::new(false),
+            sessions,
         }
     }
 
@@ -144,8 +152,11 @@ impl Log {
         now
     }
 
-    /// Shows durable frames to the readers. A frame that was sealed and isn't among them has lost its log time.
-    pub(super) fn publish(&self, frames: Vec<Frame>) {
+    /// Applies durable frames to the sessions, and shows them to the readers. A frame that was sealed and isn't among them has lost its log time.
+    pub(super) fn publish(&self, frames: Vec<Frame>) -> Result<(), QueueError> {
+        for frame in &frames {
+            self.sessions.iter().try_for_each(|sessions| sessions.apply(frame))?;
+        }
         let mut stored = lock(&self.stored);
         stored.sealed = None;
         for frame in frames {
@@ -160,6 +171,7 @@ impl Log {
         }
         let end = stored.end();
         self.end.send_if_modified(|known| std::mem::replace(known, end) != end);
+        Ok(())
     }
 
     /// A new last segment.
@@ -203,6 +215,13 @@ impl Log {
     /// Bytes on the disk.
     pub(super) fn bytes(&self) -> u64 {
         lock(&self.stored).segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Bytes of the whole segments that end above one offset, and at the other or below it.
+    pub(super) fn bytes_between(&self, above: Offset, to: Offset) -> u64 {
+        let stored = lock(&self.stored);
+        let whole = stored.segments.iter().take(stored.segments.len() - 1);
+        whole.filter(|segment| segment.end > above && segment.end <= to).map(|segment| segment.bytes).sum()
     }
 
     /// The log time of the first record of the last segment. `None`: the last segment is empty.
@@ -305,6 +324,12 @@ impl Append for Arc<Log> {
             self.arrived.notify_all();
         }
         appended
+    }
+}
+
+impl SessionLog for Arc<Log> {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 }
 

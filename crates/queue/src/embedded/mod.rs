@@ -5,8 +5,10 @@
 //! <dir>/packets/<first offset>.log         segments of 64 MiB: a header, then frames
 //! <dir>/dead-letters/…  <dir>/unrouted/…   logs of the same kind
 //! <dir>/checkpoint.a  checkpoint.b         written in turns
+//! <dir>/sessions.a    sessions.b           likewise
 //! ```
 
+mod alternating_files;
 mod checkpoint_files;
 mod checkpoints;
 mod clock;
@@ -16,6 +18,7 @@ mod log;
 mod reader;
 mod recovery;
 mod segment;
+mod session_checkpoints;
 #[cfg(test)]
 mod tests;
 
@@ -34,17 +37,21 @@ use pushline_model::{Offset, Timestamp};
 use tokio::sync::watch;
 
 use self::{
-    checkpoint_files::{CheckpointFiles, FoundCheckpoint, LogEnd},
+    alternating_files::{AlternatingFiles, Found},
+    checkpoint_files::{Envelope, LogEnd},
     checkpoints::Checkpoints,
     clock::{Clock, LogClock, SystemClock},
     committer::{Bounds, Committer, LastSegment, Retention},
     fs::{FileSystem, OsFileSystem},
     log::{Log, Opened, lock},
     recovery::{Known, recover},
+    session_checkpoints::SessionCheckpoints,
 };
 use crate::{
-    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Stalled,
-    blocking, failure::Failure,
+    Append, AppendError, Appended, DeadLetters, Horizon, Partition, Partitions, Queue, QueueError, Read, Reader, Record, Saved, Sessions,
+    Stalled, blocking,
+    failure::Failure,
+    sessions::{LogSessions, SessionTable},
 };
 
 /// How to keep the queue.
@@ -68,6 +75,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Embedded {
     partition: Arc<OnePartition>,
+    sessions: LogSessions,
     dead_letters: DeadLetters,
     unrouted: DeadLetters,
     committers: Mutex<Committers>,
@@ -153,23 +161,28 @@ impl Embedded {
         fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
         let path = dir.join("lock");
         let held = fs.lock(&path).map_err(QueueError::io("lock", &path))?.ok_or(QueueError::Locked { path })?;
-        let (files, found) = CheckpointFiles::open(&**fs, dir)?;
+        let (files, found) = AlternatingFiles::<Envelope>::open(&**fs, dir)?;
+        if let Found::BothSpoiled = found {
+            return Err(QueueError::CheckpointsUnreadable { dir: dir.clone() });
+        }
+        let sessions = Arc::new(SessionCheckpoints::open(&**fs, dir)?);
         // Without a checkpoint that can be read it is unknown which packets must still be there.
         let (ends, needed_from) = match &found {
-            FoundCheckpoint::Envelope(envelope) => (envelope.ends, envelope.watermark.unwrap_or(0)),
-            FoundCheckpoint::OnlySpoiled | FoundCheckpoint::Nothing => (Default::default(), Offset::MAX),
+            Found::Saved(envelope) => (envelope.ends, envelope.watermark.unwrap_or(0)),
+            _ => (Default::default(), Offset::MAX),
         };
         let (failure, mut committers) = (Arc::new(Failure::default()), Committers::default());
         let mut opening = Opening { options, fs, failure: &failure, committers: &mut committers };
         let known = Known { durable_end: ends[0].durable_end, needed_from, may_be_absent: false };
         let windows = |last: Timestamp| LogClock::for_windows(clock, last);
-        let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows)?;
+        let packets = opening.log("packets", PACKETS_TAIL, options.packets(), known, windows, Some(sessions.table()))?;
+        sessions.check(dir, &packets)?;
         let saved = found.saved(dir, packets.range().end);
         let mut open_dead_letters = |name, max_bytes, end: LogEnd| {
             let known = Known { durable_end: end.durable_end, needed_from: Offset::MAX, may_be_absent: true };
             // The last save may be younger than the last record.
             let retention = |last: Timestamp| LogClock::for_retention(clock, last.max(end.log_time));
-            opening.log(name, DEAD_LETTERS_TAIL, options.dead_letters(max_bytes), known, retention)
+            opening.log(name, DEAD_LETTERS_TAIL, options.dead_letters(max_bytes), known, retention, None)
         };
         let dead_letters = open_dead_letters("dead-letters", options.dead_letters_max_bytes, ends[1])?;
         let unrouted = open_dead_letters("unrouted", options.dead_letters_max_bytes / 4, ends[2])?;
@@ -177,19 +190,21 @@ impl Embedded {
         let logs = [&packets, &dead_letters, &unrouted].map(Arc::clone);
         let envelope = found.envelope();
         let is_first = envelope.is_none() && packets.range().end == 0;
-        let checkpoints = Arc::new(Checkpoints::new(files, envelope.unwrap_or_default(), saved, logs, Arc::clone(&failure)));
+        let kept = LogSessions::new(Arc::new(Arc::clone(&packets)), Arc::clone(sessions.table()));
+        let checkpoints = Checkpoints::new((files, envelope.unwrap_or_default()), saved, logs, sessions, Arc::clone(&failure));
+        let checkpoints = Arc::new(checkpoints);
         if is_first {
             checkpoints.save_first()?;
         }
         committers.checkpoints = Some(Arc::clone(&checkpoints));
         let partition = Arc::new(OnePartition { log: packets, checkpoints, max_bytes: options.max_bytes });
         let (dead_letters, unrouted) = (DeadLetters::new(Arc::new(dead_letters)), DeadLetters::new(Arc::new(unrouted)));
-        Ok(Self { partition, dead_letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
+        Ok(Self { partition, sessions: kept, dead_letters, unrouted, committers: Mutex::new(committers), failure, _lock: held })
     }
 }
 
 impl Opening<'_> {
-    /// Recovers a log and starts its committer. `clock` makes the log's clock of the log time of its last record.
+    /// Recovers a log and starts its committer. `clock` makes the log's clock of the log time of its last record. `sessions`: those that its records change.
     fn log(
         &mut self,
         name: &'static str,
@@ -197,13 +212,14 @@ impl Opening<'_> {
         bounds: Bounds,
         known: Known,
         clock: impl Fn(Timestamp) -> LogClock,
+        sessions: Option<&Arc<SessionTable>>,
     ) -> Result<Arc<Log>, QueueError> {
         let dir = self.options.dir.join(name);
-        let segments = recover(&**self.fs, &dir, known)?;
+        let segments = recover(&**self.fs, &dir, known, |frame| sessions.map_or(Ok(()), |sessions| sessions.apply(frame)))?;
         let last = segments.back().expect("recovery leaves one segment at least");
         let (clock, last) = (clock(last.last_time), LastSegment::of(last));
         let (fs, failure) = (Arc::clone(self.fs), Arc::clone(self.failure));
-        let log = Arc::new(Log::new(Opened { name, dir, fs, failure, clock, segments, tail_max }));
+        let log = Arc::new(Log::new(Opened { name, dir, fs, failure, clock, segments, tail_max, sessions: sessions.cloned() }));
         let committer = Committer::new(Arc::clone(&log), bounds, &last);
         let thread = std::thread::Builder::new().name(format!("commit-{name}")).spawn(move || committer.run());
         let thread = thread.map_err(QueueError::io("start a thread for", &log.dir))?;
@@ -229,6 +245,10 @@ impl Queue for Embedded {
 
     fn unrouted(&self) -> DeadLetters {
         self.unrouted.clone()
+    }
+
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        Arc::new(self.sessions.clone())
     }
 
     fn stalled(&self) -> Option<Stalled> {

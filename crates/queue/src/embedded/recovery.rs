@@ -30,8 +30,13 @@ pub(super) struct Known {
     pub(super) may_be_absent: bool,
 }
 
-/// The segments of a log, at least one, in order.
-pub(super) fn recover(fs: &dyn FileSystem, dir: &Path, known: Known) -> Result<VecDeque<Segment>, QueueError> {
+/// The segments of a log, at least one, in order. `each` gets every frame, in order.
+pub(super) fn recover(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    known: Known,
+    mut each: impl FnMut(&Frame) -> Result<(), QueueError>,
+) -> Result<VecDeque<Segment>, QueueError> {
     fs.create_dir(dir).map_err(QueueError::io("create", dir))?;
     let names = fs.names(dir).map_err(QueueError::io("list", dir))?;
     let mut bases: Vec<Offset> = names.iter().filter_map(|name| base_of(name)).collect();
@@ -41,7 +46,7 @@ pub(super) fn recover(fs: &dyn FileSystem, dir: &Path, known: Known) -> Result<V
         let mut segment = Segment::open(fs, dir, base)?;
         check_order(segments.back(), &segment, known)?;
         let is_last = place + 1 == bases.len();
-        if scan(&mut segment, is_last, known)? {
+        if scan(&mut segment, is_last, known, &mut each)? {
             segments.push_back(segment);
         } else {
             fs.remove(&segment.path).map_err(QueueError::io("remove", &segment.path))?;
@@ -87,7 +92,12 @@ fn check_end(segment: &Segment, known: Known) -> Result<(), QueueError> {
 }
 
 /// Reads a segment and cuts a torn tail. `false`: it was being created when the process ended, and holds nothing.
-fn scan(segment: &mut Segment, is_last: bool, known: Known) -> Result<bool, QueueError> {
+fn scan(
+    segment: &mut Segment,
+    is_last: bool,
+    known: Known,
+    each: &mut impl FnMut(&Frame) -> Result<(), QueueError>,
+) -> Result<bool, QueueError> {
     let bytes = read_whole(segment)?;
     match read_header(&bytes, segment.base) {
         Ok(last_time) => segment.last_time = last_time,
@@ -102,6 +112,7 @@ fn scan(segment: &mut Segment, is_last: bool, known: Known) -> Result<bool, Queu
     let mut rest = bytes.slice(SEGMENT_HEADER..);
     while let Some(frame) = Frame::parse(&rest).filter(|frame| frame.base() == segment.end) {
         segment.extend(&frame);
+        each(&frame)?;
         rest = rest.slice(frame.bytes().len()..);
     }
     if !rest.is_empty() {

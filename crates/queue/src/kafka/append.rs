@@ -85,15 +85,18 @@ impl Appender {
             records.iter().map(|record| {
                 header::encode(record, &mut scratch);
                 let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: header::NAME, value: Some(&scratch) });
-                move |batch| BaseRecord::with_opaque_to(topic, batch).key(record.group).payload(record.payload).headers(headers)
+                move |batch| BaseRecord::with_opaque_to(topic, batch).key(record.group.as_bytes()).payload(record.payload).headers(headers)
             }),
         )
     }
 
-    /// Appends a record of Pushline's own, a checkpoint, to a partition of a topic.
-    pub(super) fn put(&self, topic: &str, partition: i32, key: &str, bytes: &[u8]) -> Put {
-        let record = |batch| BaseRecord::with_opaque_to(topic, batch).partition(partition).key(key).payload(bytes);
-        self.send_one((topic, bytes.len()), record)
+    /// Appends a record of Pushline's own, a checkpoint or a session's, to a partition of a compacted topic. Without a value it deletes those of its key.
+    pub(super) fn put(&self, topic: &str, partition: i32, key: &[u8], value: Option<&[u8]>) -> Put {
+        let record = |batch| {
+            let record = BaseRecord::with_opaque_to(topic, batch).partition(partition).key(key);
+            if let Some(value) = value { record.payload(value) } else { record }
+        };
+        self.send_one((topic, value.map_or(0, <[u8]>::len)), record)
     }
 
     /// Appends a tick to a partition: a record without key and value.
@@ -113,7 +116,7 @@ impl Appender {
         self.send_one((topic, 0), record)
     }
 
-    fn send_one<'a>(&self, place: (&str, usize), record: impl FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>) -> Put {
+    fn send_one<'a>(&self, place: (&str, usize), record: impl FnOnce(Arc<Batch>) -> BaseRecord<'a, [u8], [u8], Arc<Batch>>) -> Put {
         let batch = Arc::new(Batch::new(place, 1));
         let appended = self.send(&batch, std::iter::once(record));
         Put { appended, batch }
@@ -121,7 +124,7 @@ impl Appender {
 
     fn send<'a, F>(&self, batch: &Arc<Batch>, records: impl Iterator<Item = F>) -> Appended
     where
-        F: FnOnce(Arc<Batch>) -> BaseRecord<'a, str, [u8], Arc<Batch>>,
+        F: FnOnce(Arc<Batch>) -> BaseRecord<'a, [u8], [u8], Arc<Batch>>,
     {
         if self.closed.load(Ordering::Acquire) {
             return Appended::ready(Err(AppendError::Closed));

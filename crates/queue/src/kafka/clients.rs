@@ -48,6 +48,9 @@ const OURS: [&str; 28] = [
 /// Bytes of the largest checkpoint. It lists the messages that haven't settled, with a few dozen bytes each.
 pub(super) const CHECKPOINT_BYTES: usize = 16 << 20;
 
+/// Bytes of the largest record of a session: three for each packet id that it holds.
+pub(super) const SESSION_BYTES: usize = 256 << 10;
+
 /// Bytes of the largest answer to a fetch, without its first batch: librdkafka's own number, and some for the frame of the answer.
 const FETCHED: usize = 64 << 20;
 

@@ -85,7 +85,7 @@ pub(super) fn to_kafka(offset: Offset) -> i64 {
 }
 
 /// The time that Kafka gave it (LogAppendTime): the same for every consumer. A message of a format that has no time counts as 1970.
-fn log_time_of(message: &BorrowedMessage<'_>) -> Timestamp {
+pub(super) fn log_time_of(message: &BorrowedMessage<'_>) -> Timestamp {
     /// Timestamps are in units of 100 ns, Kafka's in milliseconds.
     const UNITS: u64 = 10_000;
     let millis = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());

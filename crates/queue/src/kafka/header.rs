@@ -6,15 +6,15 @@
 //! version u8 = 2 | kind u8 | at u64, big endian, units of 100 ns since 1970-01-01T00:00:00Z
 //! for a packet (kind 0): ICCID length u8 | ICCID, ASCII | topic length u16, big endian | MQTT topic, UTF-8
 //! extensions to the end, each: tag u8 | length u16, big endian | bytes
+//!   tag 1, of a packet: the session that holds its packet id, 16 bytes | the packet id u16, big endian
 //! ```
 //!
 //! `at` is a packet's `received_at`, else the time of writing. The other kinds are 1 a replay, 2 a dead letter, 3 a mark that dead letters were
-//! replayed, 4 a tick, which has no key and no value. The values of kinds 1 to 3 are Pushline's own. This version writes no extensions and skips those
-//! that it finds. A reader stops at a record of another version: it can't know what the record means.
+//! replayed, 4 a tick, which has no key and no value. The values of kinds 1 to 3 are Pushline's own. A reader skips extensions with other tags. A reader stops at a record of another version: it can't know what the record means.
 
 use pushline_model::{GroupId, Iccid, Timestamp};
 
-use crate::{Kind, Record, frame::fits};
+use crate::{HeldId, Kind, Record, SessionId, frame::fits};
 
 /// The header's name.
 pub(super) const NAME: &str = "pushline";
@@ -27,6 +27,10 @@ const REPLAY: u8 = 1;
 const DEAD_LETTER: u8 = 2;
 const REPLAYED: u8 = 3;
 const TICK: u8 = 4;
+
+/// The extension that names the packet id which a session holds, and its length.
+const HELD: u8 = 1;
+const HELD_LEN: u16 = 18;
 
 /// The header has this version, which another Pushline wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,18 +55,27 @@ pub(super) fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
         Kind::DeadLetter => DEAD_LETTER,
         Kind::Replayed => REPLAYED,
         Kind::Tick => TICK,
-        Kind::Foreign { .. } => u8::MAX,
+        // Sessions have a topic of their own.
+        Kind::Release(_) | Kind::Session | Kind::Foreign { .. } => u8::MAX,
     };
     into.clear();
     into.extend_from_slice(&[VERSION, kind]);
     into.extend_from_slice(&record.at.0.to_be_bytes());
-    if let Kind::Packet { iccid, topic } = record.kind {
+    if let Kind::Packet { iccid, topic, held } = record.kind {
         let iccid = iccid.text();
         into.push(u8::try_from(iccid.as_str().len()).expect("an ICCID has 20 characters at most"));
         into.extend_from_slice(iccid.as_str().as_bytes());
         into.extend_from_slice(&u16::try_from(topic.len()).expect("the record was checked to fit a frame").to_be_bytes());
         into.extend_from_slice(topic.as_bytes());
+        held.iter().for_each(|held| encode_held(*held, into));
     }
+}
+
+fn encode_held(HeldId { session, packet_id }: HeldId, into: &mut Vec<u8>) {
+    into.push(HELD);
+    into.extend_from_slice(&HELD_LEN.to_be_bytes());
+    into.extend_from_slice(&session.0);
+    into.extend_from_slice(&packet_id.to_be_bytes());
 }
 
 /// Reads a record. One that Pushline can't have written is [`Kind::Foreign`], with the time that Kafka gave it.
@@ -103,8 +116,8 @@ fn decode(header: &[u8]) -> Option<(Kind<'_>, Timestamp)> {
             let (&length, rest) = rest.split_first()?;
             let (iccid, rest) = rest.split_at_checked(usize::from(length))?;
             let (length, rest) = rest.split_first_chunk()?;
-            let topic = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
-            Kind::Packet { iccid: Iccid::from_bytes(iccid)?, topic: std::str::from_utf8(topic).ok()? }
+            let (topic, extensions) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            Kind::Packet { iccid: Iccid::from_bytes(iccid)?, topic: std::str::from_utf8(topic).ok()?, held: decode_held(extensions) }
         }
         REPLAY => Kind::Replay,
         DEAD_LETTER => Kind::DeadLetter,
@@ -113,6 +126,21 @@ fn decode(header: &[u8]) -> Option<(Kind<'_>, Timestamp)> {
         _ => return None,
     };
     Some((kind, Timestamp(u64::from_be_bytes(*at))))
+}
+
+/// The packet id that a session holds, if an extension names one.
+fn decode_held(mut extensions: &[u8]) -> Option<HeldId> {
+    loop {
+        let (&[tag, high, low], rest) = extensions.split_first_chunk()?;
+        let length = u16::from_be_bytes([high, low]);
+        let (extension, rest) = rest.split_at_checked(usize::from(length))?;
+        if let (HELD, Some((session, id))) = (tag, extension.split_first_chunk())
+            && let Ok(id) = id.try_into()
+        {
+            return Some(HeldId { session: SessionId(*session), packet_id: u16::from_be_bytes(id) });
+        }
+        extensions = rest;
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +156,7 @@ mod tests {
     }
 
     fn packet<'a>(topic: &'a str, at: u64) -> Record<'a> {
-        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic };
+        let kind = Kind::Packet { iccid: "8976".parse().unwrap(), topic, held: None };
         Record { group: "mti/line", at: Timestamp(at), kind, payload: b"ABC" }
     }
 
@@ -142,6 +170,19 @@ mod tests {
     fn a_packets_header_is_as_it_is_documented() {
         let header = header_of(&packet("mti/8976/é", 0x0102_0304_0506_0708));
         assert_eq!(header, [&[2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 4], &b"8976"[..], &[0, 11], "mti/8976/é".as_bytes()].concat());
+    }
+
+    #[test]
+    fn the_packet_id_that_a_session_holds_stands_behind_the_topic() {
+        let Record { kind: Kind::Packet { iccid, topic, .. }, .. } = packet("mti/8976", 7) else { panic!("it is a packet") };
+        let held = Some(HeldId { session: SessionId([9; 16]), packet_id: 0x0102 });
+        let record = Record { kind: Kind::Packet { iccid, topic, held }, ..packet("mti/8976", 7) };
+        let (plain, header) = (header_of(&packet("mti/8976", 7)), header_of(&record));
+        assert_eq!(header, [&plain[..], &[1, 0, 18], &[9; 16], &[1, 2]].concat());
+        let behind_another = [&plain[..], &[2, 0, 1, 0], &header[plain.len()..], &[3, 0, 0]].concat();
+        for header in [header, behind_another] {
+            assert_eq!(read(Some(b"mti/line"), Some(&header), Some(b"ABC")), Ok(record));
+        }
     }
 
     #[test]
@@ -197,7 +238,7 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..40),
             kind in 0..4u8,
         ) {
-            let kinds = [Kind::Packet { iccid: iccid.parse().unwrap(), topic: &topic }, Kind::Replay, Kind::DeadLetter, Kind::Replayed];
+            let kinds = [Kind::Packet { iccid: iccid.parse().unwrap(), topic: &topic, held: None }, Kind::Replay, Kind::DeadLetter, Kind::Replayed];
             let written = Record { group: "mti/line 1", at: Timestamp(at), kind: kinds[usize::from(kind)], payload: &payload };
             let header = header_of(&written);
             prop_assert_eq!(read(Some(b"mti/line 1"), Some(&header), Some(&payload)), Ok(written));

@@ -32,7 +32,7 @@ impl KafkaLog {
 
     /// Appends a record of Pushline's own, a checkpoint.
     pub(super) fn put(&self, key: &str, bytes: &[u8]) -> Put {
-        self.appender.put(&self.place.topic, self.place.partition, key, bytes)
+        self.appender.put(&self.place.topic, self.place.partition, key.as_bytes(), Some(bytes))
     }
 
     pub(super) fn tick(&self, at: Timestamp) -> Put {

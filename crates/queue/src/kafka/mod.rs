@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `<prefix>.packets` | packets: key `organisation/group`, value the payload as published, the rest in one header (`header.rs`); replays; ticks |
 //! | `<prefix>.checkpoints` | checkpoints of the owners of the partitions: compacted, as many partitions as packets |
+//! | `<prefix>.sessions` | MQTT sessions: compacted, as many partitions as packets |
 //! | `<prefix>.dead-letters`, `<prefix>.unrouted` | dead letters, one partition each |
 //!
 //! | part | file |
@@ -14,6 +15,7 @@
 //! | reading at a place of its own | `recent_reader.rs`: from memory (`recent.rs`), else `catch_up.rs` |
 //! | appending | `append.rs` |
 //! | a partition's checkpoint and watermark | `partition.rs`; their bytes `checkpoints.rs` (pure) |
+//! | MQTT sessions | `sessions/mod.rs` |
 //! | creating and checking topics | `topics.rs` |
 //! | the settings of librdkafka that the promise fixes | `clients.rs` |
 //! | whether the operator's settings fit together | `properties.rs` |
@@ -35,6 +37,7 @@ mod properties;
 mod rebalances;
 mod recent;
 mod recent_reader;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -63,6 +66,7 @@ use self::{
     live::Live,
     log::KafkaLog,
     partition::KafkaPartition,
+    sessions::KafkaSessions,
     topics::Topics,
 };
 pub use self::{
@@ -70,7 +74,10 @@ pub use self::{
     examine::{Examined, ExaminedTopic, examine},
     properties::{InvalidProperties, check_properties},
 };
-use crate::{Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Stalled, blocking, failure::Failure, metrics as names};
+use crate::{
+    Append, Appended, DeadLetters, Partitions, Queue, QueueError, Record, Sessions, Stalled, blocking, failure::Failure, metrics as names,
+    sessions::NoSessions,
+};
 
 /// How to keep the queue.
 #[derive(Debug, Clone)]
@@ -97,8 +104,11 @@ pub struct Options {
 
 /// The queue.
 pub struct Kafka {
+    options: Options,
     appender: Arc<Appender>,
     topics: Topics,
+    /// `None`: this process takes no packets in.
+    sessions: Mutex<Option<KafkaSessions>>,
     group: Option<Arc<Group>>,
     /// The list of partitions of a process that serves none: empty.
     none: watch::Sender<Partitions>,
@@ -162,7 +172,8 @@ impl Kafka {
         let watching =
             tokio::spawn(watch_over(Arc::clone(&appender), Arc::clone(&health), Arc::clone(&failure), topics.clone(), options.partitions));
         let none = watch::Sender::new(Vec::new());
-        Ok(Self { appender, topics, group, none, dead_letters, unrouted, health, failure, watching: Mutex::new(Some(watching)) })
+        let (options, sessions, watching) = (options.clone(), Mutex::default(), Mutex::new(Some(watching)));
+        Ok(Self { options, appender, topics, sessions, group, none, dead_letters, unrouted, health, failure, watching })
     }
 }
 
@@ -185,6 +196,20 @@ impl Queue for Kafka {
         self.unrouted.clone()
     }
 
+    fn sessions(&self) -> Arc<dyn Sessions> {
+        let mut started = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sessions) = &*started {
+            return Arc::new(sessions.clone());
+        }
+        match KafkaSessions::start(&self.options, &self.topics, &self.appender, &self.failure) {
+            Ok(sessions) => Arc::new(started.insert(sessions).clone()),
+            Err(error) => {
+                self.failure.note(&error);
+                Arc::new(NoSessions)
+            }
+        }
+    }
+
     fn stalled(&self) -> Option<Stalled> {
         self.health.stalled()
     }
@@ -196,6 +221,7 @@ impl Queue for Kafka {
     fn close(&self) -> BoxFuture<'static, ()> {
         let (appender, group) = (Arc::clone(&self.appender), self.group.clone());
         self.stop_watching();
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(KafkaSessions::close);
         let close = move || {
             group.iter().for_each(|group| group.close());
             appender.close();

@@ -147,7 +147,7 @@ impl Shared {
                 // The commit has to name it, so another one is written.
                 Ok(None) => {}
                 Err(AppendError::Closed) => return Err(QueueError::Closed),
-                Err(AppendError::Refused(what)) => return Err(QueueError::Unavailable { doing: "save a checkpoint".into(), what }),
+                Err(error) => return Err(QueueError::Unavailable { doing: "save a checkpoint".into(), what: error.to_string() }),
             }
         };
         *lock(&self.durable) = Some(Commit { watermark, metadata: checkpoints::metadata(Some(record)) });

@@ -16,6 +16,7 @@ use crate::{
     Filter, Frame, Kind,
     conformance::{self, partition, read_text},
     frame::tests::record,
+    sessions::conformance as sessions_conformance,
 };
 
 /// One partition, so that what the suite appends lies in one order.
@@ -40,6 +41,7 @@ async fn a_real_kafka_keeps_the_contract() {
         })
     };
     conformance::all(&fresh, true).await;
+    sessions_conformance::all(&fresh, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +51,7 @@ async fn librdkafkas_mock_keeps_the_contract_as_far_as_it_goes() {
     let fresh = || -> Box<conformance::Open<'_>> {
         let options = options(&mock.bootstrap_servers(), format!("t{}", place.fetch_add(1, Ordering::Relaxed)));
         let topics = Topics::new(&options.topic_prefix);
-        for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted] {
+        for topic in [&topics.packets, &topics.checkpoints, &topics.dead_letters, &topics.unrouted, &topics.sessions] {
             mock.create_topic(topic, 1, 1).unwrap();
         }
         Box::new(move || {
@@ -90,7 +92,7 @@ async fn a_record_of_somebody_else_is_read_as_foreign_and_a_gap_is_passed() {
     let kafka = RealKafka::shared().await;
     let queue = Kafka::open(&options(kafka.brokers(), kafka.prefix())).await.unwrap();
     queue.append(&[record("o/g", b"ours")]).await.unwrap();
-    queue.appender.put(&queue.topics.packets, 0, "theirs", b"\xff bytes").offset().await.unwrap();
+    queue.appender.put(&queue.topics.packets, 0, b"theirs", Some(b"\xff bytes")).offset().await.unwrap();
     queue.append(&[record("o/g", b"ours again")]).await.unwrap();
     let (mut reader, mut kinds) = (partition(&queue).await.reader(0), Vec::new());
     while kinds.len() < 3 {
@@ -150,7 +152,7 @@ async fn the_checkpoint_that_the_commit_names_is_loaded_whatever_else_was_writte
     partition.save(conformance::checkpoint(1), 3).await.unwrap();
     // A process that was stopped for long writes a checkpoint, and its commit is refused.
     let foreign = checkpoints::encode(b"of a zombie", 1);
-    queue.appender.put(&queue.topics.checkpoints, 0, "0", &foreign).offset().await.unwrap();
+    queue.appender.put(&queue.topics.checkpoints, 0, b"0", Some(&foreign)).offset().await.unwrap();
     assert_eq!(partition.load().await.unwrap(), conformance::saved(1, 3));
     assert!(partition.confirm_ownership().await);
     assert_eq!(partition.load().await.unwrap(), conformance::saved(1, 3));

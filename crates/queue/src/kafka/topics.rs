@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     Options,
-    clients::{self, CHECKPOINT_BYTES, OVERHEAD, Quiet},
+    clients::{self, CHECKPOINT_BYTES, OVERHEAD, Quiet, SESSION_BYTES},
 };
 use crate::{QueueError, blocking, metrics as names};
 
@@ -27,6 +27,9 @@ const MARGIN: Duration = Duration::from_hours(24);
 /// How long a checkpoint stays in its topic after a later one was written. A commit names an older one only while the later one isn't committed.
 const CHECKPOINT_STAYS: Duration = Duration::from_hours(1);
 
+/// How long a record of a session stays after a later one of its owner was written: until then, a process that starts reads every step of a takeover.
+const SESSION_STAYS: Duration = Duration::from_hours(1);
+
 /// The names of the topics.
 #[derive(Debug, Clone)]
 pub(super) struct Topics {
@@ -34,6 +37,7 @@ pub(super) struct Topics {
     pub(super) checkpoints: Arc<str>,
     pub(super) dead_letters: Arc<str>,
     pub(super) unrouted: Arc<str>,
+    pub(super) sessions: Arc<str>,
 }
 
 /// How a topic must be.
@@ -58,11 +62,17 @@ enum Setting {
 impl Topics {
     pub(super) fn new(prefix: &str) -> Self {
         let name = |what: &str| format!("{prefix}.{what}").into();
-        Self { packets: name("packets"), checkpoints: name("checkpoints"), dead_letters: name("dead-letters"), unrouted: name("unrouted") }
+        Self {
+            packets: name("packets"),
+            checkpoints: name("checkpoints"),
+            dead_letters: name("dead-letters"),
+            unrouted: name("unrouted"),
+            sessions: name("sessions"),
+        }
     }
 
     /// How they must be.
-    pub(super) fn wanted(&self, options: &Options) -> [Wanted; 4] {
+    pub(super) fn wanted(&self, options: &Options) -> [Wanted; 5] {
         use Setting::{AtLeast, Created, Is};
         /// Kafka's longest time, in milliseconds.
         const FOR_EVER: u128 = i64::MAX as u128;
@@ -102,6 +112,18 @@ impl Topics {
                     ("cleanup.policy", Is("compact".into())),
                     ("max.message.bytes", AtLeast((CHECKPOINT_BYTES + OVERHEAD) as u64)),
                     ("min.compaction.lag.ms", AtLeast(millis(CHECKPOINT_STAYS))),
+                    ("segment.ms", Created("3600000".into())),
+                ],
+            },
+            Wanted {
+                name: Arc::clone(&self.sessions),
+                partitions: options.partitions,
+                settings: vec![
+                    ("cleanup.policy", Is("compact".into())),
+                    // The expiry of a session goes by it.
+                    by_kafkas_clock.clone(),
+                    ("max.message.bytes", AtLeast((SESSION_BYTES + OVERHEAD) as u64)),
+                    ("min.compaction.lag.ms", AtLeast(millis(SESSION_STAYS))),
                     ("segment.ms", Created("3600000".into())),
                 ],
             },

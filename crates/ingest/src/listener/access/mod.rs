@@ -47,6 +47,14 @@ pub(crate) struct ClientIdentity {
     hash: Option<Arc<str>>,
 }
 
+#[cfg(test)]
+impl ClientIdentity {
+    /// A client without a name that may publish only by these rules.
+    pub(crate) fn only(rules: &[&str]) -> Self {
+        Self { rules: Some(rules.iter().map(|rule| rule.parse().expect("it is a topic rule")).collect()), ..Self::default() }
+    }
+}
+
 impl Access {
     /// Reads the users file. It blocks.
     ///
@@ -125,7 +133,8 @@ mod tests {
             client_id: "d".into(),
             clean: true,
             keep_alive: 0,
-            will_qos2: false,
+            will: None,
+            session_expiry: None,
             max_packet: None,
             has_authentication_method: false,
             user_name: user.map(Into::into),

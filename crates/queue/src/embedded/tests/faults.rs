@@ -127,7 +127,7 @@ impl FaultyFileSystem {
     }
 
     /// After so many more writes and syncs every one fails: the machine is failing.
-    fn die_after(&self, operations: u64) {
+    pub(super) fn die_after(&self, operations: u64) {
         lock(&self.0).fuse = Some(operations);
     }
 

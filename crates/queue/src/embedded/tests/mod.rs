@@ -3,6 +3,7 @@
 mod faults;
 mod log_time;
 mod retention;
+mod sessions;
 mod spoiled;
 
 use std::{
@@ -97,6 +98,7 @@ async fn the_embedded_queue_keeps_the_contract() {
         })
     };
     conformance::all(&fresh, true).await;
+    crate::sessions::conformance::all(&fresh, true).await;
 }
 
 #[tokio::test]
