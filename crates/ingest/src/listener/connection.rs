@@ -113,6 +113,12 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
         Err(NotEntered::Refused { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
     };
     let mut connection = Connection::new(entered, shared);
+    serve_entered(entered, shared, seat, deadline).await;
+}
+
+/// Serves a client whose bytes are MQTT. Its CONNECT has to come until the deadline.
+pub(super) async fn serve_entered(entered: Entered, shared: Arc<Shared>, mut seat: Seat, deadline: Instant) {
+    let ingest = Arc::clone(&shared.ingest);
     let client = tokio::select! {
         client = Box::pin(connection.open(deadline)) => client,
         () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),

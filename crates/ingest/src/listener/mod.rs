@@ -9,6 +9,8 @@ mod disconnect_reason;
 mod encode;
 mod entrance;
 mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod limits;
 mod one_read;
 mod options;
@@ -56,7 +58,6 @@ pub use self::{
 
 use self::{
     disconnect_reason::DisconnectReason,
-    entrance::Entrance,
     limits::{ConnectRate, Seat, Seats},
     shared::Shared,
 };
@@ -74,7 +75,6 @@ pub struct Clients {
 pub struct Listener {
     socket: TcpListener,
     descriptors: Arc<DescriptorBudget>,
-    entrance: Arc<Entrance>,
     read_again: watch::Sender<()>,
     shared: Arc<Shared>,
 }
@@ -94,21 +94,10 @@ impl Listener {
     /// # Errors
     /// [`IngestError::Bind`], [`IngestError::Option`].
     pub async fn bind(options: Options, ingest: Arc<Ingest>, clients: Arc<Clients>) -> Result<Self, IngestError> {
-        let entrance = options.entrance().map_err(|source| IngestError::Option { address: options.address, source })?;
-        let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
-        let (entrance, (sender, read_again)) = (Arc::new(entrance), watch::channel(()));
-        let shared = Arc::new(Shared {
-            ingest,
-            clients,
-            topics: options.topics,
-            max_payload: options.max_payload_bytes,
-            too_large: options.too_large,
-            subscriptions: options.subscriptions,
-            limits: options.limits,
-            entrance: Arc::clone(&entrance),
-            read_again,
-        });
-        Ok(Self { socket, descriptors: options.descriptors, entrance, read_again: sender, shared })
+        let (address, descriptors) = (options.address, Arc::clone(&options.descriptors));
+        let (shared, read_again) = Shared::new(options, ingest, clients).map_err(|source| IngestError::Option { address, source })?;
+        let socket = TcpListener::bind(address).await.map_err(|source| IngestError::Bind { address, source })?;
+        Ok(Self { socket, descriptors, read_again, shared: Arc::new(shared) })
     }
 
     /// The bound address; for port 0, with the port that the system chose.
@@ -121,10 +110,10 @@ impl Listener {
 
     /// Serves clients until `stop`, then waits until each has its last acknowledgements.
     pub async fn run(self) {
-        let Self { socket, descriptors, entrance, read_again, shared } = self;
+        let Self { socket, descriptors, read_again, shared } = self;
         // It ends with this function.
         let mut watching = JoinSet::new();
-        watching.spawn(watched_files::watch(entrance, read_again));
+        watching.spawn(watched_files::watch(Arc::clone(&shared.entrance), read_again));
         let (ingest, seats, mut connections) = (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::new());
         let mut rate = shared.limits.connect_rate.map(|rate| ConnectRate::new(rate, Instant::now().into_std()));
         let (mut fails, is_full) = (false, AtomicBool::new(false));
