@@ -112,7 +112,6 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
         Err(NotEntered::Left) => return,
         Err(NotEntered::Refused { address, reason, detail }) => return shared.refused(address, ("", None), reason, None, &detail),
     };
-    let mut connection = Connection::new(entered, shared);
     serve_entered(entered, shared, seat, deadline).await;
 }
 
@@ -123,6 +122,7 @@ pub(super) async fn serve_entered(entered: Entered, shared: Arc<Shared>, mut sea
         client = Box::pin(connection.open(deadline)) => client,
         () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
     };
+    let mut connection = Connection::new(entered, shared);
     seat.connected();
     match client {
         Ok(client) => {
