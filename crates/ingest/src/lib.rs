@@ -31,6 +31,8 @@ mod tasks;
 
 use std::{io, net::SocketAddr};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use crate::listener::fuzzing;
 pub use crate::{
     ingest::Ingest,
     listener::{

@@ -134,6 +134,12 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
             return None;
         }
     };
+    serve_entered(entered, shared, seat, deadline).await
+}
+
+/// Serves a client whose bytes are MQTT. Its CONNECT has to come until the deadline. Returns its will if that is published later.
+pub(super) async fn serve_entered(entered: Entered, shared: Arc<Shared>, mut seat: Seat, deadline: Instant) -> Option<DelayedWill> {
+    let ingest = Arc::clone(&shared.ingest);
     let mut connection = Connection::new(entered, shared);
     let client = tokio::select! {
         client = Box::pin(connection.open(deadline)) => client,

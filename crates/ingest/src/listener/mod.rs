@@ -10,6 +10,8 @@ mod disconnect_reason;
 mod encode;
 mod entrance;
 mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod in_flight;
 mod limits;
 mod one_read;
@@ -46,7 +48,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{Ingest, IngestError, budget::Budget, metrics as names, tasks::resume_panic};
+use crate::{Ingest, IngestError, metrics as names, tasks::resume_panic};
 
 pub use self::{
     access::{InvalidTopicRule, TopicRule, hash_password},
@@ -60,7 +62,6 @@ pub use self::{
 use self::{
     delayed_will::DelayedWill,
     disconnect_reason::DisconnectReason,
-    entrance::Entrance,
     limits::{ConnectRate, Seat, Seats},
     shared::Shared,
 };
@@ -78,7 +79,6 @@ pub struct Clients {
 pub struct Listener {
     socket: TcpListener,
     descriptors: Arc<DescriptorBudget>,
-    entrance: Arc<Entrance>,
     read_again: watch::Sender<()>,
     shared: Arc<Shared>,
 }
@@ -98,22 +98,10 @@ impl Listener {
     /// # Errors
     /// [`IngestError::Bind`], [`IngestError::Option`].
     pub async fn bind(options: Options, ingest: Arc<Ingest>, clients: Arc<Clients>) -> Result<Self, IngestError> {
-        let entrance = options.entrance().map_err(|source| IngestError::Option { address: options.address, source })?;
-        let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
-        let (entrance, (sender, read_again)) = (Arc::new(entrance), watch::channel(()));
-        let shared = Arc::new(Shared {
-            ingest,
-            clients,
-            topics: options.topics,
-            max_payload: options.max_payload_bytes,
-            too_large: options.too_large,
-            subscriptions: options.subscriptions,
-            wills: Budget::new(options.limits.will_bytes),
-            limits: options.limits,
-            entrance: Arc::clone(&entrance),
-            read_again,
-        });
-        Ok(Self { socket, descriptors: options.descriptors, entrance, read_again: sender, shared })
+        let (address, descriptors) = (options.address, Arc::clone(&options.descriptors));
+        let (shared, read_again) = Shared::new(options, ingest, clients).map_err(|source| IngestError::Option { address, source })?;
+        let socket = TcpListener::bind(address).await.map_err(|source| IngestError::Bind { address, source })?;
+        Ok(Self { socket, descriptors, read_again, shared: Arc::new(shared) })
     }
 
     /// The bound address; for port 0, with the port that the system chose.
@@ -126,10 +114,10 @@ impl Listener {
 
     /// Serves clients until `stop`, then waits until each has its last acknowledgements.
     pub async fn run(self) {
-        let Self { socket, descriptors, entrance, read_again, shared } = self;
+        let Self { socket, descriptors, read_again, shared } = self;
         // It ends with this function.
         let mut watching = JoinSet::new();
-        watching.spawn(watched_files::watch(entrance, read_again));
+        watching.spawn(watched_files::watch(Arc::clone(&shared.entrance), read_again));
         let (ingest, seats, mut connections) =
             (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::<Option<DelayedWill>>::new());
         let mut rate = shared.limits.connect_rate.map(|rate| ConnectRate::new(rate, Instant::now().into_std()));

@@ -8,7 +8,10 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{Ingest, budget::Budget, metrics as names};
 
-use super::{Clients, DisconnectReason, Limits, Subscriptions, TooLarge, entrance::Entrance, one_read::Fault, refused_clients::Refused};
+use super::{
+    Clients, DisconnectReason, InvalidOption, Limits, Options, Subscriptions, TooLarge, entrance::Entrance, one_read::Fault,
+    refused_clients::Refused,
+};
 
 /// The state that all connections of a listener share.
 pub(crate) struct Shared {
@@ -30,6 +33,17 @@ pub(crate) struct Shared {
 pub(crate) type Who<'a> = (&'a str, Option<&'a str>);
 
 impl Shared {
+    /// Reads the files that the options name; what is sent here says that they were read again.
+    ///
+    /// # Errors
+    /// A file is of no use.
+    pub(super) fn new(options: Options, ingest: Arc<Ingest>, clients: Arc<Clients>) -> Result<(Self, watch::Sender<()>), InvalidOption> {
+        let (entrance, (sender, read_again)) = (Arc::new(options.entrance()?), watch::channel(()));
+        let Options { topics, max_payload_bytes: max_payload, too_large, subscriptions, limits, .. } = options;
+        let wills = Budget::new(limits.will_bytes);
+        Ok((Self { ingest, clients, topics, max_payload, too_large, subscriptions, wills, limits, entrance, read_again }, sender))
+    }
+
     /// Counts a client that was refused or closed, and reports it.
     pub(super) fn refused(&self, address: SocketAddr, who: Who<'_>, reason: DisconnectReason, topic: Option<&str>, detail: &str) {
         counter!(names::PACKETS, "source" => "listener", "result" => reason.label()).increment(1);
