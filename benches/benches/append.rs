@@ -82,7 +82,7 @@ async fn rate<F: Future<Output = ()> + Send>(append: impl Fn() -> F + Clone + Se
 async fn embedded(dir: &Path) -> f64 {
     let queue = Arc::new(Embedded::open(&Options { min_free: 0, ..Options::new(dir.join("queue")) }).unwrap());
     let rate = rate(move || {
-        let kind = Kind::Packet { iccid: "897612653856781234".parse().unwrap(), topic: TOPIC };
+        let kind = Kind::Packet { iccid: "897612653856781234".parse().unwrap(), topic: TOPIC, held: None };
         let appended = queue.append(&[Record { group: GROUP, at: Timestamp(7), kind, payload: &PAYLOAD }; RECORDS]);
         async move { appended.await.unwrap() }
     });
