@@ -406,7 +406,7 @@ mod tests {
         let table = SessionTable::default();
         table.apply(&frame(0, (0, 0, 2, 0))).unwrap();
         table.apply(&frame(1, (0, 2, 2, 1))).unwrap();
-        let second = |count| Timestamp(count * 10_000_000);
+        let second = |count: u64| Timestamp(count * 10_000_000);
         let kept_at = |time| SessionTable::load(&table.save(time).0).unwrap().len();
         assert_eq!((kept_at(second(2)), kept_at(second(3)), table.len()), (1, 0, 0));
     }
