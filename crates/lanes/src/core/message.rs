@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_batch::{Body, CutRules, Identity, Sealed};
-use pushline_model::{Attempt, Cause, MessageId, Offset, Timestamp};
+use pushline_model::{Attempt, Cause, MessageId, Offset};
 use pushline_queue::{Record, Replay};
 
 use super::expiry::Limit;
