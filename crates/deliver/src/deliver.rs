@@ -152,7 +152,7 @@ impl Deliver {
         Arc::clone(&self.losses)
     }
 
-    /// Resolves when a task ends without being told to: a fatal error.
+    /// Resolves when a task ends though it wasn't stopped: a fatal error.
     pub async fn failed(&mut self) -> QueueError {
         let ended = match &mut self.serving {
             Some(serving) => serving.await,
@@ -187,7 +187,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Until it is told to stop, or a task fails.
+    /// Until it is stopped, or a task fails.
     async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), QueueError> {
         let mut looks = interval(LOOK_AFTER_CONNECTIONS);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -221,7 +221,7 @@ impl Serving {
                 // Kafka may be away: the start waits for it, or until another process serves the partition.
                 tokio::select! {
                     task = Task::start(partition, context, stop) => task?.run().await,
-                    () = told(&mut stopped) => Ok(()),
+                    () = stops(&mut stopped) => Ok(()),
                 }
             });
         }
@@ -234,7 +234,7 @@ impl Serving {
         stopped
     }
 
-    /// A task ends well only when it was told to.
+    /// A task ends well only when it was stopped.
     fn ended(&mut self, ended: Result<Result<(), QueueError>, JoinError>) -> Result<(), QueueError> {
         self.served.retain(|served| served.partition.strong_count() > 0);
         into_result(ended)
@@ -242,8 +242,8 @@ impl Serving {
 }
 
 /// Resolves when a task must leave.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone tells it, too.
+async fn stops(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means it, too.
     drop(stop.wait_for(|stop| *stop).await);
 }
 

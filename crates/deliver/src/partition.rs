@@ -76,7 +76,7 @@ type Oldest = (Offset, Result<Option<Timestamp>, QueueError>);
 impl Task {
     /// Runs until it has left the partition, or the queue fails.
     pub(crate) async fn run(mut self) -> Result<(), QueueError> {
-        let (mut stop, mut is_told) = (self.stop.clone(), false);
+        let (mut stop, mut is_leaving) = (self.stop.clone(), false);
         let mut endpoints = self.context.endpoints.clone();
         let wakeup = Arc::clone(&self.wakeup);
         self.time_passed();
@@ -89,8 +89,8 @@ impl Task {
             // The order is left to chance on purpose: each branch takes all that is ready, so one that is always ready (outcomes under load, the log
             // on a backlog) can't starve the others.
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop), if !is_told => {
-                    is_told = true;
+                _ = stop.wait_for(|stop| *stop), if !is_leaving => {
+                    is_leaving = true;
                     self.on(Event::Leave(self.leave()));
                 }
                 Some(ended) = self.attempts.join_next() => self.attempts_ended(ended),
@@ -184,7 +184,7 @@ impl Task {
         if let Some(wake) = self.effects.wake_others.take() {
             self.context.wakeups.wake_others(&self.wakeup, wake);
         }
-        self.tell();
+        self.report();
         if std::mem::take(&mut self.effects.abort_attempts) {
             self.attempts.shutdown().await;
             self.on(Event::AttemptsAborted);

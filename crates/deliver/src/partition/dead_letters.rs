@@ -82,7 +82,7 @@ fn refusal(why: AppendError) -> Result<String, AppendError> {
 fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future<Output = Result<(), AppendError>> {
     let mut written: Vec<Appended> = letters.iter().map(|letter| dead_letters.append(letter)).collect();
     async move {
-        let mut is_told = false;
+        let mut is_logged = false;
         loop {
             let mut refused = Vec::new();
             for (letter, kept) in letters.into_iter().zip(written) {
@@ -91,7 +91,7 @@ fn write(dead_letters: DeadLetters, mut letters: Vec<DeadLetter>) -> impl Future
                 }
             }
             let Some((letter, why)) = refused.first() else { return Ok(()) };
-            if !std::mem::replace(&mut is_told, true) {
+            if !std::mem::replace(&mut is_logged, true) {
                 error!(
                     group = letter.group,
                     refused = why,

@@ -26,7 +26,7 @@ impl Task {
         }
         if restart.missing > 0 {
             context.losses.add(restart.missing);
-            tell_missing(partition.index(), restart.missing, bounds.start);
+            log_missing(partition.index(), restart.missing, bounds.start);
         }
         info!(
             partition = partition.index(),
@@ -121,7 +121,7 @@ async fn begin_anew(partition: &dyn Partition, start: Offset, metrics: &Partitio
     partition.reset(empty.encode(), start).await
 }
 
-fn tell_missing(partition: u32, offsets: u64, start: Offset) {
+fn log_missing(partition: u32, offsets: u64, start: Offset) {
     PartitionMetrics::missing(offsets);
     error!(
         partition,

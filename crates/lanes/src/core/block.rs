@@ -7,7 +7,7 @@ use std::{
     ops::Range,
 };
 
-use pushline_model::{Cause, Offset};
+use pushline_model::{Cause, Offset, Packet};
 use pushline_queue::{Frame, Kind};
 
 use super::{
@@ -25,6 +25,8 @@ struct Block {
     ahead: Vec<(Offset, LaneKey)>,
     /// Lanes that it has come to and that go on.
     joined: BTreeSet<LaneKey>,
+    /// All lanes that it has come to.
+    met: Vec<LaneKey>,
     windows: BlockWindows,
     found: BTreeMap<LaneKey, Found>,
 }
@@ -49,7 +51,8 @@ impl Core {
             let begin = std::mem::replace(&mut at, frame.end());
             self.offer_frame(&mut block, frame, begin..to);
         }
-        let Block { ahead, joined, found, .. } = block;
+        let Block { ahead, joined, met, mut found, .. } = block;
+        self.find_expired(&met, &mut found);
         for key in joined.into_iter().chain(ahead.into_iter().map(|(_, key)| key)) {
             self.lanes[key].advance(to, self.live_offset);
             self.place(key);
@@ -83,6 +86,7 @@ impl Core {
         for (offset, record) in frame.records(within.start).take_while(|(offset, _)| *offset < within.end) {
             while let Some((_, key)) = block.ahead.pop_if(|(read_until, _)| *read_until <= offset) {
                 block.joined.insert(key);
+                block.met.push(key);
                 self.join_block(&mut block.windows, key, end, log_time);
             }
             if block.is_done() {
@@ -114,11 +118,47 @@ impl Core {
         if offer.offset < lane.batched_until(self.live_offset) {
             return self.rebuild_behind(key, offer, cause, found);
         }
-        let is_replay = matches!(offer.record.kind, Kind::Replay);
-        match cause.or_else(|| lane.dead_lettered_window().filter(|_| !is_replay)) {
-            Some(cause) if is_replay || lane.cutter.first().is_none() => self.dead_letter_behind(key, offer, cause, found),
+        let Some(packet) = offer.record.as_packet() else {
+            // A replay is in no window.
+            return match cause {
+                Some(cause) => self.dead_letter_behind(key, offer, cause, found),
+                None => self.take_behind(key, offer),
+            };
+        };
+        let window_cause = lane.dead_lettered_window();
+        match cause.or(window_cause) {
+            // With a webhook, it is cut like any other packet.
+            Some(Cause::Expired) if window_cause.is_none() && lane.intake.handle().is_some() => {
+                self.take_expired(key, offer, packet, found)
+            }
+            Some(cause) if lane.cutter.first().is_none() => self.dead_letter_behind(key, offer, cause, found),
             // Dead-lettering never cuts an open message: the lane finishes it first.
             _ => self.take_behind(key, offer),
+        }
+    }
+
+    /// Takes a packet that has expired into a message, which becomes a dead letter once it is cut. One that begins a message waits while no more dead letters may be
+    /// written.
+    fn take_expired(&mut self, key: LaneKey, offer: &Offer<'_>, packet: Packet<'_>, found: &mut BTreeMap<LaneKey, Found>) -> bool {
+        let may_write = self.may_write_dead_letters();
+        let lane = &mut self.lanes[key];
+        lane.waits_to_dead_letter = !may_write && lane.cutter.first().is_none();
+        if lane.waits_to_dead_letter || lane.is_dead_lettering() {
+            return false;
+        }
+        lane.take_expired(offer, packet, &mut self.scratch);
+        self.dead_letters.unwritten.bytes += held_by(offer.record);
+        found.entry(key).or_default();
+        true
+    }
+
+    /// Messages that were cut in the block, of packets that have expired.
+    fn find_expired(&self, lanes: &[LaneKey], found: &mut BTreeMap<LaneKey, Found>) {
+        let Some(limit) = self.expiry.limit else { return };
+        for &key in lanes.iter().filter(|&&key| self.lanes[key].has_waiting()) {
+            for first in self.lanes[key].expired(limit) {
+                found.entry(key).or_default().messages.push((first, Cause::Expired));
+            }
         }
     }
 

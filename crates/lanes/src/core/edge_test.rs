@@ -1,6 +1,8 @@
 //! The core at edges that random schedules seldom come to.
 
-use pushline_model::{Cause, DeadPacket, LocalFailure, LocalFailureKind, MessageId, NoResponse, Outcome, RecordPlace, ResponseHeaders};
+use pushline_model::{
+    Cause, DeadLetter, DeadPacket, LocalFailure, LocalFailureKind, MessageId, NoResponse, Outcome, RecordPlace, ResponseHeaders,
+};
 use pushline_queue::{Kind, Record, Replay};
 
 use super::{
@@ -21,6 +23,11 @@ fn window(opened: Timestamp, cut_from: bool) -> Option<OpenWindow> {
 /// A start with a lane that is behind, from `batched_until` on.
 fn restarted(checkpoint: Checkpoint) -> Bench {
     Bench::with(registry(webhook(), true), restart(checkpoint), 1 << 20)
+}
+
+/// The same, without a webhook of the group.
+fn restarted_without_webhook(checkpoint: Checkpoint) -> Bench {
+    Bench::with(registry(webhook(), false), restart(checkpoint), 1 << 20)
 }
 
 fn accept(bench: &mut Bench) {
@@ -251,11 +258,47 @@ fn a_packet_that_expires_within_an_open_message_never_cuts_it() {
 }
 
 #[test]
-fn a_window_in_which_a_packet_expired_is_dead_lettered_to_its_end() {
+fn packets_that_expire_are_cut_like_others_and_keep_the_id_that_they_would_have_been_sent_under() {
+    let frames = vec![frame_of(0, at(0), &[at(99), at(100), at(100)]), frame(3, at(1), 1)];
+    let mut sent = restarted(checkpoint(4, 0, None));
+    sent.frames = frames.clone();
+    sent.pass(Duration::ZERO);
+    sent.catch_up_all();
     let mut bench = restarted(checkpoint(4, 0, None));
+    bench.frames = frames;
+    bench.expire(BEFORE_100);
+    bench.catch_up_all();
+    let its = |letter: &DeadLetter| (letter.message_id.clone(), letter.record, letter.array, letter.packets.len());
+    let letters: Vec<_> = bench.dead_letters.iter().flat_map(|batch| &batch.letters).map(its).collect();
+    assert_eq!(
+        letters,
+        [(Some(sent.in_flight[0].id.to_string()), None, true, 3)],
+        "the first decides, and the window isn't over for the last"
+    );
+    assert_eq!((bench.core.watermark(), bench.in_flight.len()), (0, 0));
+    assert_eq!(bench.dead(), [Cause::Expired]);
+    assert_eq!((bench.core.watermark(), bench.core.unsettled), (3, 1));
+}
+
+#[test]
+fn packets_expire_though_their_webhook_may_begin_no_message() {
+    let mut webhook = webhook();
+    webhook.max_packets = 2;
+    let mut bench = Bench::with(registry(webhook, true), restart(checkpoint(5, 0, None)), 1 << 20);
+    bench.frames = vec![frame_of(0, at(0), &[at(1); 5])];
+    bench.handle().budgets.suspension.extend(bench.now.monotonic + seconds(3600));
+    assert!(!bench.handle().may_begin());
+    bench.expire(BEFORE_100);
+    bench.catch_up_all();
+    assert_eq!(bench.dead(), [Cause::Expired; 2], "two messages; the third is open");
+    assert_eq!((bench.core.watermark(), bench.in_flight.len()), (4, 0));
+}
+
+#[test]
+fn a_window_in_which_a_packet_of_no_message_expired_is_dead_lettered_to_its_end() {
+    let mut bench = restarted_without_webhook(checkpoint(4, 0, None));
     bench.frames = vec![frame_of(0, at(0), &[at(99), at(100), at(100)]), frame(3, at(1), 1)];
     bench.expire(BEFORE_100);
-    bench.core.expiry.limit = BEFORE_100;
     bench.catch_up_all();
     assert_eq!(bench.core.checkpoint().unwrap().lanes[0].window, None, "it names the window that was open at the first of them");
     assert_eq!((bench.core.watermark(), bench.dead_letters[0].letters.len()), (0, 4), "the last was received before, too");
@@ -266,12 +309,13 @@ fn a_window_in_which_a_packet_expired_is_dead_lettered_to_its_end() {
 
 #[test]
 fn a_live_lane_in_a_dead_lettered_window_falls_behind_without_a_refusal() {
-    let mut bench = restarted(checkpoint(1, 0, None));
+    let mut bench = restarted_without_webhook(checkpoint(1, 0, None));
     bench.frames = vec![frame_of(0, at(0), &[at(1)])];
     bench.expire(BEFORE_100);
     bench.catch_up_all();
     assert_eq!(bench.dead(), [Cause::Expired]);
     bench.expire(None);
+    bench.reload(registry(webhook(), true));
     assert_eq!(bench.lanes(), (1, 0));
     bench.live(&frame_of(1, at(0), &[at(200)]));
     assert_eq!(bench.lanes(), (0, 1));
@@ -285,7 +329,7 @@ fn a_live_lane_in_a_dead_lettered_window_falls_behind_without_a_refusal() {
 
 #[test]
 fn a_replay_that_waits_for_its_webhook_in_a_dead_lettered_window_asks_for_no_read_again_and_again() {
-    let mut bench = Bench::with(registry(webhook(), false), restart(checkpoint(2, 0, None)), 1 << 20);
+    let mut bench = restarted_without_webhook(checkpoint(2, 0, None));
     let young = Record { group: GROUP, at: at(200), kind: Kind::Replay, payload: &replay("1").encode() };
     bench.frames = vec![frame_of(0, at(0), &[at(1)]), record_frame(1, at(0), &young)];
     bench.expire(BEFORE_100);
@@ -301,11 +345,12 @@ fn a_replay_that_waits_for_its_webhook_in_a_dead_lettered_window_asks_for_no_rea
 
 #[test]
 fn dead_letters_on_their_way_keep_their_window_in_the_checkpoint() {
-    let mut bench = restarted(checkpoint(2, 1, window(at(0), true)));
+    let mut bench = restarted_without_webhook(checkpoint(2, 1, window(at(0), true)));
     bench.frames = vec![frame_of(1, at(0), &[at(1)])];
     bench.expire(BEFORE_100);
     bench.catch_up_all();
     bench.expire(None);
+    bench.reload(registry(webhook(), true));
     bench.live(&frame_of(2, at(5), &[at(200)]));
     let lane = bench.core.checkpoint().unwrap().lanes.remove(0);
     assert_eq!((lane.batched_until, lane.window), (1, window(at(0), true)));
@@ -340,7 +385,7 @@ fn a_replay_is_sent_under_its_id_and_in_its_shape_whatever_its_webhook_prefers()
 
 #[test]
 fn a_dead_letter_of_a_packet_in_no_message_names_its_record() {
-    let mut bench = restarted(checkpoint(2, 1, None));
+    let mut bench = restarted_without_webhook(checkpoint(2, 1, None));
     bench.frames = vec![frame_of(1, at(0), &[at(1)])];
     bench.expire(BEFORE_100);
     bench.catch_up_all();

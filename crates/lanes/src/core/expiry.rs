@@ -1,7 +1,7 @@
 //! Expiry (docs/delivery.md, Expiry): what waits longer than `backlog.max_age`, or in more space than `queue.max_bytes`, becomes dead letters. It also
 //! knows how old the oldest unsettled packet is.
 //!
-//! The oldest record is read now and then; while it is beyond a limit, catch-up reads make dead letters of all that is.
+//! The oldest record is read now and then. While it is beyond a limit, catch-up reads cut all that is, and the messages become dead letters.
 
 use std::time::{Duration, Instant};
 
@@ -113,8 +113,7 @@ impl Core {
         let Some(limit) = limit else { return };
         let mut expired = Vec::new();
         for (key, lane) in &self.lanes {
-            let its = lane.messages.iter().filter(|message| message.is_expired(limit.before, limit.below));
-            expired.extend(its.map(|message| MessageKey { lane: key, first: message.span.first }));
+            expired.extend(lane.expired(limit).map(|first| MessageKey { lane: key, first }));
         }
         for key in expired {
             self.dead_letter_message(key, Cause::Expired, now, effects);

@@ -6,9 +6,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use pushline_batch::{Body, CutRules, Identity, Sealed};
-use pushline_model::{Attempt, Cause, MessageId, Offset, Timestamp};
+use pushline_model::{Attempt, Cause, MessageId, Offset};
 use pushline_queue::{Record, Replay};
 
+use super::expiry::Limit;
 use crate::{checkpoint::MessageSpan, circuit_breaker::Pause, memory_budget::Lease, webhooks::WebhookHandle};
 
 /// A message that hasn't settled.
@@ -105,9 +106,10 @@ impl Message {
         }
     }
 
-    /// Whether it has a body and expires: received before and not active, or stored below and not being dead-lettered. The packets of a replay are
+    /// Whether it has a body and expires: received before the limit and not active, or stored below it and not being dead-lettered. The packets of a replay are
     /// old from the start: a catch-up read judges it by its record.
-    pub(super) fn is_expired(&self, before: Timestamp, below: Offset) -> bool {
+    pub(super) fn is_expired(&self, limit: Limit) -> bool {
+        let Limit { before, below } = limit;
         let is_old = |prepared: &Prepared| !self.span.replay && prepared.body.first_received_at() < before;
         match &self.state {
             State::Waiting(prepared) => is_old(prepared) || self.span.first < below,

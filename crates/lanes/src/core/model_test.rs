@@ -5,7 +5,9 @@
 //! partitions' cores share one memory budget and one set of webhooks.
 //!
 //! Checked at every step:
-//! - *once*: every record is sent under one message id, over all processes, zombies included. An excuse begins a new count;
+//! - *once*: every record is sent under one message id, over all processes, zombies included. A message's dead letter counts, since its replay brings the id back. An
+//!   excuse begins a new count;
+//! - a record expires without an id only if its group was without webhook at some time;
 //! - the same id means the same packets in the same shape;
 //! - the watermark, committed or not, is never above an unsettled record, and a checkpoint calls nothing settled that isn't;
 //! - a process sends nothing that its checkpoint or watermark calls settled, and each record in one message;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pushline_batch::{Body, Cut, NextPacket, Sealed};
-use pushline_model::{Cause, MessageId, Offset, Timestamp};
+use pushline_model::{Cause, MessageId, Offset, Packet, Timestamp};
 use pushline_queue::{Record, Replay};
 
 use super::{Intake, Lane, Reading};
@@ -45,12 +45,7 @@ impl Lane {
         let Intake::Taking(handle) = &self.intake else { return Offered::Refused };
         let handle = Arc::clone(handle);
         let is_accepted = match offer.record.as_packet() {
-            Some(packet) => {
-                let next = NextPacket { offset: offer.offset, log_time: offer.log_time, packet };
-                let is_accepted = self.cutter.offer(&handle.rules, &next, || handle.may_begin(), &mut scratch.cuts);
-                self.take_cuts(&handle, offer.partition, scratch);
-                is_accepted
-            }
+            Some(packet) => self.offer_packet(&handle, offer, packet, || handle.may_begin(), scratch),
             None => self.offer_replay(&handle, offer, scratch),
         };
         if is_accepted {
@@ -58,6 +53,26 @@ impl Lane {
         }
         handle.budgets.refused();
         Offered::Refused
+    }
+
+    /// Takes a packet that has expired, whatever the webhook may begin.
+    pub(in crate::core) fn take_expired(&mut self, offer: &Offer<'_>, packet: Packet<'_>, scratch: &mut Scratch) {
+        let handle = Arc::clone(self.intake.handle().expect("only packets of a group with a webhook are cut"));
+        self.offer_packet(&handle, offer, packet, || true, scratch);
+    }
+
+    fn offer_packet(
+        &mut self,
+        handle: &Arc<WebhookHandle>,
+        offer: &Offer<'_>,
+        packet: Packet<'_>,
+        may_begin: impl FnOnce() -> bool,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let next = NextPacket { offset: offer.offset, log_time: offer.log_time, packet };
+        let is_accepted = self.cutter.offer(&handle.rules, &next, may_begin, &mut scratch.cuts);
+        self.take_cuts(handle, offer.partition, scratch);
+        is_accepted
     }
 
     /// A replay closes the window and is one message by itself.

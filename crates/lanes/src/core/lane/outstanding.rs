@@ -7,6 +7,7 @@ use pushline_model::{Cause, IccidForm, Identify, Offset, PayloadForm, Timestamp}
 
 use super::{Intake, Lane, Offer, Offered, Reading, intake::DOCUMENTS_WINDOW};
 use crate::{
+    core::expiry::Limit,
     core::message::{Home, Message, Rebuild, State, evicted_at},
     webhooks::WebhookHandle,
 };
@@ -97,6 +98,11 @@ impl Lane {
         let oldest = self.messages.front().filter(|message| message.span.first == offset && !message.span.replay);
         let of_message = oldest.and_then(|message| message.prepared()).map(|prepared| prepared.body.first_received_at());
         of_message.or_else(|| self.cutter.first_received_at().filter(|_| self.cutter.first() == Some(offset)))
+    }
+
+    /// The first offsets of its messages that have a body and expire.
+    pub(in crate::core) fn expired(&self, limit: Limit) -> impl Iterator<Item = Offset> {
+        self.messages.iter().filter(move |message| message.is_expired(limit)).map(|message| message.span.first)
     }
 
     pub(in crate::core) fn has_waiting(&self) -> bool {

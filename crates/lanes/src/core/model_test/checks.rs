@@ -81,7 +81,7 @@ impl Process {
 
     /// An unresponsive webhook holds what is active and one message more at most. What expires is rebuilt whatever it holds.
     fn check_unresponsive(&self, common: &Common) {
-        let expires = |task: &Task| task.core.expiry.limit.is_some() || common.truths[task.partition].has_unsent;
+        let expires = |task: &Task| common.truths[task.partition].has_unsent;
         if self.tasks.iter().any(|task| expires(task) || task.woken.is_some()) {
             return;
         }
@@ -97,7 +97,7 @@ impl Process {
 
     /// A suspended webhook holds what is active.
     fn check_suspended(&self, common: &Common) {
-        let expires = |task: &Task| task.core.expiry.limit.is_some() || common.truths[task.partition].has_unsent;
+        let expires = |task: &Task| common.truths[task.partition].has_unsent;
         if self.tasks.iter().any(|task| expires(task) || task.woken.is_some() || task.reload.is_some()) {
             return;
         }
@@ -139,15 +139,13 @@ impl Task {
             let one = *truth.ids.entry((self.seen.track, log.epoch, offset)).or_insert(id);
             assert_eq!(one, id, "record {offset} of partition {} is sent under two ids", self.partition);
         }
-        let same = truth.by_id.entry(id).or_insert_with(|| sent.clone());
-        assert_eq!(*same, sent, "the same id, other packets or another shape");
-        truth.sent.insert(sent);
+        truth.cut(id, sent);
         common.count("attempts");
         is_new
     }
 
-    fn check_dead_letter(&mut self, key: DeadLetterKey, letter: &DeadLetter, common: &Common) {
-        let (log, truth) = (&common.logs[self.partition], &common.truths[self.partition]);
+    fn check_dead_letter(&mut self, key: DeadLetterKey, letter: &DeadLetter, common: &mut Common) {
+        let (log, truth) = (&common.logs[self.partition], &mut common.truths[self.partition]);
         let offsets = offsets_of(letter);
         let first = &log.ever[&offsets[0]];
         let id = letter.message_id.as_deref().and_then(MessageId::parse);
@@ -157,15 +155,19 @@ impl Task {
                 let is_new = before.is_none() || before == Some(None) && offsets.len() > 1; // a replay's packets have one offset
                 assert!(is_new, "record {offset} is dead-lettered by itself, and was in {before:?}");
             }
+            let is_cut =
+                id.is_none() && letter.cause == Cause::Expired && common.configs.iter().all(|config| config.has_webhook(first.group));
+            assert!(!is_cut, "{first:?} expires by itself, though its group has a webhook");
         } else {
             let id = id.expect("a message has an id");
             for offset in &offsets {
                 let before = self.seen.in_message.insert(*offset, Some(id));
                 assert!(before.is_none_or(|before| before == Some(id)), "record {offset} in two messages of one process");
-                // It can be replayed under its id.
-                let sent = truth.ids.get(&(self.seen.track, log.epoch, *offset));
-                assert!(sent.is_none_or(|sent| *sent == id), "record {offset} was sent under another id than its dead letter has");
+                // Its replay is sent under its id.
+                let one = *truth.ids.entry((self.seen.track, log.epoch, *offset)).or_insert(id);
+                assert_eq!(one, id, "record {offset} was sent under another id than its dead letter has");
             }
+            truth.cut(id, Sent { offsets, array: letter.array });
         }
         if letter.cause == Cause::Expired && !matches!(key, DeadLetterKey::Records { .. }) {
             let is_old = first.at < self.seen.latest_wall.minus(common.tuning().max_age);

@@ -168,6 +168,7 @@ impl Process {
         self.check_attempts(place, &effects.attempts, common);
         self.check_dead_letters(place, &effects.dead_letters, common);
         let task = &mut self.tasks[place];
+        common.truths[task.partition].has_unsent |= task.core.expiry.limit.is_some();
         task.note_idleness(effects, common.clock.instant());
         task.in_flight.append(&mut effects.attempts);
         task.writing.append(&mut effects.dead_letters);

@@ -75,9 +75,10 @@ pub(super) struct Truth {
     pub(super) track: i64,
     /// Under which id a record was sent, in each count of each log.
     pub(super) ids: HashMap<(i64, u64, Offset), MessageId>,
-    pub(super) by_id: HashMap<MessageId, Sent>,
+    by_id: HashMap<MessageId, Sent>,
+    /// What was sent, or became a dead letter with an id.
     pub(super) sent: BTreeSet<Sent>,
-    /// Records became dead letters by catch-up reads or expiry.
+    /// Records became dead letters by catch-up reads, or were to expire: that takes no heed of what a webhook may hold.
     pub(super) has_unsent: bool,
     /// Cut rules or webhooks changed.
     pub(super) is_redefined: bool,
@@ -99,6 +100,17 @@ pub(super) struct World {
     pub(super) zombie: Option<Process>,
 }
 
+// === impl Truth ===
+
+impl Truth {
+    /// A message is sent, or becomes a dead letter.
+    pub(super) fn cut(&mut self, id: MessageId, message: Sent) {
+        let same = self.by_id.entry(id).or_insert_with(|| message.clone());
+        assert_eq!(*same, message, "the same id, other packets or another shape");
+        self.sent.insert(message);
+    }
+}
+
 // === impl Config ===
 
 impl Config {
@@ -114,6 +126,10 @@ impl Config {
         for (last, route) in self.last_rules.iter_mut().zip(self.route) {
             *last = route.map(|webhook| self.rules[webhook]).or(*last);
         }
+    }
+
+    pub(super) fn has_webhook(&self, group: usize) -> bool {
+        self.route[group].is_some()
     }
 
     /// A group's rules now, or the last ones that it had.

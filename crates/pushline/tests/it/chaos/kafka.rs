@@ -263,7 +263,7 @@ async fn over_kafka_each_stored_packet_comes_under_one_id_through_kills_hand_ove
         proxy.commits(),
         began.elapsed()
     );
-    world.check(None, &what);
+    world.check(&what);
     assert!(world.ledger.count() > 50 * kills, "it wasn't under load: {what}");
     assert!(before_commit * 3 >= deliver_kills, "it shows too little: {what}");
     for member in deliverers.into_iter().chain(ingests) {

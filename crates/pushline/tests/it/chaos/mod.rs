@@ -14,7 +14,7 @@ use pushline_testkit::{IdLedger, Ledger};
 use self::{
     devices::Traffic,
     servers::{Manner, Mode, Server},
-    timeline::{ReplayedWithoutId, Timeline},
+    timeline::Timeline,
 };
 use crate::{group, webhook};
 
@@ -121,10 +121,10 @@ impl World {
     ///
     /// # Panics
     /// When a packet came under more than one id without an excuse, or an id came with two bodies.
-    fn check(&self, replayed: Option<ReplayedWithoutId>, what: &str) {
+    fn check(&self, what: &str) {
         let (pushes, ids, packets) = self.ids.counts();
         let repeated = self.ids.repeated();
-        let verdict = self.timeline.judge(&repeated, replayed.as_ref());
+        let verdict = self.timeline.judge(&repeated);
         println!("{what}");
         println!("{packets} packets in {ids} messages, {pushes} pushes; {} packets under more than one id", repeated.len());
         for (excuse, count) in &verdict.excused {

@@ -1,5 +1,5 @@
-//! What a test did and when, and so which second ids it caused itself. Only two of the excuses can arise here: no test deletes a checkpoint
-//! (excuse 1) or exchanges a log (excuse 2).
+//! What a test did and when, and so which second ids it caused itself. Only one of the excuses can arise here: no test deletes a checkpoint
+//! (excuse 1), exchanges a log (excuse 2) or takes a group's webhook away (excuse 4).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,18 +12,8 @@ use pushline_testkit::{RepeatedPacket, Sighting};
 /// What a crash may take back: a checkpoint is made durable every second, later on a disk that stalls or while brokers change.
 const UNSAVED: Duration = Duration::from_secs(6);
 
-/// Excuses that a test may cause.
+/// The excuse that a test may cause.
 pub(super) const CHANGED_FORM: &str = "3, a changed form and a crash at once";
-pub(super) const NO_ID: &str = "4, a dead letter without an id was replayed after a crash";
-pub(super) const BOTH_KINDS: &str = "4, a packet had a dead letter with an id from before a crash and one without from after it";
-
-/// The replay of dead letters without an id.
-#[derive(Debug)]
-pub(super) struct ReplayedWithoutId {
-    pub(super) began: Instant,
-    /// Their packets, and whether each has a dead letter with an id too.
-    pub(super) packets: BTreeMap<String, bool>,
-}
 
 /// What was done.
 #[derive(Debug)]
@@ -59,11 +49,11 @@ impl Timeline {
         self.reloads.push((Instant::now(), reshaped));
     }
 
-    pub(super) fn judge(&self, repeated: &[RepeatedPacket], replayed: Option<&ReplayedWithoutId>) -> Verdict {
+    pub(super) fn judge(&self, repeated: &[RepeatedPacket]) -> Verdict {
         let mut verdict = Verdict::default();
         for packet in repeated {
             let excuses: Option<BTreeSet<_>> =
-                packet.sightings.windows(2).map(|pair| self.excuse(&packet.packet, &pair[0], &pair[1], replayed)).collect();
+                packet.sightings.windows(2).map(|pair| self.excuse(&packet.packet, &pair[0], &pair[1])).collect();
             match excuses {
                 Some(excuses) => excuses.into_iter().for_each(|excuse| *verdict.excused.entry(excuse).or_default() += 1),
                 None => verdict.failures.push(self.describe(packet)),
@@ -73,18 +63,9 @@ impl Timeline {
     }
 
     /// Why the second id is the test's own doing.
-    fn excuse(&self, packet: &str, before: &Sighting, after: &Sighting, replayed: Option<&ReplayedWithoutId>) -> Option<&'static str> {
+    fn excuse(&self, packet: &str, before: &Sighting, after: &Sighting) -> Option<&'static str> {
         let crashed_soon_after =
             |limit: Instant| self.crashes.iter().any(|(at, _)| *at >= before.first && *at <= after.first && *at <= limit);
-        if let Some(ReplayedWithoutId { began, packets }) = replayed
-            && after.first >= *began
-            && let Some(&has_one_with_id) = packets.get(packet)
-        {
-            if before.first >= *began {
-                return (has_one_with_id && !self.crashes.is_empty()).then_some(BOTH_KINDS);
-            }
-            return crashed_soon_after(before.first + UNSAVED).then_some(NO_ID);
-        }
         let customer = packet.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
         let since = before.first.checked_sub(self.old_forms).unwrap_or(self.began);
         let reshaped = self.reloads.iter().any(|(at, customers)| customers.contains(customer) && (since..=after.first).contains(at));
@@ -135,7 +116,7 @@ fn only_a_changed_form_beside_a_crash_excuses_a_second_id() {
             crashes: vec![(at(crash), "a kill".to_owned())],
             reloads: vec![(at(reload), BTreeSet::from(["shaped"]))],
         };
-        let verdict = timeline.judge(&[repeated("busy"), repeated("shaped")], None);
+        let verdict = timeline.judge(&[repeated("busy"), repeated("shaped")]);
         (verdict.excused.get(CHANGED_FORM).copied().unwrap_or_default(), verdict.failures.len())
     };
     assert_eq!(judge(20_500, 20_400), (1, 1), "the one that has another form");
