@@ -148,14 +148,18 @@ impl Host {
         }
     }
 
-    /// Takes a connection back on which a response has ended. It may rest for `at_most` this long.
-    pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
+    /// A request has ended, and its connection can be used again. It may rest for `at_most` this long.
+    ///
+    /// Both at once: the next request is chosen without this one, and finds the connection.
+    pub(crate) fn put(self: &Arc<Self>, connection: Http1, permit: HostPermit, at_most: Duration) {
         self.change(|state, closed| {
+            permit.end(state);
             let is_of_use = connection.is_ready() && connection.meter().opened().elapsed() < OLDEST;
             if is_of_use && !at_most.is_zero() && !state.awaits_an_end(self.limit) {
                 state.idle.push(connection, at_most, &self.resting);
                 self.serve(state, closed);
             } else {
+                // Its slot serves the next.
                 closed.http1.push(connection);
             }
         });

@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use super::{fair_queue::SharerKey, host::Host};
+use super::{
+    fair_queue::SharerKey,
+    host::{Host, State},
+};
 use crate::connection::Http2;
 
-/// A request of a webhook that its host carries, until this is dropped: before the connection is given back.
+/// A request of a webhook that its host carries, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct HostPermit {
     host: Weak<Host>,
@@ -34,6 +37,13 @@ impl HostPermit {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of_none() -> Self {
         Self { host: Weak::new(), sharer: SharerKey::default() }
+    }
+
+    /// Ends it under its host's lock, which a drop would take.
+    pub(super) fn end(mut self, state: &mut State) {
+        if std::mem::take(&mut self.host).strong_count() > 0 {
+            state.requests.end(self.sharer);
+        }
     }
 }
 
