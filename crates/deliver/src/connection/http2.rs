@@ -89,9 +89,9 @@ struct Running {
 
 /// Opens a connection, with its first stream.
 pub(super) async fn open(transport: Transport<impl ByteStream>, deadline: Instant) -> Result<Http2Stream, NoResponse> {
-    let Transport { stream, route, refusal, permit, slot } = transport;
-    let host = slot.host();
-    let (stream, meter) = Metered::new(stream, permit, slot);
+    let Transport { stream, route, refusal, permit, connection_permit } = transport;
+    let host = connection_permit.host();
+    let (stream, meter) = Metered::new(stream, permit, connection_permit);
     let failed = |error: &hyper::Error| {
         let of_tls = || refusal.get().map(no_response::of_refusal);
         meter.flood().or_else(of_tls).unwrap_or_else(|| no_response::of_request(error, &[]))

@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::pool::Slot;
+use crate::pool::ConnectionPermit;
 
 /// How much a server may send without advancing a response, in bytes: floods of SETTINGS, of PING, of 1xx responses.
 const WITHOUT_ADVANCING: u64 = 1 << 20;
@@ -29,11 +29,11 @@ const CLOSED_BEFORE: Duration = Duration::from_secs(1);
 /// A connection's byte stream, with the right to its descriptor and its place among its host's connections.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
-    // Fields are dropped in this order: the socket is closed before its descriptor and its slot are given back.
+    // Fields are dropped in this order: the socket is closed before its permits are given back.
     stream: S,
     meter: Arc<Meter>,
     _permit: DescriptorPermit,
-    _slot: Slot,
+    _connection_permit: ConnectionPermit,
 }
 
 /// What was counted.
@@ -54,7 +54,7 @@ pub(crate) struct Meter {
 pub(super) struct Mark(u64);
 
 impl<S> Metered<S> {
-    pub(super) fn new(stream: S, permit: DescriptorPermit, slot: Slot) -> (Self, Arc<Meter>) {
+    pub(super) fn new(stream: S, permit: DescriptorPermit, connection_permit: ConnectionPermit) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter {
             opened: Instant::now(),
             read: AtomicU64::new(0),
@@ -62,7 +62,7 @@ impl<S> Metered<S> {
             written_at: AtomicU64::new(0),
             is_flooded: AtomicBool::new(false),
         });
-        (Self { stream, meter: Arc::clone(&meter), _permit: permit, _slot: slot }, meter)
+        (Self { stream, meter: Arc::clone(&meter), _permit: permit, _connection_permit: connection_permit }, meter)
     }
 
     /// Notes when bytes were written.
