@@ -195,7 +195,10 @@ impl AccessTokens {
 
 #[cfg(test)]
 mod tests {
-    use pushline_model::{ClientCredentials, NoResponse, Secret, TokenEndpointAuthMethod};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use pushline_model::{ClientCredentials, NoResponse, ResponseHeaders, Secret, TokenEndpointAuthMethod};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -265,5 +268,79 @@ mod tests {
         };
         assert_eq!(outcome, Some(Outcome::Accepted { status: 204 }), "no attempt waits for the token end point");
         silent.accept().await.unwrap();
+    }
+
+    /// A token end point on this machine, the tokens of a webhook that asks it, and how many it has granted.
+    async fn granting() -> (Arc<AccessTokens>, Arc<Network>, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tokens = tokens_of(&format!("http://{}/token", listener.local_addr().unwrap()));
+        let granted = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&granted);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let number = counted.fetch_add(1, Ordering::Relaxed) + 1;
+                let mut request = Vec::new();
+                while !request.ends_with(b"grant_type=client_credentials") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0, "{:?}", String::from_utf8_lossy(&request));
+                }
+                let body = format!("{{\"access_token\":\"t{number}\",\"token_type\":\"Bearer\",\"expires_in\":3600}}");
+                let response = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(response.as_bytes()).await.unwrap();
+            }
+        });
+        let network = Network::new(crate::Egress::new(vec!["127.0.0.0/8".parse().unwrap()])).unwrap();
+        (tokens, network, granted)
+    }
+
+    const REFUSED: Outcome =
+        Outcome::ErrorResponse { status: 401, response: Vec::new(), headers: ResponseHeaders { location: None, retry_after: None } };
+    const ACCEPTED: Outcome = Outcome::Accepted { status: 200 };
+
+    #[tokio::test]
+    async fn a_refused_token_is_renewed_and_the_attempt_made_once_more() {
+        let (tokens, network, granted) = granting().await;
+        let made = AtomicUsize::new(0);
+        let make = || async {
+            made.fetch_add(1, Ordering::Relaxed);
+            REFUSED
+        };
+        assert_eq!(tokens.attempt(&network, make).await, REFUSED);
+        assert_eq!((made.load(Ordering::Relaxed), granted.load(Ordering::Relaxed)), (2, 2));
+        assert_eq!(tokens.attempt(&network, || async { ACCEPTED }).await, ACCEPTED);
+        assert_eq!(granted.load(Ordering::Relaxed), 2, "a token that is accepted stays");
+    }
+
+    #[tokio::test]
+    async fn attempts_that_need_a_token_at_once_share_a_fetch() {
+        let (tokens, network, granted) = granting().await;
+        let attempts = (0..5).map(|_| tokens.attempt(&network, || async { ACCEPTED }));
+        assert_eq!(futures_util::future::join_all(attempts).await, vec![ACCEPTED; 5]);
+        assert_eq!(granted.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_whose_token_was_renewed_meanwhile_carries_the_new_one() {
+        let (tokens, network, granted) = granting().await;
+        let (go_on, renewed) = tokio::sync::oneshot::channel();
+        let renewed = Mutex::new(Some(renewed));
+        let late = tokens.attempt(&network, || async {
+            let renewed = renewed.lock().unwrap().take();
+            match renewed {
+                Some(renewed) => {
+                    renewed.await.unwrap();
+                    REFUSED
+                }
+                None => ACCEPTED,
+            }
+        });
+        let first = AtomicUsize::new(0);
+        let early = async {
+            let outcome =
+                tokens.attempt(&network, || async { if first.fetch_add(1, Ordering::Relaxed) == 0 { REFUSED } else { ACCEPTED } }).await;
+            go_on.send(()).unwrap();
+            outcome
+        };
+        assert_eq!(tokio::join!(late, early), (ACCEPTED, ACCEPTED));
+        assert_eq!(granted.load(Ordering::Relaxed), 2, "the one that both carried, and the one that replaced it");
     }
 }

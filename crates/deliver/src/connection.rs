@@ -22,7 +22,7 @@ pub(crate) use self::{
 };
 use crate::{
     network::ConnectError,
-    pool::Slot,
+    pool::ConnectionPermit,
     route::Route,
     stream::{Stream, TlsRefusal},
 };
@@ -49,7 +49,7 @@ pub(crate) struct Transport<S> {
     /// Why the server refused the client after the handshake, if it did.
     pub(crate) refusal: TlsRefusal,
     pub(crate) permit: DescriptorPermit,
-    pub(crate) slot: Slot,
+    pub(crate) connection_permit: ConnectionPermit,
 }
 
 /// What a request goes out on.
@@ -89,9 +89,9 @@ pub(crate) enum SendError {
 }
 
 impl Transport<Stream> {
-    pub(crate) fn new(stream: Stream, route: Route, permit: DescriptorPermit, slot: Slot) -> Self {
+    pub(crate) fn new(stream: Stream, route: Route, permit: DescriptorPermit, connection_permit: ConnectionPermit) -> Self {
         let refusal = stream.refusal();
-        Self { stream, route, refusal, permit, slot }
+        Self { stream, route, refusal, permit, connection_permit }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     Egress, Network,
     connection::{self, Deadline, Protocol, Transport},
     endpoint::Endpoint,
-    pool::{Checkout, HostPermit, Slot},
+    pool::{Checkout, ConnectionPermit, RequestPermit},
     request::HeaderCaseCache,
     route::Route,
     stream::TlsRefusal,
@@ -223,7 +223,8 @@ async fn through(near: DuplexStream, webhook: &Webhook, protocol: Protocol) -> O
     let endpoint = endpoint.expect("a request can be made of each webhook that the configuration takes");
     let permit = DescriptorBudget::unlimited().try_acquire(DescriptorUse::Push).expect("it is unlimited");
     let route = Route { host: "a.example".into(), address: Ipv4Addr::LOCALHOST.into(), name: None, identity: None };
-    let transport = Transport { stream: near, route, refusal: TlsRefusal::default(), permit, slot: Slot::of_none() };
+    let transport =
+        Transport { stream: near, route, refusal: TlsRefusal::default(), permit, connection_permit: ConnectionPermit::of_none() };
     let opened = connection::open(transport, protocol, Instant::now() + Duration::from_secs(10)).await;
     let connection = match opened {
         Ok(connection) => connection,
@@ -231,7 +232,7 @@ async fn through(near: DuplexStream, webhook: &Webhook, protocol: Protocol) -> O
     };
     let mut deadline = Deadline::new(webhook.timeout);
     let sent = endpoint
-        .send(Checkout { permit: HostPermit::of_none(), connection }, MessageId([7; 16]), Bytes::from_static(BODY), &mut deadline)
+        .send(Checkout { permit: RequestPermit::of_none(), connection }, MessageId([7; 16]), Bytes::from_static(BODY), &mut deadline)
         .await;
     sent.unwrap_or_else(|error| Outcome::NoResponse(error.into()))
 }

@@ -34,7 +34,7 @@ use crate::{
     metrics::CONNECTIONS,
     no_response,
     own_addresses::OwnAddresses,
-    pool::{Pool, Slot},
+    pool::{ConnectionPermit, Pool},
     proxy::{self, NoTunnel, Proxy, ProxyCheck},
     route::Route,
     stream::Stream,
@@ -186,7 +186,7 @@ impl Network {
         url: &Url,
         identity: &Arc<Identity>,
         offers: &[Protocol],
-        slot: Slot,
+        connection_permit: ConnectionPermit,
     ) -> Result<Connection, ConnectError> {
         let began = Instant::now();
         let host = url.host();
@@ -202,7 +202,7 @@ impl Network {
         };
         let mut route = Route { host: host.into(), address, name, identity: None };
         if !url.is_https() {
-            let transport = Transport::new(Stream::Plain(stream), route, permit, slot);
+            let transport = Transport::new(Stream::Plain(stream), route, permit, connection_permit);
             return connection::open(transport, offers[0], deadline).await.map_err(ConnectError::NoResponse);
         }
         let waiting = Instant::now();
@@ -213,7 +213,7 @@ impl Network {
                 handshake.succeeded();
                 route.identity = Some((Arc::clone(identity), generation));
                 let protocol = connection::negotiated(stream.get_ref().1.alpn_protocol(), offers)?;
-                let transport = Transport::new(Stream::tls(stream), route, permit, slot);
+                let transport = Transport::new(Stream::tls(stream), route, permit, connection_permit);
                 connection::open(transport, protocol, deadline).await.map_err(ConnectError::NoResponse)
             }
             Ok((_, Err(error))) => Err(ConnectError::NoResponse(no_response::of_handshake(&error))),

@@ -16,10 +16,10 @@ use pushline_model::{HttpVersion, Tls, Url, Webhook};
 use tokio::time::Instant;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::lent::HostPermit;
+pub(crate) use self::lent::RequestPermit;
 pub(crate) use self::{
     host::{Checkout, Host, Sharer},
-    lent::{HostHandle, Slot},
+    lent::{ConnectionPermit, HostHandle},
 };
 use crate::{route::Route, tls::Identity};
 

@@ -154,12 +154,15 @@ fn release(host: &Arc<Host>, network: &Network, remainder: Remainder) {
     let Remainder { body, checkout: Checkout { permit, connection }, rest_at_most, .. } = remainder;
     // First the body: a stream of HTTP/2 has ended when both are gone.
     drop(body);
-    drop(permit);
-    if let Connection::Http1(connection) = connection
-        && !network.is_short_of_descriptors()
-        && network.is_current(&connection.route)
-    {
-        host.put(connection, rest_at_most);
+    match connection {
+        Connection::Http1(connection) if !network.is_short_of_descriptors() && network.is_current(&connection.route) => {
+            host.put(connection, permit, rest_at_most);
+        }
+        // In this order: the next request that gets a stream is chosen without this one.
+        other => {
+            drop(permit);
+            drop(other);
+        }
     }
 }
 

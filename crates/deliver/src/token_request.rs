@@ -2,7 +2,7 @@
 //!
 //! The connection is made with the webhook's `tls`, except for its `server_name`, which is the webhook's own server's. What goes wrong is told without the client's secret and without anything that the server says beside an error code.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::pin, time::Duration};
 
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -153,10 +153,11 @@ fn basic(client_id: &str, client_secret: &Secret) -> HeaderValue {
 /// Sends the request and reads the answer. The connection ends with it.
 async fn exchange(connection: Connection, request: Request<RequestBody>) -> Result<(StatusCode, Bytes), String> {
     let mut deadline = Deadline::new(ANSWER_TIMEOUT);
-    let (response, _connection) = connection.send(request, &mut deadline).await.map_err(|error| NoResponse::from(error).to_string())?;
+    let (response, mut connection) = connection.send(request, &mut deadline).await.map_err(|error| NoResponse::from(error).to_string())?;
     let status = response.status();
-    let body =
-        Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| format!("its answer can't be read: {error}"))?;
+    let mut body = pin!(Limited::new(response.into_body(), MAX_ANSWER).collect());
+    let body = poll_fn(|cx| connection.poll_with(cx, |cx| body.as_mut().poll(cx))).await;
+    let body = body.map_err(|error| format!("its answer can't be read: {error}"))?;
     Ok((status, body.to_bytes()))
 }
 

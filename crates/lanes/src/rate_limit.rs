@@ -61,5 +61,6 @@ mod tests {
         assert_eq!(limit.take("1/h".parse().unwrap(), now), Ok(()));
         let rate: Rate = "1/s".parse().unwrap();
         assert_eq!(limit.due(rate, now), Some(now + Duration::from_secs(1)));
+        assert_eq!(limit.take(rate, now), Err(now + Duration::from_secs(1)));
     }
 }

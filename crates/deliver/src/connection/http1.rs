@@ -53,10 +53,10 @@ pub(crate) struct Http1 {
 }
 
 /// What moves a connection's bytes while it is polled. By itself it ends only when its server has read the whole request, which some never do.
-struct Wire(MaybeDone<BoxFuture<'static, Ended>>);
+struct Wire(MaybeDone<BoxFuture<'static, Remains>>);
 
-/// A connection that has ended by itself.
-struct Ended {
+/// What remains of a connection that has ended by itself.
+struct Remains {
     /// What was read from it and hyper didn't take.
     unread: Bytes,
     /// Closed with its owner and never while it is polled: its pool holds a lock then, which the socket's end takes.
@@ -65,8 +65,8 @@ struct Ended {
 
 impl Http1 {
     pub(super) async fn open(transport: Transport<impl ByteStream>) -> Result<Self, NoResponse> {
-        let Transport { stream, route, refusal, permit, slot } = transport;
-        let (stream, meter) = Metered::new(stream, permit, slot);
+        let Transport { stream, route, refusal, permit, connection_permit } = transport;
+        let (stream, meter) = Metered::new(stream, permit, connection_permit);
         let lost = |error: hyper::Error| NoResponse::ConnectionLost(error.to_string().into());
         let (requests, mut connection) = builder().handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let wire = async move {
@@ -77,7 +77,7 @@ impl Http1 {
             if parts.read_buf.is_empty() {
                 drop(stream.shutdown().await);
             }
-            Ended { unread: parts.read_buf, _socket: Box::new(stream) }
+            Remains { unread: parts.read_buf, _socket: Box::new(stream) }
         };
         Ok(Self { requests, wire: Wire(maybe_done(Box::pin(wire))), meter, is_reused: false, route, refusal })
     }

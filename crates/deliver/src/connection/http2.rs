@@ -1,22 +1,28 @@
 //! A connection of HTTP/2: as many streams at a time as its server permits. The pool counts them, so that none waits inside the library.
+//!
+//! One task serves the connection with all that hyper would spawn for it: a message costs no wake-up between tasks of a connection, no GOAWAY comes
+//! between two steps by which hyper begins a stream, and the socket is closed with the task.
 
 use std::{
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
+    rt::Executor,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use pushline_model::NoResponse;
 use tokio::{
     sync::watch,
@@ -70,23 +76,35 @@ pub(crate) struct Http2Stream {
     body: Option<Released>,
 }
 
+/// Where hyper leaves the futures that a connection consists of: one for its bytes, and some for each stream.
+#[derive(Clone, Default)]
+struct Started(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+/// These futures, once they run.
+#[derive(Default)]
+struct Running {
+    started: Started,
+    futures: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
 /// Opens a connection, with its first stream.
 pub(super) async fn open(transport: Transport<impl ByteStream>, deadline: Instant) -> Result<Http2Stream, NoResponse> {
-    let Transport { stream, route, refusal, permit, slot } = transport;
-    let host = slot.host();
-    let (stream, meter) = Metered::new(stream, permit, slot);
+    let Transport { stream, route, refusal, permit, connection_permit } = transport;
+    let host = connection_permit.host();
+    let (stream, meter) = Metered::new(stream, permit, connection_permit);
     let failed = |error: &hyper::Error| {
         let of_tls = || refusal.get().map(no_response::of_refusal);
         meter.flood().or_else(of_tls).unwrap_or_else(|| no_response::of_request(error, &[]))
     };
-    let handshake = builder().handshake(TokioIo::new(stream));
+    let running = Running::default();
+    let handshake = builder(running.started.clone()).handshake(TokioIo::new(stream));
     let (requests, connection) = match timeout_at(deadline, handshake).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return Err(failed(&error)),
         Err(_) => return Err(no_stream()),
     };
     let (publish, mut limit) = watch::channel(Some(0));
-    let task = tokio::spawn(serve(connection, Arc::clone(&meter), publish, host.clone()));
+    let task = tokio::spawn(serve(connection, running, publish, host.clone()));
     // Nothing is sent before the server's SETTINGS have come: they say how many streams it takes.
     let granted = timeout_at(deadline, limit.wait_for(|limit| *limit != Some(0))).await;
     match granted.map(|limit| limit.is_ok_and(|limit| limit.is_some())) {
@@ -99,7 +117,7 @@ pub(super) async fn open(transport: Transport<impl ByteStream>, deadline: Instan
             });
         }
         Err(_) => {
-            meter.cut();
+            task.abort();
             return Err(no_stream());
         }
     }
@@ -113,14 +131,14 @@ fn no_stream() -> NoResponse {
 
 /// Drives a connection and publishes how many streams its server permits, until its sender is dropped or it has failed. Then ends it.
 async fn serve<S: ByteStream>(
-    mut connection: http2::Connection<TokioIo<Metered<S>>, RequestBody, TokioExecutor>,
-    meter: Arc<Meter>,
+    mut connection: http2::Connection<TokioIo<Metered<S>>, RequestBody, Started>,
+    mut running: Running,
     publish: watch::Sender<Option<usize>>,
     host: HostHandle,
 ) -> hyper::Result<()> {
     let ended = poll_fn(|cx| {
-        meter.observe(cx);
         let polled = Pin::new(&mut connection).poll(cx);
+        _ = running.poll(cx);
         let limit = polled.is_pending().then(|| connection.current_max_send_streams().min(MAX_STREAMS));
         if publish.send_if_modified(|published| std::mem::replace(published, limit) != limit) {
             host.limit_changed();
@@ -130,18 +148,18 @@ async fn serve<S: ByteStream>(
     .await;
     drop(connection);
     // Streams that the server still answers may go on after it has said goodbye.
-    publish.closed().await;
-    let goodbye = poll_fn(|cx| {
-        meter.observe(cx);
-        if meter.has_ended() { Poll::Ready(()) } else { Poll::Pending }
-    });
-    drop(timeout(GOODBYE, goodbye).await);
-    meter.cut();
+    let mut unused = pin!(publish.closed());
+    poll_fn(|cx| {
+        _ = running.poll(cx);
+        unused.as_mut().poll(cx)
+    })
+    .await;
+    drop(timeout(GOODBYE, poll_fn(|cx| running.poll(cx))).await);
     ended
 }
 
-fn builder() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn builder(started: Started) -> http2::Builder<Started> {
+    let mut builder = http2::Builder::new(started);
     builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(0)
@@ -151,6 +169,21 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     builder
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Started {
+    fn execute(&self, future: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(future));
+    }
+}
+
+impl Running {
+    /// Ready once none is left.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.futures.extend(self.started.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
+        while let Some(()) = std::task::ready!(self.futures.poll_next_unpin(cx)) {}
+        Poll::Ready(())
+    }
 }
 
 impl Http2 {

@@ -140,3 +140,11 @@ async fn an_attempt_that_finds_no_descriptor_is_a_local_failure_and_the_next_one
     tokio::time::resume();
     assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
 }
+
+#[tokio::test]
+async fn an_attempt_is_small_since_each_is_copied_into_a_task() {
+    let server = answers(OK).await;
+    let endpoint = server.endpoint(|_| {});
+    let bytes = size_of_val(&endpoint.attempt(MessageId([7; 16]), "ABC".into(), true));
+    assert!(bytes <= 2 << 10, "{bytes}");
+}

@@ -472,3 +472,31 @@ async fn a_response_that_has_arrived_whole_is_read_in_its_attempt_and_leaves_no_
         assert_eq!(Handle::current().metrics().num_alive_tasks(), tasks + 1, "the server has a task for the connection, the client none");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_goes_again_because_its_connection_was_stale_has_the_whole_time_again() {
+    // The clock goes on by itself only where all tasks wait.
+    let busy = tokio::spawn(async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
+    let server = Server::start(|number, mut stream| async move {
+        read_request(&mut stream).await;
+        if number == 1 {
+            stream.write_all(OK).await.unwrap();
+            read_request(&mut stream).await;
+            return tokio::time::advance(Duration::from_millis(900)).await;
+        }
+        tokio::time::advance(Duration::from_millis(900)).await;
+        stream.write_all(OK).await.unwrap();
+        pending().await
+    })
+    .await;
+    let endpoint = server.endpoint(|webhook| webhook.timeout = Duration::from_secs(1));
+    for _ in 0..2 {
+        assert_eq!(attempt(&endpoint, true).await, ACCEPTED);
+    }
+    assert_eq!(server.connections(), 2);
+    busy.abort();
+}

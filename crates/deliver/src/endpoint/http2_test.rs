@@ -13,7 +13,7 @@ use std::{
 use pushline_model::{HttpVersion, MessageId, NoResponse, Outcome, Webhook};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +27,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 
 const NO_ERROR: u32 = 0;
 const REFUSED_STREAM: u32 = 7;
@@ -550,4 +551,87 @@ async fn a_flood_of_settings_or_pings_ends_its_connection() {
         let outcome = attempt(&server.endpoint(http2), true).await;
         assert!(matches!(&outcome, Outcome::NoResponse(NoResponse::Malformed(why)) if why.contains("1 MiB")), "{kind}: {outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_may_send_little_before_it_is_read() {
+    let (tell, mut told) = mpsc::channel(3);
+    let server = Server::start(move |_, stream| {
+        let tell = tell.clone();
+        async move {
+            let mut frames = Frames::accept(stream, 100).await;
+            // One of them may be an acknowledgement.
+            for _ in 0..3 {
+                drop(tell.send(frames.next().await.unwrap()).await);
+            }
+            while let Some(stream) = frames.request().await {
+                frames.accepted(stream).await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(attempt(&server.endpoint(http2), true).await, ACCEPTED);
+    drop(server);
+    let mut told = async |kind| loop {
+        let frame = told.recv().await.expect("it is among the first three");
+        if frame.kind == kind && frame.flags == 0 {
+            return frame;
+        }
+    };
+    let settings = told(SETTINGS).await;
+    let update = told(WINDOW_UPDATE).await;
+    assert_eq!(update.stream, 0);
+    let setting = |name: u16| {
+        let entry = settings.payload.chunks(6).find(|entry| entry[..2] == name.to_be_bytes());
+        entry.map(|entry| u32::from_be_bytes(entry[2..].try_into().unwrap()))
+    };
+    assert_eq!(setting(4), Some(64 << 10), "of a stream's window");
+    assert_eq!(setting(6), Some(128 << 10), "of a header section");
+    assert_eq!(u32::from_be_bytes(update.payload.try_into().unwrap()) + 65535, 256 << 10, "of the connection's window");
+}
+
+#[tokio::test]
+async fn a_retry_that_waits_at_the_limit_gets_the_place_of_the_first_connection_whose_streams_have_ended() {
+    let (tell, mut told) = mpsc::channel(1);
+    let server = Server::start(move |number, stream| {
+        let tell = tell.clone();
+        async move {
+            let mut frames = Frames::accept(stream, 1).await;
+            while let Some(stream) = frames.request().await {
+                match number {
+                    1 => {}
+                    2 => {
+                        let (answer, answered) = oneshot::channel();
+                        tell.send(answer).await.unwrap();
+                        answered.await.unwrap();
+                        frames.accepted(stream).await;
+                    }
+                    _ => frames.accepted(stream).await,
+                }
+            }
+        }
+    })
+    .await;
+    let endpoint = server.endpoint_on(&network(2), http2);
+    let answer_once_the_retry_waits = async {
+        let answer = told.recv().await.unwrap();
+        while !endpoint.sharer.host().is_awaited() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        answer.send(()).unwrap();
+        pending::<()>().await;
+    };
+    let retry = async {
+        while server.connections() < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        attempt(&endpoint, false).await
+    };
+    tokio::select! {
+        biased;
+        _ = attempt(&endpoint, true) => panic!("the first connection hangs"),
+        () = answer_once_the_retry_waits => unreachable!("it goes on for ever"),
+        outcomes = async { tokio::join!(attempt(&endpoint, true), retry) } => assert_eq!(outcomes, (ACCEPTED, ACCEPTED)),
+    }
+    assert_eq!(server.connections(), 3);
 }

@@ -1,6 +1,6 @@
 //! The connections of one origin: which one an attempt gets, and who waits for one.
 //!
-//! An attempt gets a connection of HTTP/1.1 that rests (the one used last), else a stream of a connection of HTTP/2, else a slot: the right to open a
+//! An attempt gets a connection of HTTP/1.1 that rests (the one used last), else a stream of a connection of HTTP/2, else a permit to open a
 //! connection. Attempts that find none of these, or whose webhook has its part already, wait. What becomes free goes to the next of the fair queue.
 
 use std::{
@@ -18,7 +18,7 @@ use super::{
     OLDEST, Origin,
     fair_queue::{FairQueue, SharerKey},
     idle::Idle,
-    lent::{HostPermit, Opening, Slot},
+    lent::{ConnectionPermit, Opening, RequestPermit},
     streams::Streams,
 };
 use crate::{
@@ -44,8 +44,8 @@ pub(crate) struct Host {
 pub(super) struct State {
     pub(super) idle: Idle,
     pub(super) streams: Streams,
-    /// Slots that are out: connections that are open or being opened.
-    pub(super) slots: usize,
+    /// Connections that are open or being opened.
+    pub(super) connections: usize,
     /// Connections that are being opened.
     pub(super) opening: usize,
     /// How many requests a connection carries at a time, by what the server spoke last; `None`: no handshake has ended yet.
@@ -70,19 +70,19 @@ pub(super) struct Waiter {
 #[derive(Debug)]
 pub(crate) struct Checkout {
     // Dropped in this order: the next request that the connection is given to is chosen without this one.
-    pub(crate) permit: HostPermit,
+    pub(crate) permit: RequestPermit,
     pub(crate) connection: Connection,
 }
 
 /// What a waiter is told.
-type Answer = (Grant, HostPermit);
+type Answer = (Grant, RequestPermit);
 
 /// What an attempt gets.
 #[derive(Debug)]
 enum Grant {
     Connection(Connection),
     /// The right to open a connection, and the duty to tell how that went.
-    Open(Slot, Opening),
+    Open(ConnectionPermit, Opening),
 }
 
 /// A webhook as one of those that share a host, until it is dropped.
@@ -128,8 +128,14 @@ impl Host {
         }
     }
 
-    async fn open(self: &Arc<Self>, network: &Network, url: &Url, slot: Slot, opening: Opening) -> Result<Connection, ConnectError> {
-        let opened = network.connect(url, &self.identity, self.offers(), slot).await;
+    async fn open(
+        self: &Arc<Self>,
+        network: &Network,
+        url: &Url,
+        connection_permit: ConnectionPermit,
+        opening: Opening,
+    ) -> Result<Connection, ConnectError> {
+        let opened = network.connect(url, &self.identity, self.offers(), connection_permit).await;
         match &opened {
             Ok(connection) => self.change(|state, _| state.opened(connection)),
             Err(_) => self.change(|state, _| state.failed()),
@@ -148,14 +154,18 @@ impl Host {
         }
     }
 
-    /// Takes a connection back on which a response has ended. It may rest for `at_most` this long.
-    pub(crate) fn put(self: &Arc<Self>, connection: Http1, at_most: Duration) {
+    /// A request has ended, and its connection can be used again. It may rest for `at_most` this long.
+    ///
+    /// Both at once: the next request is chosen without this one, and finds the connection.
+    pub(crate) fn put(self: &Arc<Self>, connection: Http1, permit: RequestPermit, at_most: Duration) {
         self.change(|state, closed| {
+            permit.end(state);
             let is_of_use = connection.is_ready() && connection.meter().opened().elapsed() < OLDEST;
             if is_of_use && !at_most.is_zero() && !state.awaits_an_end(self.limit) {
                 state.idle.push(connection, at_most, &self.resting);
                 self.serve(state, closed);
             } else {
+                // Its permit serves the next.
                 closed.http1.push(connection);
             }
         });
@@ -222,12 +232,12 @@ impl Host {
         if !is_fresh && let Some(connection) = state.take(closed) {
             return Some(Grant::Connection(connection));
         }
-        if state.will_be_shared(is_fresh, before) || state.slots >= self.limit {
+        if state.will_be_shared(is_fresh, before) || state.connections >= self.limit {
             return None;
         }
-        state.slots += 1;
+        state.connections += 1;
         state.opening += 1;
-        Some(Grant::Open(Slot::new(self), Opening::new(self)))
+        Some(Grant::Open(ConnectionPermit::new(self), Opening::new(self)))
     }
 
     /// Serves those that wait, the next first.
@@ -240,7 +250,7 @@ impl Host {
                 continue;
             }
             let Some(grant) = self.grant(state, is_fresh, 0, closed) else {
-                if is_fresh && !made_way && state.slots >= self.limit {
+                if is_fresh && !made_way && state.connections >= self.limit {
                     state.make_way(sharer, closed);
                 }
                 return;
@@ -251,9 +261,9 @@ impl Host {
         }
     }
 
-    fn begin(self: &Arc<Self>, state: &mut State, sharer: SharerKey) -> HostPermit {
+    fn begin(self: &Arc<Self>, state: &mut State, sharer: SharerKey) -> RequestPermit {
         state.requests.begin(sharer);
-        HostPermit::new(self, sharer)
+        RequestPermit::new(self, sharer)
     }
 
     /// The only way to the state: what it closes is dropped once the lock is released.
@@ -285,7 +295,7 @@ impl Sharer {
         let connection = match grant {
             Grant::Connection(connection) => connection,
             // On the heap: it is three times as large as all the rest of an attempt, and rare.
-            Grant::Open(slot, opening) => Box::pin(self.host.open(network, url, slot, opening)).await?,
+            Grant::Open(connection_permit, opening) => Box::pin(self.host.open(network, url, connection_permit, opening)).await?,
         };
         Ok(Checkout { permit, connection })
     }

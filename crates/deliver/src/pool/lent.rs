@@ -2,19 +2,22 @@
 
 use std::sync::{Arc, Weak};
 
-use super::{fair_queue::SharerKey, host::Host};
+use super::{
+    fair_queue::SharerKey,
+    host::{Host, State},
+};
 use crate::connection::Http2;
 
-/// A request of a webhook that its host carries, until this is dropped: before the connection is given back.
+/// A request of a webhook that its host carries, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct HostPermit {
+pub(crate) struct RequestPermit {
     host: Weak<Host>,
     sharer: SharerKey,
 }
 
 /// One of the connections that a host may have, until it is dropped: with the connection's socket.
 #[derive(Debug)]
-pub(crate) struct Slot(Weak<Host>);
+pub(crate) struct ConnectionPermit(Weak<Host>);
 
 /// The host of a connection, which doesn't keep it.
 #[derive(Debug, Clone)]
@@ -24,7 +27,7 @@ pub(crate) struct HostHandle(Weak<Host>);
 #[derive(Debug)]
 pub(super) struct Opening(Weak<Host>);
 
-impl HostPermit {
+impl RequestPermit {
     /// Of a request that has begun.
     pub(super) fn new(host: &Arc<Host>, sharer: SharerKey) -> Self {
         Self { host: Arc::downgrade(host), sharer }
@@ -35,9 +38,16 @@ impl HostPermit {
     pub(crate) fn of_none() -> Self {
         Self { host: Weak::new(), sharer: SharerKey::default() }
     }
+
+    /// Ends it under its host's lock, which a drop would take.
+    pub(super) fn end(mut self, state: &mut State) {
+        if std::mem::take(&mut self.host).strong_count() > 0 {
+            state.requests.end(self.sharer);
+        }
+    }
 }
 
-impl Drop for HostPermit {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         let Some(host) = self.host.upgrade() else { return };
         host.change(|state, closed| {
@@ -47,7 +57,7 @@ impl Drop for HostPermit {
     }
 }
 
-impl Slot {
+impl ConnectionPermit {
     /// Of a connection that the host counts.
     pub(super) fn new(host: &Arc<Host>) -> Self {
         Self(Arc::downgrade(host))
@@ -93,11 +103,11 @@ impl HostHandle {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let Some(host) = self.0.upgrade() else { return };
         host.change(|state, closed| {
-            state.slots -= 1;
+            state.connections -= 1;
             host.serve(state, closed);
         });
     }
