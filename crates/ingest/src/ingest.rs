@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use pushline_model::Registry;
-use pushline_queue::{DeadLetters, Queue};
+use pushline_queue::{DeadLetters, Queue, Sessions};
 use tokio::sync::watch;
 
 use crate::budget::Budget;
@@ -13,6 +13,7 @@ use crate::budget::Budget;
 pub struct Ingest {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) unrouted: DeadLetters,
+    pub(crate) sessions: Arc<dyn Sessions>,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -31,8 +32,8 @@ impl Ingest {
         unacknowledged_bytes: usize,
         stop: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        let unrouted = queue.unrouted();
-        Arc::new(Self { queue, unrouted, registry, budget: Budget::new(unacknowledged_bytes), stop })
+        let (unrouted, sessions) = (queue.unrouted(), queue.sessions());
+        Arc::new(Self { queue, unrouted, sessions, registry, budget: Budget::new(unacknowledged_bytes), stop })
     }
 
     /// Resolves when the process stops.

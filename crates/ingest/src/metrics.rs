@@ -13,7 +13,7 @@ pub const CONNECTIONS: &str = "pushline_ingest_connections";
 pub const BROKER_CONNECTIONS: &str = "pushline_ingest_broker_connections";
 /// Ends of connections to MQTT brokers.
 pub const BROKER_DISCONNECTIONS: &str = "pushline_ingest_broker_disconnections_total";
-/// Packets that a broker had sent before.
+/// Packets that a device or a broker had sent before.
 pub const RESENT_PACKETS: &str = "pushline_ingest_resent_packets_total";
 
 /// Registers help texts and units with the recorder.
@@ -23,5 +23,8 @@ pub fn describe() {
     describe_gauge!(CONNECTIONS, "Open MQTT connections");
     describe_gauge!(BROKER_CONNECTIONS, "Connections to MQTT brokers that are up, with their subscriptions granted");
     describe_counter!(BROKER_DISCONNECTIONS, "Ends of connections to MQTT brokers, by reason");
-    describe_counter!(RESENT_PACKETS, "Packets that an MQTT broker sent again, since their acknowledgement didn't arrive");
+    describe_counter!(
+        RESENT_PACKETS,
+        "Packets that a device or an MQTT broker sent again, since their acknowledgement didn't arrive: each may be stored twice"
+    );
 }

@@ -155,6 +155,11 @@ impl ExactlyOnceDevice {
         Ok(())
     }
 
+    /// Names the next packets by the ids of packets that are acknowledged to their end.
+    pub fn reuse_ids(&mut self) {
+        self.next_id = self.unfinished.iter().map(|packet| packet.id).max().unwrap_or(0);
+    }
+
     /// Closes the connection without a word.
     pub fn vanish(&mut self) {
         self.stream = None;

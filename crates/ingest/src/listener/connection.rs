@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture};
+use metrics::counter;
 use pushline_queue::{AppendError, OpenSession, OpenedSession, PacketIds, Session, SessionKey};
 use rustls::pki_types::CertificateDer;
 use tokio::{
@@ -13,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use crate::{commits::Commits, intake::Intake};
+use crate::{commits::Commits, intake::Intake, metrics as names};
 
 use super::{
     DisconnectReason, TooLarge,
@@ -244,7 +245,7 @@ impl Connection {
     async fn open_session(&mut self, key: SessionKey<'_>, connect: &Connect) -> Result<(Option<Arc<dyn Session>>, bool), DisconnectReason> {
         let limits = &self.shared.limits;
         let (expiry, max_sessions) = (connect.expiry(limits.session_expiry), limits.sessions);
-        let opening = self.shared.ingest.queue.sessions().open(OpenSession { key, clean_start: connect.clean, expiry, max_sessions });
+        let opening = self.shared.ingest.sessions.open(OpenSession { key, clean_start: connect.clean, expiry, max_sessions });
         let opened = timeout(SESSION_DEADLINE, opening).await.map_err(|_| DisconnectReason::ServerBusy)?;
         let OpenedSession { session, is_present, held } = opened?;
         let receive_maximum = if connect.version == Version::V5 { limits.receive_maximum.into() } else { usize::MAX };
@@ -369,8 +370,22 @@ impl Connection {
         let mut read = OneRead::new(client.terms(&shared), &mut self.in_flight, intake);
         let ending = read.handle(&self.buffer);
         let OneRead {
-            intake, acks, answers, handled, discard, too_large, system_topics, repeated, unauthorised, unauthorised_topic, ..
+            intake,
+            acks,
+            answers,
+            handled,
+            discard,
+            too_large,
+            system_topics,
+            resent,
+            repeated,
+            unauthorised,
+            unauthorised_topic,
+            ..
         } = read;
+        if resent > 0 {
+            counter!(names::RESENT_PACKETS).increment(resent);
+        }
         if repeated > 0 {
             self.commits.count("repeated", repeated);
         }

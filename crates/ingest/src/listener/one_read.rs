@@ -43,6 +43,8 @@ pub(crate) struct OneRead<'a> {
     pub(crate) too_large: Option<Fault>,
     /// How many packets were on topics that begin with `$`. They are acknowledged, and not stored.
     pub(crate) system_topics: u64,
+    /// How many packets the client has sent before. An earlier one may be stored, too: its acknowledgement didn't arrive.
+    pub(crate) resent: u64,
     /// How many packets at QoS 2 came again. They are acknowledged, and not stored.
     pub(crate) repeated: u64,
     /// Packets that the client may not publish, and that were answered so: how many, and the last one's topic.
@@ -99,6 +101,7 @@ impl<'a> OneRead<'a> {
             discard: 0,
             too_large: None,
             system_topics: 0,
+            resent: 0,
             repeated: 0,
             unauthorised: 0,
             unauthorised_topic: None,
@@ -131,7 +134,11 @@ impl<'a> OneRead<'a> {
         let Terms { version, subscriptions, .. } = self.terms;
         self.handled += raw.len();
         match raw.read(version)? {
-            Packet::Publish(publish) => self.publish(&publish, publish.payload.len(), rest)?,
+            Packet::Publish(publish) => {
+                let repeated = self.repeated;
+                self.publish(&publish, publish.payload.len(), rest)?;
+                self.resent += u64::from(raw.is_resent() && self.repeated == repeated);
+            }
             Packet::Ping => encode::pingresp(&mut self.answers),
             Packet::Subscribe(id, qos) => {
                 self.check_answer(qos.len())?;
@@ -438,6 +445,15 @@ mod tests {
         let mut read = OneRead::new(terms(Version::V5, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
         let Some(Ending::Refused(fault)) = read.handle(three) else { panic!("the answer has eleven bytes, as foreseen") };
         assert_eq!(fault.reason, DisconnectReason::AnswerTooLarge);
+    }
+
+    #[test]
+    fn a_packet_that_may_be_stored_twice_is_counted_and_one_that_is_held_is_not() {
+        let (registry, identity) = (registry(), ClientIdentity::default());
+        let mut in_flight = InFlight::new([5].into_iter().collect(), usize::MAX);
+        let mut read = OneRead::new(terms(Version::V3, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
+        let bytes = [publish_2(true, "mti/1", 5), publish_2(true, "mti/1", 6), publish_2(false, "mti/1", 7), publish(8, 1)].concat();
+        assert_eq!((read.handle(&bytes), read.repeated, read.resent), (None, 1, 1));
     }
 
     #[test]

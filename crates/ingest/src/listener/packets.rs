@@ -123,6 +123,11 @@ impl<'a> Raw<'a> {
         self.bytes.len()
     }
 
+    /// Whether it is a PUBLISH that the client has sent before (§3.3.1.1).
+    pub(crate) fn is_resent(&self) -> bool {
+        self.first >> 4 == PUBLISH && self.first & DUP != 0
+    }
+
     /// Decodes the packet as one of a connected client.
     pub(crate) fn read(&self, version: Version) -> Result<Packet<'a>, DisconnectReason> {
         match (self.first >> 4, self.first & 0xf) {

@@ -5,6 +5,7 @@ mod flow;
 mod hand_over;
 mod hang;
 mod load;
+mod sessions;
 mod zombie;
 
 use std::{path::Path, time::Duration};

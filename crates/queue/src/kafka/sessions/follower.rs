@@ -1,4 +1,5 @@
-//! Reads the sessions topic from its start on, for as long as the queue is open, and makes the table of it. One thread, one consumer, which is assigned by hand and never commits.
+//! Reads the sessions topic from its start on, for as long as the queue is open, and makes the table of it. One thread, one consumer, which is assigned by
+//! hand and never commits.
 //!
 //! Each process says every ten seconds that it is alive. The first of the living closes the sessions of those that are gone, and ends those that have expired.
 
@@ -19,7 +20,7 @@ use rdkafka::{
 use super::{
     Phase, Shared, lock,
     record::{Key, Unreadable, VERSION, Value},
-    table::{Change, Overdue, Read},
+    table::{Change, Overdue, Read, SILENCE},
 };
 use crate::{
     QueueError,
@@ -110,8 +111,7 @@ impl Follower {
             return Ok(());
         };
         let at = log_time_of(message);
-        // A process that was stopped for long: another one has closed its sessions meanwhile.
-        let was_gone = !lock(&shared.table).is_alive(shared.process, at);
+        let before = lock(&shared.table).last_heard(shared.process);
         let is_own_beat = key == Key::Process(shared.process) && value == Some(Value::Process { is_alive: true });
         let change = lock(&shared.table).take(Read { offset: offset_of(message), at, key, value, is_live });
         match change {
@@ -120,11 +120,12 @@ impl Follower {
             Change::Stale(_) | Change::Nothing => {}
         }
         if is_own_beat {
-            if was_gone {
+            if before.is_none_or(|before| before.plus(SILENCE) <= at) {
+                // This process was stopped for long, and another one may have closed its sessions meanwhile.
                 lock(&shared.owners).values().for_each(|owner| owner.put_state(shared));
             }
             lock(&shared.owners).retain(|_, owner| !owner.is_forgotten());
-            shared.look_after_others(at);
+            shared.look_after_others(at, before.is_some_and(|before| before.plus(BEAT * 3) > at));
             shared.phase.send_if_modified(|phase| {
                 *phase == Phase::Loading && {
                     *phase = Phase::Following;
@@ -138,10 +139,10 @@ impl Follower {
 
 impl Shared {
     /// Appends the records that no owner will append, if this process is the one to do so.
-    fn look_after_others(&self, now: Timestamp) {
+    fn look_after_others(&self, now: Timestamp, is_steady: bool) {
         let overdue = {
             let table = lock(&self.table);
-            if table.looks_after_others(self.process, now) { table.overdue(now, OVERDUE) } else { vec![] }
+            if table.looks_after_others(self.process, now) { table.overdue(now, is_steady, OVERDUE) } else { vec![] }
         };
         for overdue in overdue {
             let put = match overdue {

@@ -1,5 +1,5 @@
-//! Sessions on Kafka (docs/kafka-topics.md, Session). Every process that takes packets in follows the whole sessions topic, so that it knows every session; a session's changes are
-//! records of its owner.
+//! Sessions on Kafka (docs/kafka-topics.md, Session). Every process that takes packets in follows the whole sessions topic, so that it knows every session.
+//! A session's changes are records of its owner.
 //!
 //! | part | file |
 //! |---|---|
@@ -53,7 +53,8 @@ struct Shared {
     phase: watch::Sender<Phase>,
     /// Those who wait until their opening is read.
     waiting: Mutex<HashMap<OwnerId, oneshot::Sender<Opened>>>,
-    /// The sessions whose connections this process has. Its lock is held while an opening is appended, so the topic has the openings of a process in the order of the owners.
+    /// The sessions whose connections this process has. Its lock is held while an opening is appended, so the topic has the openings of a process in the
+    /// order of the owners.
     owners: Mutex<HashMap<SessionId, Arc<Owner>>>,
 }
 

@@ -1,5 +1,5 @@
-//! A connection's hold on a session. A batch is appended to the packets topic first; when it is durable, the owner's next record says which packet ids the session holds
-//! since then. So a crash in between stores the packet and not its id, and the client's PUBLISH is stored once more.
+//! A connection's hold on a session. A batch is appended to the packets topic first; when it is durable, the owner's next record says which packet ids the
+//! session holds since then. So a crash in between stores the packet and not its id, and the client's PUBLISH is stored once more.
 
 use std::{
     sync::{Arc, Mutex},

@@ -153,9 +153,9 @@ impl Table {
         Change::Nothing
     }
 
-    /// Whether the others count a process among the living.
-    pub(super) fn is_alive(&self, process: ProcessId, now: Timestamp) -> bool {
-        self.processes.get(&process).is_some_and(|state| state.is_alive(now))
+    /// When a process last said that it is alive.
+    pub(super) fn last_heard(&self, process: ProcessId) -> Option<Timestamp> {
+        self.processes.get(&process).filter(|state| state.is_alive).map(|state| state.heard)
     }
 
     /// Whether a process is the one that looks after sessions without an owner: the one with the lowest number.
@@ -163,9 +163,11 @@ impl Table {
         self.processes.iter().filter(|(_, state)| state.is_alive(now)).map(|(id, _)| *id).min() == Some(process)
     }
 
-    /// Lists the sessions and processes that need a record, at most this many.
-    pub(super) fn overdue(&self, now: Timestamp, limit: usize) -> Vec<Overdue> {
-        let gone: Vec<ProcessId> = self.processes.iter().filter(|(_, state)| !state.is_alive(now)).map(|(id, _)| *id).collect();
+    /// Lists the sessions and processes that need a record, at most this many. `is_steady`: whether a process that is silent is gone; otherwise Kafka may have been
+    /// away for all of them, and only those that said so are gone.
+    pub(super) fn overdue(&self, now: Timestamp, is_steady: bool, limit: usize) -> Vec<Overdue> {
+        let is_gone = |state: &Process| if is_steady { !state.is_alive(now) } else { !state.is_alive };
+        let gone: Vec<ProcessId> = self.processes.iter().filter(|(_, state)| is_gone(state)).map(|(id, _)| *id).collect();
         let mut overdue: Vec<Overdue> = self
             .sessions
             .iter()
@@ -278,7 +280,7 @@ mod tests {
     #[test]
     fn a_newer_owner_has_what_the_older_one_held_and_an_older_ones_records_do_not_count() {
         let mut world = World::default();
-        assert_eq!(world.open(false, 300).is_present, false);
+        assert!(!world.open(false, 300).is_present);
         world.owners[0].2.insert(7);
         assert_eq!(world.state(0, true, 300), Change::Nothing);
         let second = world.open(false, 300);
@@ -305,8 +307,8 @@ mod tests {
         world.open(false, 10);
         world.state(0, false, 10);
         let closed_at = world.log.len() as Offset - 1;
-        assert_eq!(world.table.overdue(at(closed_at + 9), 9), []);
-        assert_eq!(world.table.overdue(at(closed_at + 10), 9), [Overdue::Expired(SESSION, world.owners[0].0)]);
+        assert_eq!(world.table.overdue(at(closed_at + 9), true, 9), []);
+        assert_eq!(world.table.overdue(at(closed_at + 10), true, 9), [Overdue::Expired(SESSION, world.owners[0].0)]);
         while (world.log.len() as Offset) < closed_at + 10 {
             world.append(Key::Process(ProcessId(1)), Some(Value::Process { is_alive: true }));
         }
@@ -322,19 +324,21 @@ mod tests {
         }
         world.open(false, 10);
         assert!(world.table.looks_after_others(gone, at(9)) && !world.table.looks_after_others(other, at(9)));
-        assert_eq!(world.table.overdue(at(9), 9), []);
+        assert_eq!(world.table.overdue(at(9), true, 9), []);
+        assert_eq!(world.table.overdue(at(90), false, 9), [], "Kafka may have been away for a minute");
+        assert!(matches!(world.table.overdue(at(90), true, 9)[..], [Overdue::Abandoned(..)]));
         world.append(Key::Process(gone), Some(Value::Process { is_alive: false }));
         assert!(world.table.looks_after_others(other, at(9)));
-        let [Overdue::Abandoned(session, owner, state)] = &world.table.overdue(at(9), 9)[..] else { panic!("it is abandoned") };
+        let [Overdue::Abandoned(session, owner, state)] = &world.table.overdue(at(9), true, 9)[..] else { panic!("it is abandoned") };
         world.append(Key::Owner(*session, *owner), Some(Value::State(state.clone())));
-        assert_eq!(world.table.overdue(at(9), 9), [Overdue::Process(gone)]);
+        assert_eq!(world.table.overdue(at(9), true, 9), [Overdue::Process(gone)]);
         assert_eq!(
-            world.table.overdue(at(90), 9).first(),
+            world.table.overdue(at(90), true, 9).first(),
             Some(&Overdue::Expired(SESSION, world.owners[0].0)),
             "and the other one is silent"
         );
         world.append(Key::Process(gone), None);
-        assert_eq!(world.table.overdue(at(9), 9), []);
+        assert_eq!(world.table.overdue(at(9), true, 9), []);
     }
 
     proptest! {
