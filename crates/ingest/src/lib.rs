@@ -10,7 +10,8 @@
 //! | records and dead letters of one read (pure) | `intake.rs` |
 //! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
 //! | what lies between a socket and MQTT: PROXY protocol, TLS, WebSocket | `listener/entrance.rs` |
-//! | who may connect, and publish what | `listener/access/` |
+//! | who decides about a login, and who may publish what | `listener/access/` |
+//! | how fast connections come, and one client is read (pure) | `listener/even_rate.rs` |
 //! | who is connected, and who was refused | `listener/devices.rs`, `listener/refused_clients.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
 //! | accepting connections | `listener/mod.rs` |

@@ -4,6 +4,8 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
+use metrics::counter;
+use pushline_model::Timestamp;
 use pushline_queue::AppendError;
 use rustls::pki_types::CertificateDer;
 use tokio::{
@@ -12,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use crate::{commits::Commits, intake::Intake};
+use crate::{commits::Commits, intake::Intake, metrics as names};
 
 use super::{
     DisconnectReason,
@@ -21,6 +23,7 @@ use super::{
     devices::Connected,
     encode,
     entrance::{Entered, NotEntered},
+    even_rate::ReadRate,
     limits::Seat,
     one_read::{Ending, Fault, OneRead, Terms},
     packets::{self, Version},
@@ -56,6 +59,7 @@ pub(crate) struct Connection {
     /// How many of the next bytes belong to a packet that is too large to be kept.
     discard: usize,
     read_next: usize,
+    rate: ReadRate,
     /// The acknowledgements are bytes to write: whole PUBACKs.
     commits: Commits<u8>,
 }
@@ -137,7 +141,19 @@ impl Connection {
     fn new(entered: Entered, shared: Arc<Shared>) -> Self {
         let Entered { stream, address, certificates } = entered;
         let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
-        Self { shared, stream, is_torn: false, address, certificates, buffer: BytesMut::new(), discard: 0, read_next: MIN_READ, commits }
+        let rate = ReadRate::new(shared.limits.packet_rate, shared.limits.byte_rate, Instant::now().into_std());
+        Self {
+            rate,
+            shared,
+            stream,
+            is_torn: false,
+            address,
+            certificates,
+            buffer: BytesMut::new(),
+            discard: 0,
+            read_next: MIN_READ,
+            commits,
+        }
     }
 
     // --- Opening
@@ -226,14 +242,15 @@ impl Connection {
             let (all_have, this_has) = (ingest.budget.has_capacity(), self.commits.bytes() < self.shared.limits.unacknowledged_bytes);
             let has_capacity = all_have && this_has;
             let deadline = if has_capacity {
-                keep_alive_timeout.map(|keep_alive_timeout| last_read + keep_alive_timeout)
+            let paused = self.rate.due(Instant::now().into_std()).map(Instant::from);
+                keep_alive_timeout.map(|keep_alive_timeout| paused.unwrap_or(last_read).max(last_read) + keep_alive_timeout)
             } else {
                 Some(last_read + STALL_TIMEOUT)
             };
             self.buffer.reserve(self.read_next);
             // The order is random: reading and acknowledging each handle all that is ready, so neither starves the other.
             result = tokio::select! {
-                read = self.stream.read_buf(&mut self.buffer), if has_capacity => {
+                read = self.stream.read_buf(&mut self.buffer), if has_capacity && paused.is_none() => {
                     last_read = Instant::now();
                     match self.after_read(read) {
                         Ok(()) => self.handle_packets(client).await,
@@ -251,6 +268,11 @@ impl Connection {
                     Ok(())
                 }
                 () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
+                () = at(paused), if paused.is_some() => {
+                    // The keep-alive begins anew: the client could say nothing.
+                    last_read = Instant::now();
+                    Ok(())
+                }
                 reason = client.connected.closed() => Err(reason.into()),
                 Ok(()) = read_again.changed() => self.check_again(client),
                 () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
@@ -278,7 +300,9 @@ impl Connection {
 
     /// A read that fills its buffer is followed by a larger one, so that an idle client holds little memory.
     fn after_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
-        match read? {
+        let read = read?;
+        self.rate.read(0, read as u64, Instant::now().into_std());
+        match read {
             0 => Err(End::Left),
             n if n >= self.read_next => {
                 self.read_next = (self.read_next * 2).min(MAX_READ);
@@ -310,7 +334,9 @@ impl Connection {
         };
         let mut read = OneRead::new(terms, Intake::new(&registry, &shared.topics, now));
         let ending = read.handle(&self.buffer);
-        let OneRead { intake, acks, answers, handled, discard, too_large, system_topics, unauthorised, unauthorised_topic, .. } = read;
+        let OneRead {
+            intake, acks, answers, handled, discard, packets, too_large, system_topics, unauthorised, unauthorised_topic, ..
+        } = read;
         if system_topics > 0 {
             self.commits.count("system_topic", system_topics);
         }
@@ -327,6 +353,7 @@ impl Connection {
         drop(registry);
         self.buffer.advance(handled);
         if self.buffer.is_empty() && self.buffer.capacity() > 2 * self.read_next {
+        self.note_packets(packets);
             self.buffer = BytesMut::new();
         }
         if !answers.is_empty() {
@@ -336,6 +363,15 @@ impl Connection {
     }
 
     // --- Acknowledging
+
+    /// Counts packets that were handled, and a pause where it begins. The bytes were counted when they were read.
+    fn note_packets(&mut self, packets: u64) {
+        let now = Instant::now().into_std();
+        self.rate.read(packets, 0, now);
+        if self.rate.due(now).is_some() {
+            counter!(names::RATE_LIMITED).increment(1);
+        }
+    }
 
     /// Writes the acknowledgements of what is durable.
     async fn acknowledge(&mut self, durable: Result<Vec<u8>, AppendError>) -> Result<(), End> {

@@ -8,6 +8,7 @@ mod devices;
 mod disconnect_reason;
 mod encode;
 mod entrance;
+mod even_rate;
 mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -58,7 +59,8 @@ pub use self::{
 
 use self::{
     disconnect_reason::DisconnectReason,
-    limits::{ConnectRate, Seat, Seats},
+    even_rate::EvenRate,
+    limits::{Seat, Seats},
     shared::Shared,
 };
 
@@ -81,6 +83,9 @@ pub struct Listener {
 
 /// The delay after an error of `accept`.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How much of the connect rate that was left over can be used at once.
+const CONNECT_CAUGHT_UP: Duration = Duration::from_millis(100);
 
 /// The system probes a connection that was silent for this long (RFC 9293 §3.8.4).
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
@@ -115,7 +120,7 @@ impl Listener {
         let mut watching = JoinSet::new();
         watching.spawn(watched_files::watch(Arc::clone(&shared.entrance), read_again));
         let (ingest, seats, mut connections) = (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::new());
-        let mut rate = shared.limits.connect_rate.map(|rate| ConnectRate::new(rate, Instant::now().into_std()));
+        let mut rate = shared.limits.connect_rate.map(|rate| EvenRate::new(rate, CONNECT_CAUGHT_UP, Instant::now().into_std()));
         let (mut fails, is_full) = (false, AtomicBool::new(false));
         // It keeps its place in line for a descriptor while connections end.
         let mut accepting = Box::pin(accept(&socket, &descriptors, &is_full, None));
@@ -129,7 +134,7 @@ impl Listener {
                 }
                 () = ingest.stopped() => break,
             };
-            rate.iter_mut().for_each(|rate| rate.accepted(Instant::now().into_std()));
+            rate.iter_mut().for_each(|rate| rate.happened(1, Instant::now().into_std()));
             accepting.set(accept(&socket, &descriptors, &is_full, rate.as_ref().map(|rate| rate.due().into())));
             match accepted {
                 Ok((stream, peer, permit)) => {

@@ -34,6 +34,8 @@ pub(crate) struct OneRead<'a> {
     pub(crate) answers: Vec<u8>,
     /// How many bytes were handled.
     pub(crate) handled: usize,
+    /// How many packets they were.
+    pub(crate) packets: u64,
     /// How many of the next bytes belong to a packet that is too large to be kept.
     pub(crate) discard: usize,
     /// The last packet that was too large and became a dead letter.
@@ -80,6 +82,7 @@ impl<'a> OneRead<'a> {
             acks,
             answers,
             handled: 0,
+            packets: 0,
             discard: 0,
             too_large: None,
             system_topics: 0,
@@ -113,6 +116,7 @@ impl<'a> OneRead<'a> {
     fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<(), Option<DisconnectReason>> {
         let Terms { version, subscriptions, .. } = self.terms;
         self.handled += raw.len();
+        self.packets += 1;
         match raw.read(version)? {
             Packet::Publish(publish) => self.publish(&publish, publish.payload.len(), rest)?,
             Packet::Ping => encode::pingresp(&mut self.answers),
@@ -137,6 +141,7 @@ impl<'a> OneRead<'a> {
         let Some((publish, length)) = packets::next_too_large(rest, self.terms.version)? else { return Ok(false) };
         let come = length.min(rest.len());
         (self.handled, self.discard) = (self.handled + come, length - come);
+        self.packets += 1;
         self.publish(&Publish { payload: &[], ..publish }, usize::MAX, rest)?;
         Ok(self.discard == 0)
     }
