@@ -1,6 +1,7 @@
 //! Who may connect to a listener, and which topics they may publish to.
 
 mod passwords;
+mod remembered;
 mod topic_rule;
 mod users;
 
