@@ -36,8 +36,8 @@ pub use crate::listener::fuzzing;
 pub use crate::{
     ingest::Ingest,
     listener::{
-        Clients, Device, Devices, InvalidOption, InvalidTopicRule, Limits, Listener, Options, RefusedClient, RefusedClients, Selection,
-        ServerTlsFiles, Subscriptions, TooLarge, TopicRule, hash_password,
+        Clients, Device, Devices, InvalidOption, InvalidTopicRule, JwtAlgorithm, JwtOptions, Limits, Listener, LoginEndpointOptions,
+        Options, RefusedClient, RefusedClients, Selection, ServerTlsFiles, Subscriptions, TooLarge, TopicRule, hash_password,
     },
     subscriber::{BrokerHealth, BrokerOptions, ClientConfigs, ProtocolVersion, Subscriber, filters, overlapping},
 };

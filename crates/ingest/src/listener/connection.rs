@@ -18,7 +18,7 @@ use crate::{commits::Commits, intake::Intake, metrics as names};
 
 use super::{
     DisconnectReason,
-    access::ClientIdentity,
+    access::{ClientIdentity, Denied},
     connect::Connect,
     devices::Connected,
     encode,
@@ -122,11 +122,11 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
 /// Serves a client whose bytes are MQTT. Its CONNECT has to come until the deadline.
 pub(super) async fn serve_entered(entered: Entered, shared: Arc<Shared>, mut seat: Seat, deadline: Instant) {
     let ingest = Arc::clone(&shared.ingest);
+    let mut connection = Connection::new(entered, shared);
     let client = tokio::select! {
         client = Box::pin(connection.open(deadline)) => client,
         () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
     };
-    let mut connection = Connection::new(entered, shared);
     seat.connected();
     match client {
         Ok(client) => {
@@ -165,12 +165,12 @@ impl Connection {
             Ok(connect) => {
                 (connect.largest_answer(), (connect.client_id.as_str(), connect.user_name.as_deref()), self.admit(connect).await)
             }
-            Err(reason) => (usize::MAX, ("", None), Err(*reason)),
+            Err(reason) => (usize::MAX, ("", None), Err((*reason).into())),
         };
         match admitted {
             Ok((client, connack)) => self.write(&connack).await.map(|()| client),
-            Err(reason) => {
-                self.shared.refused(self.address, who, reason, None, reason.describe());
+            Err(Denied { reason, detail }) => {
+                self.shared.refused(self.address, who, reason, None, &detail);
                 // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
                 let connack = encode::connack_refused(version.unwrap_or(Version::V3), reason);
                 if connack.len() <= largest_answer {
@@ -198,16 +198,16 @@ impl Connection {
     }
 
     /// Lets a client in, with the CONNACK that it gets.
-    async fn admit(&mut self, connect: &Connect) -> Result<(Client, Vec<u8>), DisconnectReason> {
+    async fn admit(&mut self, connect: &Connect) -> Result<(Client, Vec<u8>), Denied> {
         if let Some(reason) = self.reason_to_refuse(connect) {
-            return Err(reason);
+            return Err(reason.into());
         }
         let Shared { entrance, clients, max_payload, subscriptions, .. } = &*self.shared;
-        let identity = entrance.identify(connect, &self.certificates).await?;
+        let identity = entrance.identify(connect, &self.certificates, self.address.ip().to_canonical()).await?;
         let assigned = connect.client_id.is_empty().then(|| format!("pushline-{:016x}", fastrand::u64(..)));
         let connack = encode::connack_accepted(connect.version, assigned.as_deref(), packets::packet_limit(*max_payload), *subscriptions);
         if connack.len() > connect.largest_answer() {
-            return Err(DisconnectReason::AnswerTooLarge);
+            return Err(DisconnectReason::AnswerTooLarge.into());
         }
         let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
         let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, now())?;
@@ -237,12 +237,13 @@ impl Connection {
         // MQTT 5 §3.1.2.10: one and a half times the keep-alive.
         let keep_alive_timeout = (client.keep_alive > 0).then(|| Duration::from_secs(client.keep_alive.into()) * 3 / 2);
         let mut last_read = Instant::now();
+        let expires = client.identity.expires.and_then(at_wall_time);
         let mut result = self.handle_packets(client).await;
         while result.is_ok() {
             let (all_have, this_has) = (ingest.budget.has_capacity(), self.commits.bytes() < self.shared.limits.unacknowledged_bytes);
             let has_capacity = all_have && this_has;
-            let deadline = if has_capacity {
             let paused = self.rate.due(Instant::now().into_std()).map(Instant::from);
+            let deadline = if has_capacity {
                 keep_alive_timeout.map(|keep_alive_timeout| paused.unwrap_or(last_read).max(last_read) + keep_alive_timeout)
             } else {
                 Some(last_read + STALL_TIMEOUT)
@@ -267,12 +268,13 @@ impl Connection {
                     last_read = Instant::now();
                     Ok(())
                 }
-                () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
                 () = at(paused), if paused.is_some() => {
                     // The keep-alive begins anew: the client could say nothing.
                     last_read = Instant::now();
                     Ok(())
                 }
+                () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
+                () = at(expires) => Err(DisconnectReason::LoginExpired.into()),
                 reason = client.connected.closed() => Err(reason.into()),
                 Ok(()) = read_again.changed() => self.check_again(client),
                 () = ingest.stopped() => Err(DisconnectReason::ServerShuttingDown.into()),
@@ -351,9 +353,9 @@ impl Connection {
         self.discard += discard;
         self.commits.append(intake, acks, handled);
         drop(registry);
+        self.note_packets(packets);
         self.buffer.advance(handled);
         if self.buffer.is_empty() && self.buffer.capacity() > 2 * self.read_next {
-        self.note_packets(packets);
             self.buffer = BytesMut::new();
         }
         if !answers.is_empty() {
@@ -361,8 +363,6 @@ impl Connection {
         }
         ending.map_or(Ok(()), |ending| Err(ending.into()))
     }
-
-    // --- Acknowledging
 
     /// Counts packets that were handled, and a pause where it begins. The bytes were counted when they were read.
     fn note_packets(&mut self, packets: u64) {
@@ -372,6 +372,8 @@ impl Connection {
             counter!(names::RATE_LIMITED).increment(1);
         }
     }
+
+    // --- Acknowledging
 
     /// Writes the acknowledgements of what is durable.
     async fn acknowledge(&mut self, durable: Result<Vec<u8>, AppendError>) -> Result<(), End> {
@@ -427,6 +429,12 @@ impl Client {
     fn who(&self) -> Who<'_> {
         (self.connected.client_id(), self.identity.name.as_deref())
     }
+}
+
+/// The monotonic clock's time at a wall clock's, as the two stand now; `None`: too far away to be counted.
+fn at_wall_time(time: Timestamp) -> Option<Instant> {
+    let now = now();
+    if time > now { Instant::now().checked_add(time.distance(now)) } else { Some(Instant::now()) }
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -49,7 +49,7 @@ use tracing::{info, warn};
 use crate::{Ingest, IngestError, metrics as names, tasks::resume_panic};
 
 pub use self::{
-    access::{InvalidTopicRule, TopicRule, hash_password},
+    access::{InvalidTopicRule, JwtAlgorithm, JwtOptions, LoginEndpointOptions, TopicRule, hash_password},
     devices::{Device, Devices, Selection},
     limits::Limits,
     options::{InvalidOption, Options, Subscriptions, TooLarge},

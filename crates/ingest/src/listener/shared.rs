@@ -23,7 +23,7 @@ pub(crate) struct Shared {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) limits: Limits,
     pub(crate) entrance: Arc<Entrance>,
-    /// Changes when certificates and users were read again.
+    /// Changes when certificates, users and keys were read again.
     pub(crate) read_again: watch::Receiver<()>,
 }
 

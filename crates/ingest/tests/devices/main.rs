@@ -4,6 +4,7 @@
 
 mod authority;
 mod hostile;
+mod logins;
 mod security;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
