@@ -4,6 +4,7 @@
 
 mod authority;
 mod hostile;
+mod hostile_connections;
 mod logins;
 mod security;
 
