@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, as it should")]
 
 mod authority;
+mod conversations;
 mod hostile;
 mod hostile_connections;
 mod logins;
@@ -28,6 +29,11 @@ struct Listening {
 
 /// Starts a listener whose queue has a group for each ICCID of organisation `mti`.
 async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
+    listen_on(Memory::new(), define).await
+}
+
+/// The same on another queue.
+async fn listen_on(queue: Arc<dyn Queue>, define: impl FnOnce(&mut Options)) -> Listening {
     let mut registry = RegistryBuilder::default();
     registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
     registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
@@ -35,7 +41,7 @@ async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
     define(&mut options);
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
-    let ingest = Ingest::new(Memory::new() as Arc<dyn Queue>, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
+    let ingest = Ingest::new(queue, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
     let clients = Arc::new(Clients::default());
     let listener = Listener::bind(options, ingest, Arc::clone(&clients)).await.unwrap();
     let address = listener.local_addr().unwrap();
