@@ -236,17 +236,17 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("[[mqtt.listeners]]\njwt = { jwks_file = \"/none\" }", "/etc/p.toml:2: mqtt.listeners.jwt.jwks_file: can't read /none"),
         ("[[mqtt.listeners]]\njwt = {}", "/etc/p.toml:2: mqtt.listeners.jwt.jwks_file: it is missing: jwks_file = \"jwks.json\""),
         (
-            "[[mqtt.listeners]]\njwt = { jwks_file = \"/none\", algorithms = [\"HS256\"] }",
+            "[[mqtt.listeners]]\njwt = { algorithms = [\"HS256\"], jwks_file = \"/none\" }",
             "/etc/p.toml:2: mqtt.listeners.jwt.algorithms: \"HS256\" can't be used: expected \"RS256\", \"ES256\" or \"EdDSA\"",
         ),
         (
-            "[[mqtt.listeners]]\njwt = { jwks_file = \"/none\", algorithms = [] }",
+            "[[mqtt.listeners]]\njwt = { algorithms = [], jwks_file = \"/none\" }",
             "/etc/p.toml:2: mqtt.listeners.jwt.algorithms: it is empty: no token could be right",
         ),
         ("[[mqtt.listeners]]\nlogin_endpoint = { url = \"ftp://a\" }", "/etc/p.toml:2: mqtt.listeners.login_endpoint.url: "),
         (
             "[[mqtt.listeners]]\nlogin_endpoint = { url = \"https://a.example/\", tls = { ca_file = \"/none\" } }",
-            "/etc/p.toml:2: mqtt.listeners.login_endpoint: can't read /none",
+            "/etc/p.toml:2: mqtt.listeners.login_endpoint: tls.ca_file: can't read /none",
         ),
         (
             "[[mqtt.listeners]]\nlogin_endpoint = { url = \"http://a.example/\", tls = { server_name = \"b.example\" } }",
