@@ -70,6 +70,13 @@ pub const PARTS: &[Part] = &[
         ],
     },
     Part {
+        name: "conversations",
+        about: "clients that talk to the listener at random, 160,000 connections; 5 minutes",
+        package: "pushline-ingest",
+        target: &["--test", "devices"],
+        tests: &["whatever_clients_send_what_was_acknowledged_is_in_the_queue_and_the_listener_goes_on"],
+    },
+    Part {
         name: "kafka-outage",
         about: "Kafka is away for two minutes; 3 minutes",
         package: "pushline",

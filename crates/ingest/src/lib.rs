@@ -10,7 +10,8 @@
 //! | records and dead letters of one read (pure) | `intake.rs` |
 //! | what makes packets durable and acknowledges them afterwards | `commits.rs` |
 //! | what lies between a socket and MQTT: PROXY protocol, TLS, WebSocket | `listener/entrance.rs` |
-//! | who may connect, and publish what | `listener/access/` |
+//! | who decides about a login, and who may publish what | `listener/access/` |
+//! | how fast connections come, and one client is read (pure) | `listener/even_rate.rs` |
 //! | what becomes of a will | `listener/will.rs` |
 //! | who is connected, and who was refused | `listener/devices.rs`, `listener/refused_clients.rs` |
 //! | the only `select!` of a connection | `listener/connection.rs` |
@@ -36,8 +37,8 @@ pub use crate::listener::fuzzing;
 pub use crate::{
     ingest::Ingest,
     listener::{
-        Clients, Device, Devices, InvalidOption, InvalidTopicRule, Limits, Listener, Options, RefusedClient, RefusedClients, Selection,
-        ServerTlsFiles, Subscriptions, TooLarge, TopicRule, hash_password,
+        Clients, Device, Devices, InvalidOption, InvalidTopicRule, JwtAlgorithm, JwtOptions, Limits, Listener, LoginEndpointOptions,
+        Options, RefusedClient, RefusedClients, Selection, ServerTlsFiles, Subscriptions, TooLarge, TopicRule, hash_password,
     },
     subscriber::{BrokerHealth, BrokerOptions, ClientConfigs, ProtocolVersion, Subscriber, filters, overlapping},
 };

@@ -9,6 +9,12 @@ pub const ACK_SECONDS: &str = "pushline_ingest_ack_seconds";
 /// Open MQTT connections.
 pub const CONNECTIONS: &str = "pushline_ingest_connections";
 
+/// Logins that a login end point was asked about.
+pub const LOGIN_REQUESTS: &str = "pushline_ingest_login_requests_total";
+
+/// How often a client was read no further because of its rate.
+pub const RATE_LIMITED: &str = "pushline_ingest_rate_limited_total";
+
 /// Connections to MQTT brokers that are up.
 pub const BROKER_CONNECTIONS: &str = "pushline_ingest_broker_connections";
 /// Ends of connections to MQTT brokers.
@@ -21,6 +27,8 @@ pub fn describe() {
     describe_counter!(PACKETS, "Packets by source and result; refused_… counts connections that were refused or closed, by reason");
     describe_histogram!(ACK_SECONDS, Unit::Seconds, "From the reading of a packet until its acknowledgement was written");
     describe_gauge!(CONNECTIONS, "Open MQTT connections");
+    describe_counter!(LOGIN_REQUESTS, "Logins that a login end point was asked about, by result");
+    describe_counter!(RATE_LIMITED, "How often a client wasn't read for a while, because its packet_rate or byte_rate was used up");
     describe_gauge!(BROKER_CONNECTIONS, "Connections to MQTT brokers that are up, with their subscriptions granted");
     describe_counter!(BROKER_DISCONNECTIONS, "Ends of connections to MQTT brokers, by reason");
     describe_counter!(

@@ -284,3 +284,31 @@ async fn beyond_the_limit_of_descriptors_a_client_waits_until_another_leaves() {
     drop(first);
     assert_eq!(third.await.unwrap(), [0x20, 2, 0, 0]);
 }
+
+#[tokio::test]
+async fn a_client_beyond_its_rate_is_read_later_and_loses_neither_packets_nor_its_connection() {
+    let queue = Away::new();
+    let define = |options: &mut Options| options.limits.packet_rate = Some("1/m".parse().unwrap());
+    let (server, _stop) = listen_with(&queue, Ingest::UNACKNOWLEDGED_BYTES, define).await;
+    let (mut stream, _) = connect_as(server, CONNECT_V3, b'f').await;
+    let ten: Vec<u8> = (1..=10).flat_map(|id| publish(CONNECT_V3, id, 1)).collect();
+    stream.write_all(&ten).await.unwrap();
+    queue.until_batches(1).await;
+    queue.restore();
+    for id in 1..=10 {
+        assert_eq!(read_packet(&mut stream).await, [0x40, 2, 0, id]);
+    }
+    stream.write_all(&publish(CONNECT_V3, 11, 1)).await.unwrap();
+    tokio::time::pause();
+    let began = Instant::now();
+    timeout(LONG, queue.batches.subscribe().wait_for(|batches| *batches >= 2)).await.expect("it is read later").unwrap();
+    let waited = began.elapsed();
+    // Its keep-alive would be over after a minute and a half.
+    assert!((Duration::from_secs(500)..Duration::from_secs(700)).contains(&waited), "{waited:?}");
+    queue.restore();
+    assert_eq!(read_packet(&mut stream).await, [0x40, 2, 0, 11]);
+    // The keep-alive began anew when the wait was over.
+    tokio::time::sleep(Duration::from_secs(80)).await;
+    stream.write_all(&[0xe0, 0]).await.unwrap();
+    assert!(read_to_close(stream).await.is_empty());
+}

@@ -33,7 +33,7 @@ pub use header::{CustomHeader, HeaderName};
 pub use iccid::Iccid;
 pub use outcome::{Attempt, LocalFailure, LocalFailureKind, NoResponse, Outcome, ResponseHeaders};
 pub use packet::{MessageId, Offset, Packet};
-pub use rate::Rate;
+pub use rate::{ByteRate, Rate};
 pub use registry::{Group, Registry, RegistryBuilder};
 pub use routing::{Routed, route};
 pub use secret::Secret;

@@ -18,8 +18,10 @@ const GRAPH: [(&str, &[&str]); 9] = [
 ];
 
 /// Libraries that only these crates may use.
-const SINGLE_USERS: [(&str, &[&str]); 6] = [
+const SINGLE_USERS: [(&str, &[&str]); 7] = [
     ("argon2", &["pushline-ingest"]),
+    // The signatures of tokens. All other cryptography is behind rustls, argon2 and hmac.
+    ("ring", &["pushline-ingest"]),
     // Of the product, the sender and the listener speak TLS; tests and the load test play its server.
     ("tokio-rustls", &["pushline-deliver", "pushline-ingest", "pushline-loadtest", "pushline-testkit"]),
     ("clap", &["pushline"]),

@@ -6,6 +6,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::{Buf, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture};
 use metrics::counter;
+use pushline_model::Timestamp;
 use pushline_queue::{AppendError, OpenSession, OpenedSession, PacketIds, Session, SessionKey};
 use rustls::pki_types::CertificateDer;
 use tokio::{
@@ -18,12 +19,13 @@ use crate::{commits::Commits, intake::Intake, metrics as names};
 
 use super::{
     DisconnectReason, TooLarge,
-    access::ClientIdentity,
+    access::{ClientIdentity, Denied},
     connect::Connect,
     delayed_will::DelayedWill,
     devices::Connected,
     encode::{self, Ack, Connack},
     entrance::{Entered, NotEntered},
+    even_rate::ReadRate,
     in_flight::InFlight,
     limits::Seat,
     one_read::{Ending, Fault, OneRead, Terms},
@@ -64,6 +66,7 @@ pub(crate) struct Connection {
     /// How many of the next bytes belong to a packet that is too large to be kept.
     discard: usize,
     read_next: usize,
+    rate: ReadRate,
     commits: Commits<Ack>,
     in_flight: InFlight,
 }
@@ -163,8 +166,9 @@ impl Connection {
     fn new(entered: Entered, shared: Arc<Shared>) -> Self {
         let Entered { stream, address, certificates } = entered;
         let commits = Commits::new(Arc::clone(&shared.ingest), "listener");
+        let rate = ReadRate::new(shared.limits.packet_rate, shared.limits.byte_rate, Instant::now().into_std());
         let (buffer, in_flight) = (BytesMut::new(), InFlight::new(PacketIds::default(), usize::MAX));
-        Self { shared, stream, is_torn: false, address, certificates, buffer, discard: 0, read_next: MIN_READ, commits, in_flight }
+        Self { shared, stream, is_torn: false, address, certificates, buffer, discard: 0, read_next: MIN_READ, rate, commits, in_flight }
     }
 
     // --- Opening
@@ -176,12 +180,12 @@ impl Connection {
             Ok(connect) => {
                 (connect.largest_answer(), (connect.client_id.as_str(), connect.user_name.as_deref()), self.admit(connect).await)
             }
-            Err(reason) => (usize::MAX, ("", None), Err(*reason)),
+            Err(reason) => (usize::MAX, ("", None), Err((*reason).into())),
         };
         match admitted {
             Ok((client, connack)) => self.write(&connack).await.map(|()| client),
-            Err(reason) => {
-                self.shared.refused(self.address, who, reason, None, reason.describe());
+            Err(Denied { reason, detail }) => {
+                self.shared.refused(self.address, who, reason, None, &detail);
                 // MQTT 3.1.1 §3.1.2.2 defines the answer to a client of an unknown version.
                 let connack = encode::connack_refused(version.unwrap_or(Version::V3), reason);
                 if connack.len() <= largest_answer {
@@ -209,13 +213,13 @@ impl Connection {
     }
 
     /// Lets a client in, with the CONNACK that it gets.
-    async fn admit(&mut self, connect: &Connect) -> Result<(Client, Vec<u8>), DisconnectReason> {
+    async fn admit(&mut self, connect: &Connect) -> Result<(Client, Vec<u8>), Denied> {
         if let Some(reason) = self.reason_to_refuse(connect) {
-            return Err(reason);
+            return Err(reason.into());
         }
         let shared = Arc::clone(&self.shared);
         let Shared { entrance, clients, max_payload, subscriptions, limits, .. } = &*shared;
-        let identity = entrance.identify(connect, &self.certificates).await?;
+        let identity = entrance.identify(connect, &self.certificates, self.address.ip().to_canonical()).await?;
         let assigned = connect.client_id.is_empty().then(|| format!("pushline-{:016x}", fastrand::u64(..)));
         let connack = Connack {
             is_present: false,
@@ -227,7 +231,7 @@ impl Connection {
         };
         // It has the same length whatever becomes of the session.
         if encode::connack_accepted(connect.version, &connack).len() > connect.largest_answer() {
-            return Err(DisconnectReason::AnswerTooLarge);
+            return Err(DisconnectReason::AnswerTooLarge.into());
         }
         let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
         let will = self.hold_will(connect, &identity)?;
@@ -286,19 +290,21 @@ impl Connection {
         let keep_alive_timeout = (client.keep_alive > 0).then(|| Duration::from_secs(client.keep_alive.into()) * 3 / 2);
         let mut taken_over = client.taken_over();
         let mut last_read = Instant::now();
+        let expires = client.identity.expires.and_then(at_wall_time);
         let mut result = self.handle_packets(client).await;
         while result.is_ok() {
             let (all_have, this_has) = (ingest.budget.has_capacity(), self.commits.bytes() < self.shared.limits.unacknowledged_bytes);
             let has_capacity = all_have && this_has;
+            let paused = self.rate.due(Instant::now().into_std()).map(Instant::from);
             let deadline = if has_capacity {
-                keep_alive_timeout.map(|keep_alive_timeout| last_read + keep_alive_timeout)
+                keep_alive_timeout.map(|keep_alive_timeout| paused.unwrap_or(last_read).max(last_read) + keep_alive_timeout)
             } else {
                 Some(last_read + STALL_TIMEOUT)
             };
             self.buffer.reserve(self.read_next);
             // The order is random: reading and acknowledging each handle all that is ready, so neither starves the other.
             result = tokio::select! {
-                read = self.stream.read_buf(&mut self.buffer), if has_capacity => {
+                read = self.stream.read_buf(&mut self.buffer), if has_capacity && paused.is_none() => {
                     last_read = Instant::now();
                     match self.after_read(read) {
                         Ok(()) => self.handle_packets(client).await,
@@ -315,7 +321,13 @@ impl Connection {
                     last_read = Instant::now();
                     Ok(())
                 }
+                () = at(paused), if paused.is_some() => {
+                    // The keep-alive begins anew: the client could say nothing.
+                    last_read = Instant::now();
+                    Ok(())
+                }
                 () = at(deadline) => Err(if has_capacity { DisconnectReason::KeepAliveTimeout } else { DisconnectReason::ServerBusy }.into()),
+                () = at(expires) => Err(DisconnectReason::LoginExpired.into()),
                 reason = client.connected.closed() => Err(reason.into()),
                 () = &mut taken_over => Err(DisconnectReason::SessionTakenOver.into()),
                 Ok(()) = read_again.changed() => self.check_again(client),
@@ -345,7 +357,9 @@ impl Connection {
 
     /// A read that fills its buffer is followed by a larger one, so that an idle client holds little memory.
     fn after_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
-        match read? {
+        let read = read?;
+        self.rate.read(0, read as u64, Instant::now().into_std());
+        match read {
             0 => Err(End::Left),
             n if n >= self.read_next => {
                 self.read_next = (self.read_next * 2).min(MAX_READ);
@@ -375,6 +389,7 @@ impl Connection {
             answers,
             handled,
             discard,
+            packets,
             too_large,
             system_topics,
             resent,
@@ -403,6 +418,7 @@ impl Connection {
         self.discard += discard;
         self.commits.append(intake, acks, handled);
         drop(registry);
+        self.note_packets(packets);
         self.buffer.advance(handled);
         if self.buffer.is_empty() && self.buffer.capacity() > 2 * self.read_next {
             self.buffer = BytesMut::new();
@@ -428,6 +444,15 @@ impl Connection {
             None => {}
         }
         End::Disconnected(disconnect)
+    }
+
+    /// Counts packets that were handled, and a pause where it begins. The bytes were counted when they were read.
+    fn note_packets(&mut self, packets: u64) {
+        let now = Instant::now().into_std();
+        self.rate.read(packets, 0, now);
+        if self.rate.due(now).is_some() {
+            counter!(names::RATE_LIMITED).increment(1);
+        }
     }
 
     // --- Acknowledging
@@ -564,6 +589,12 @@ impl Client {
     fn taken_over(&self) -> BoxFuture<'static, ()> {
         self.session.as_ref().map_or_else(|| std::future::pending().boxed(), |session| session.taken_over())
     }
+}
+
+/// The monotonic clock's time at a wall clock's, as the two stand now; `None`: too far away to be counted.
+fn at_wall_time(time: Timestamp) -> Option<Instant> {
+    let now = now();
+    if time > now { Instant::now().checked_add(time.distance(now)) } else { Some(Instant::now()) }
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -25,8 +25,12 @@ pub(crate) enum DisconnectReason {
     TopicAliasInvalid,
     /// The client has more packets in flight than the Receive Maximum of CONNACK (§3.3.4).
     ReceiveMaximumExceeded,
-    /// The user is unknown, or the password is wrong or missing.
+    /// The user is unknown, or the password or token is wrong or missing.
     BadUserNameOrPassword,
+    /// The login end point gave no decision.
+    ServerUnavailable,
+    /// The client's token, or the login end point's decision, holds no more.
+    LoginExpired,
     /// The client may not publish to the topic, isn't let in any more, or has the client id of another user.
     NotAuthorized,
     /// An operator has disconnected the client.
@@ -67,6 +71,8 @@ impl DisconnectReason {
             Self::TopicAliasInvalid => "refused_topic_alias",
             Self::ReceiveMaximumExceeded => "refused_receive_maximum",
             Self::BadUserNameOrPassword => "refused_password",
+            Self::ServerUnavailable => "refused_login_unavailable",
+            Self::LoginExpired => "refused_login_expired",
             Self::NotAuthorized => "refused_not_authorized",
             Self::AdministrativeAction => "refused_by_operator",
             Self::TooManyConnections => "refused_connections",
@@ -98,6 +104,8 @@ impl DisconnectReason {
             Self::TopicAliasInvalid => "the client used a topic alias, and CONNACK allowed none",
             Self::ReceiveMaximumExceeded => "the client has more packets in flight than receive_maximum",
             Self::BadUserNameOrPassword => "the user is unknown, or the password is wrong or missing",
+            Self::ServerUnavailable => "the login end point gave no decision",
+            Self::LoginExpired => "the login has expired: the client has to log in again",
             Self::NotAuthorized => "the topic rules, the certificates or the users don't allow it",
             Self::AdministrativeAction => "an operator has disconnected the client",
             Self::TooManyConnections => "too many connections: max_connections or max_connections_per_address",
@@ -116,7 +124,7 @@ impl DisconnectReason {
 
     /// Whether the log and the list of refusals have it. The others happen to every client at times.
     pub(crate) fn is_reported(self) -> bool {
-        !matches!(self, Self::KeepAliveTimeout | Self::ServerShuttingDown)
+        !matches!(self, Self::KeepAliveTimeout | Self::LoginExpired | Self::ServerShuttingDown)
     }
 
     /// MQTT 5's reason code (§2.4).
@@ -128,7 +136,8 @@ impl DisconnectReason {
             Self::UnsupportedProtocolVersion => 0x84,
             Self::ClientIdentifierNotValid => 0x85,
             Self::BadUserNameOrPassword => 0x86,
-            Self::NotAuthorized => 0x87,
+            Self::NotAuthorized | Self::LoginExpired => 0x87,
+            Self::ServerUnavailable => 0x88,
             Self::ServerBusy | Self::TooManyHandshakes => 0x89,
             Self::ServerShuttingDown => 0x8b,
             Self::BadAuthenticationMethod => 0x8c,
@@ -148,7 +157,7 @@ impl DisconnectReason {
         match self {
             Self::UnsupportedProtocolVersion => Some(1),
             Self::ClientIdentifierNotValid => Some(2),
-            Self::ServerBusy | Self::TooManyWills => Some(3),
+            Self::ServerUnavailable | Self::ServerBusy | Self::TooManyWills => Some(3),
             Self::BadUserNameOrPassword => Some(4),
             Self::NotAuthorized => Some(5),
             _ => None,

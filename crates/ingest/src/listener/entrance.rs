@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::{
     DisconnectReason,
-    access::{Access, ClientIdentity},
+    access::{Access, ClientIdentity, Denied},
     certificate_name::name_of,
     connect::Connect,
     limits::Seat,
@@ -104,7 +104,7 @@ impl Entrance {
     /// The files that are read again when they change.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let tls = self.tls.iter().flat_map(ServerTls::files).map(Path::to_path_buf);
-        tls.chain(self.access.users_file().map(Path::to_path_buf)).collect()
+        tls.chain(self.access.files().map(Path::to_path_buf)).collect()
     }
 
     /// Reads the files again. It blocks.
@@ -119,14 +119,15 @@ impl Entrance {
     /// Finds out who a client is.
     ///
     /// # Errors
-    /// The reason to refuse it.
+    /// Why it isn't let in.
     pub(crate) async fn identify(
         &self,
         connect: &Connect,
         certificates: &[CertificateDer<'_>],
-    ) -> Result<ClientIdentity, DisconnectReason> {
+        address: IpAddr,
+    ) -> Result<ClientIdentity, Denied> {
         let name = certificates.first().and_then(name_of);
-        self.access.identify(connect, name.as_deref()).await
+        self.access.identify(connect, name.as_deref(), address).await
     }
 
     /// Whether a connected client would still be let in, now that files were read again.

@@ -4,15 +4,12 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use pushline_model::Rate;
+use pushline_model::{ByteRate, Rate};
 
 use super::DisconnectReason;
-
-/// How much of the connect rate that was left over can be used at once.
-const CAUGHT_UP: Duration = Duration::from_millis(100);
 
 /// The limits of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +34,10 @@ pub struct Limits {
     pub session_expiry: Duration,
     /// While the queue keeps this many sessions, a client without one gets a session that ends with its connection.
     pub sessions: usize,
+    /// Control packets of one connection; `None`: as many as come. Beyond it, that socket isn't read.
+    pub packet_rate: Option<Rate>,
+    /// The same for bytes of MQTT.
+    pub byte_rate: Option<ByteRate>,
 }
 
 impl Default for Limits {
@@ -52,6 +53,8 @@ impl Default for Limits {
             receive_maximum: u16::MAX,
             session_expiry: Duration::from_hours(7 * 24),
             sessions: 1_000_000,
+            packet_rate: None,
+            byte_rate: None,
         }
     }
 }
@@ -71,35 +74,12 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// How often connections are accepted (`connect_rate`): evenly, with what a late task missed at once.
-#[derive(Debug)]
-pub(crate) struct ConnectRate {
-    interval: Duration,
-    due: Instant,
-}
-
 /// The right to be connected, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     seats: Arc<Seats>,
     address: Option<IpAddr>,
     is_connected: bool,
-}
-
-impl ConnectRate {
-    pub(crate) fn new(rate: Rate, now: Instant) -> Self {
-        Self { interval: rate.interval(), due: now }
-    }
-
-    /// When the next connection may be accepted.
-    pub(crate) fn due(&self) -> Instant {
-        self.due
-    }
-
-    /// A connection was accepted.
-    pub(crate) fn accepted(&mut self, now: Instant) {
-        self.due = self.due.max(now.checked_sub(CAUGHT_UP).unwrap_or(now)) + self.interval;
-    }
 }
 
 impl Seats {
@@ -176,21 +156,6 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn connections_are_accepted_at_an_even_rate() {
-        let began = Instant::now();
-        let at = |millis| began + Duration::from_millis(millis);
-        let mut rate = ConnectRate::new("10/s".parse().unwrap(), began);
-        rate.accepted(at(0));
-        assert_eq!(rate.due(), at(100));
-        rate.accepted(at(100));
-        assert_eq!(rate.due(), at(200));
-        rate.accepted(at(1000));
-        assert_eq!(rate.due(), at(1000), "one was missed, and may come at once");
-        rate.accepted(at(1000));
-        assert_eq!(rate.due(), at(1100));
-    }
 
     #[test]
     fn each_limit_holds_until_a_connection_ends() {

@@ -9,6 +9,7 @@ mod devices;
 mod disconnect_reason;
 mod encode;
 mod entrance;
+mod even_rate;
 mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -51,7 +52,7 @@ use tracing::{info, warn};
 use crate::{Ingest, IngestError, metrics as names, tasks::resume_panic};
 
 pub use self::{
-    access::{InvalidTopicRule, TopicRule, hash_password},
+    access::{InvalidTopicRule, JwtAlgorithm, JwtOptions, LoginEndpointOptions, TopicRule, hash_password},
     devices::{Device, Devices, Selection},
     limits::Limits,
     options::{InvalidOption, Options, Subscriptions, TooLarge},
@@ -62,7 +63,8 @@ pub use self::{
 use self::{
     delayed_will::DelayedWill,
     disconnect_reason::DisconnectReason,
-    limits::{ConnectRate, Seat, Seats},
+    even_rate::EvenRate,
+    limits::{Seat, Seats},
     shared::Shared,
 };
 
@@ -85,6 +87,9 @@ pub struct Listener {
 
 /// The delay after an error of `accept`.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How much of the connect rate that was left over can be used at once.
+const CONNECT_CAUGHT_UP: Duration = Duration::from_millis(100);
 
 /// The system probes a connection that was silent for this long (RFC 9293 §3.8.4).
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
@@ -120,7 +125,7 @@ impl Listener {
         watching.spawn(watched_files::watch(Arc::clone(&shared.entrance), read_again));
         let (ingest, seats, mut connections) =
             (Arc::clone(&shared.ingest), Seats::new(shared.limits.clone()), JoinSet::<Option<DelayedWill>>::new());
-        let mut rate = shared.limits.connect_rate.map(|rate| ConnectRate::new(rate, Instant::now().into_std()));
+        let mut rate = shared.limits.connect_rate.map(|rate| EvenRate::new(rate, CONNECT_CAUGHT_UP, Instant::now().into_std()));
         // It ends with this function too: the process stops.
         let mut delayed_wills = JoinSet::new();
         let (mut fails, is_full) = (false, AtomicBool::new(false));
@@ -142,7 +147,7 @@ impl Listener {
                 }
                 () = ingest.stopped() => break,
             };
-            rate.iter_mut().for_each(|rate| rate.accepted(Instant::now().into_std()));
+            rate.iter_mut().for_each(|rate| rate.happened(1, Instant::now().into_std()));
             accepting.set(accept(&socket, &descriptors, &is_full, rate.as_ref().map(|rate| rate.due().into())));
             match accepted {
                 Ok((stream, peer, permit)) => {

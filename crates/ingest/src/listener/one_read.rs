@@ -37,6 +37,8 @@ pub(crate) struct OneRead<'a> {
     pub(crate) answers: Vec<u8>,
     /// How many bytes were handled.
     pub(crate) handled: usize,
+    /// How many packets they were.
+    pub(crate) packets: u64,
     /// How many of the next bytes belong to a packet that is too large to be kept.
     pub(crate) discard: usize,
     /// The last packet that was too large and became a dead letter.
@@ -98,6 +100,7 @@ impl<'a> OneRead<'a> {
             acks,
             answers,
             handled: 0,
+            packets: 0,
             discard: 0,
             too_large: None,
             system_topics: 0,
@@ -133,6 +136,7 @@ impl<'a> OneRead<'a> {
     fn packet(&mut self, raw: &Raw<'a>, rest: &'a [u8]) -> Result<Next, DisconnectReason> {
         let Terms { version, subscriptions, .. } = self.terms;
         self.handled += raw.len();
+        self.packets += 1;
         match raw.read(version)? {
             Packet::Publish(publish) => {
                 let repeated = self.repeated;
@@ -162,6 +166,7 @@ impl<'a> OneRead<'a> {
         let Some((publish, length)) = packets::next_too_large(rest, self.terms.version)? else { return Ok(Next::Read) };
         let come = length.min(rest.len());
         (self.handled, self.discard) = (self.handled + come, length - come);
+        self.packets += 1;
         self.publish(&Publish { payload: &[], ..publish }, usize::MAX, rest)?;
         Ok(if self.discard == 0 { Next::Packet } else { Next::Read })
     }

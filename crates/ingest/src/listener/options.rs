@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use pushline_model::{DescriptorBudget, TopicPattern};
 
 use super::{
-    access::{Access, TopicRule},
+    access::{Access, JwtOptions, LoginEndpointOptions, Logins, TopicRule},
     entrance::Entrance,
     limits::Limits,
     packets,
@@ -28,9 +28,13 @@ pub struct Options {
     pub subscriptions: Subscriptions,
     /// With it, clients connect by TLS.
     pub tls: Option<ServerTlsFiles>,
-    /// With it, every client has to be a user of the file, with its password.
+    /// With it, a client may log in with a token as its password.
+    pub jwt: Option<JwtOptions>,
+    /// With it, a client may be a user of the file, with its password.
     pub users_file: Option<PathBuf>,
-    /// What a client may publish to, unless its line in the users file has rules of its own; empty: everything.
+    /// With it, the end point decides about every client that neither has a token nor is a user of the file.
+    pub login_endpoint: Option<LoginEndpointOptions>,
+    /// What a client may publish to, unless its own login has rules; empty: everything.
     pub allow_topics: Vec<TopicRule>,
     /// The addresses of load balancers: their connections begin with a header of the PROXY protocol, version 1 or 2.
     pub proxy_protocol: Vec<IpNet>,
@@ -91,7 +95,9 @@ impl Options {
             too_large: TooLarge::Refuse,
             subscriptions: Subscriptions::Accept,
             tls: None,
+            jwt: None,
             users_file: None,
+            login_endpoint: None,
             allow_topics: Vec::new(),
             proxy_protocol: Vec::new(),
             websocket: false,
@@ -111,12 +117,12 @@ impl Options {
     /// Reads the files. It blocks.
     pub(crate) fn entrance(&self) -> Result<Entrance, InvalidOption> {
         let tls = self.tls.clone().map(ServerTls::read).transpose();
-        let access = Access::read(self.users_file.clone(), &self.allow_topics);
+        let logins = Logins { jwt: self.jwt.clone(), users_file: self.users_file.clone(), endpoint: self.login_endpoint.clone() };
         Ok(Entrance {
             proxies: self.proxy_protocol.clone(),
             tls: tls?,
             has_websocket: self.websocket,
-            access: access.map_err(|problem| InvalidOption { field: "users_file", problem })?,
+            access: Access::read(logins, &self.allow_topics)?,
             largest_packet: packets::packet_limit(self.too_large.largest_read(self.max_payload_bytes)),
         })
     }

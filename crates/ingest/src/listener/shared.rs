@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     /// For the wills of all clients.
     pub(crate) wills: Arc<Budget>,
     pub(crate) entrance: Arc<Entrance>,
-    /// Changes when certificates and users were read again.
+    /// Changes when certificates, users and keys were read again.
     pub(crate) read_again: watch::Receiver<()>,
 }
 

@@ -38,10 +38,10 @@ pub(crate) async fn watch(entrance: Arc<Entrance>, read_again: watch::Sender<()>
             let entrance = Arc::clone(&entrance);
             match spawn_blocking(move || entrance.read_again()).await {
                 Ok(Ok(())) => {
-                    info!("certificates and users read again: clients that aren't let in any more are disconnected");
+                    info!("certificates, users and keys read again: clients that aren't let in any more are disconnected");
                     read_again.send_replace(());
                 }
-                Ok(Err(problem)) => error!(problem, "certificates and users not read again: the old ones stay in effect"),
+                Ok(Err(problem)) => error!(problem, "certificates, users and keys not read again: the old ones stay in effect"),
                 Err(_) => {}
             }
         }

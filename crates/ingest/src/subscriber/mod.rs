@@ -99,6 +99,12 @@ impl ClientConfigs {
     pub fn new(read: impl Fn() -> Result<Arc<rustls::ClientConfig>, String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
+
+    /// Calls the function where it may block.
+    pub(crate) async fn read(&self) -> Result<Arc<rustls::ClientConfig>, String> {
+        let read = self.clone();
+        tokio::task::spawn_blocking(move || (read.0)()).await.map_err(|error| error.to_string())?
+    }
 }
 
 impl fmt::Debug for ClientConfigs {
@@ -119,9 +125,9 @@ impl BrokerOptions {
     }
 
     async fn target(&self, client_id: &str) -> Result<Target, String> {
-        let tls = match self.tls.clone() {
+        let tls = match &self.tls {
             None => None,
-            Some(read) => Some(tokio::task::spawn_blocking(move || (read.0)()).await.map_err(|error| error.to_string())??),
+            Some(configs) => Some(configs.read().await?),
         };
         Ok(Target {
             host: self.host.clone(),

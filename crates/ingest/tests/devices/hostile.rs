@@ -8,10 +8,10 @@ use super::{listen, read_packet};
 
 const PAGE: &str = include_str!("../../../../docs/hostile-device.md");
 
-const PING: &[u8] = b"\xc0\0";
+pub(crate) const PING: &[u8] = b"\xc0\0";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+pub(crate) enum Version {
     V3,
     V5,
 }
@@ -19,16 +19,16 @@ enum Version {
 use Version::{V3, V5};
 
 /// A cell of the tables.
-struct Cell {
-    /// Whether it stands behind a CONNECT.
-    is_behind_connect: bool,
-    row: String,
-    version: Version,
-    answer: String,
+pub(crate) struct Cell {
+    /// The title above its table.
+    pub(crate) section: &'static str,
+    pub(crate) row: String,
+    pub(crate) version: Version,
+    pub(crate) answer: String,
 }
 
 /// All cells that aren't empty.
-fn cells() -> Vec<Cell> {
+pub(crate) fn cells() -> Vec<Cell> {
     let (mut cells, mut section, mut reasons, mut used) = (Vec::new(), "", BTreeSet::new(), BTreeSet::new());
     for line in PAGE.lines() {
         if let Some(title) = line.strip_prefix("## ") {
@@ -43,12 +43,7 @@ fn cells() -> Vec<Cell> {
         for (version, answer) in [(V3, v3), (V5, v5)] {
             match answer.strip_prefix('–') {
                 Some(reason) => drop(used.insert(reason)),
-                None => cells.push(Cell {
-                    is_behind_connect: section == "Behind CONNECT",
-                    row: row.trim_end_matches('`').to_owned(),
-                    version,
-                    answer: answer.to_owned(),
-                }),
+                None => cells.push(Cell { section, row: row.trim_end_matches('`').to_owned(), version, answer: answer.to_owned() }),
             }
         }
     }
@@ -57,7 +52,7 @@ fn cells() -> Vec<Cell> {
     cells
 }
 
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let (mut bytes, mut length) = (vec![first], body.len());
     while length > 0x7f {
         bytes.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
@@ -67,27 +62,27 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     [&bytes, body].concat()
 }
 
-fn text(text: &[u8]) -> Vec<u8> {
+pub(crate) fn text(text: &[u8]) -> Vec<u8> {
     [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text].concat()
 }
 
 /// Properties in MQTT 5, nothing in MQTT 3.1.1.
-fn properties(version: Version, properties: &[u8]) -> Vec<u8> {
+pub(crate) fn properties(version: Version, properties: &[u8]) -> Vec<u8> {
     if version == V5 { [&[u8::try_from(properties.len()).unwrap()], properties].concat() } else { vec![] }
 }
 
 /// A CONNECT with these flags and properties, and with these bytes behind them.
-fn connect_of(name: &[u8], level: u8, flags: u8, rest: &[u8]) -> Vec<u8> {
+pub(crate) fn connect_of(name: &[u8], level: u8, flags: u8, rest: &[u8]) -> Vec<u8> {
     packet(0x10, &[&text(name)[..], &[level, flags, 0, 60], rest].concat())
 }
 
-fn connect(version: Version, flags: u8, props: &[u8], rest: &[u8]) -> Vec<u8> {
+pub(crate) fn connect(version: Version, flags: u8, props: &[u8], rest: &[u8]) -> Vec<u8> {
     let level = if version == V3 { 4 } else { 5 };
     connect_of(b"MQTT", level, flags, &[&properties(version, props)[..], rest].concat())
 }
 
 /// The bytes of a first packet.
-fn first_packet(row: &str, v: Version) -> Vec<u8> {
+pub(crate) fn first_packet(row: &str, v: Version) -> Vec<u8> {
     let id = text(b"hostile");
     let will = |flags: u8, topic: &[u8], props: &[u8]| {
         connect(v, 6 | flags, b"", &[&id[..], &properties(v, props), &text(topic), &text(b"bye")].concat())
@@ -107,6 +102,7 @@ fn first_packet(row: &str, v: Version) -> Vec<u8> {
         "reserved-flag" => connect(v, 3, b"", &id),
         "nul-in-client-id" => connect(v, 2, b"", &text(b"a\0b")),
         "client-id-not-utf8" => connect(v, 2, b"", &text(b"\xff")),
+        "client-id-longest" => connect(v, 2, b"", &text(&[b'x'; 30])),
         "client-id-too-long" => connect(v, 2, b"", &text(&[b'x'; 31])),
         "empty-client-id" => connect(v, 2, b"", &text(b"")),
         "session" => connect(v, 0, b"\x11\0\0\x01\0", &id),
@@ -127,7 +123,7 @@ fn first_packet(row: &str, v: Version) -> Vec<u8> {
 }
 
 /// The bytes of a packet behind CONNECT.
-fn behind_connect(row: &str, v: Version) -> Vec<u8> {
+pub(crate) fn behind_connect(row: &str, v: Version) -> Vec<u8> {
     let publish = |first: u8, topic: &[u8], props: &[u8], payload: &[u8]| {
         let id: &[u8] = if first & 6 == 0 { b"" } else { b"\0\x07" };
         packet(first, &[&text(topic)[..], id, &properties(v, props), payload].concat())
@@ -159,6 +155,15 @@ fn behind_connect(row: &str, v: Version) -> Vec<u8> {
         "topic-with-nul" => publish(0x32, b"mti/\0", b"", b"A"),
         "topic-not-utf8" => publish(0x32, b"mti/\xff", b"", b"A"),
         "topic-longer-than-packet" => packet(0x30, b"\0\x09mti"),
+        "payload-empty" => publish(0x32, b"mti/1", b"", b""),
+        "payload-largest" => publish(0x32, b"mti/1", b"", &[b'x'; 1000]),
+        "topic-longest" => publish(0x32, &[b'x'; 65_535], b"", b"A"),
+        "length-longer-than-needed" => {
+            let mut bytes = publish(0x32, b"mti/1", b"", b"A");
+            bytes[1] |= 0x80;
+            bytes.insert(2, 0);
+            bytes
+        }
         "payload-too-large" => publish(0x32, b"mti/1", b"", &[b'x'; 1001]),
         "packet-too-large" => b"\x30\xff\xff\xff\x7f".to_vec(),
         "length-of-five-bytes" => b"\x30\xff\xff\xff\xff\x7f".to_vec(),
@@ -183,12 +188,13 @@ fn behind_connect(row: &str, v: Version) -> Vec<u8> {
         "disconnect" => packet(0xe0, b""),
         "disconnect-with-expiry" => packet(0xe0, b"\0\x05\x11\0\0\0\x01"),
         "disconnect-malformed" => packet(0xe0, b"\0\x06\x11\0\0\0\x01"),
+        "publish-behind-disconnect" => [packet(0xe0, b""), publish(0x32, b"mti/1", b"", b"A")].concat(),
         _ => panic!("the row {row} has no bytes"),
     }
 }
 
 /// What the listener answers, in the words of the page.
-async fn answer(stream: &mut TcpStream, version: Version) -> String {
+pub(crate) async fn answer(stream: &mut TcpStream, version: Version) -> String {
     let Some((first, body)) = read_packet(stream).await else { return "closed".into() };
     let code = |code: u8| if code < 3 { code.to_string() } else { format!("{code:#x}") };
     let name = |first| match first {
@@ -212,7 +218,7 @@ async fn answer(stream: &mut TcpStream, version: Version) -> String {
 /// Plays a cell, and returns the listener's answer.
 async fn play(listener: SocketAddr, cell: &Cell) -> String {
     let mut stream = TcpStream::connect(listener).await.unwrap();
-    let bytes = if cell.is_behind_connect {
+    let bytes = if cell.section == "Behind CONNECT" {
         stream.write_all(&first_packet("connect", cell.version)).await.unwrap();
         assert_eq!(answer(&mut stream, cell.version).await, "CONNACK 0");
         behind_connect(&cell.row, cell.version)
@@ -254,7 +260,7 @@ async fn each_cell_of_the_hostile_devices_table_gets_its_answer() {
     })
     .await;
     let mut wrong = String::new();
-    for cell in cells() {
+    for cell in cells().into_iter().filter(|cell| ["The first packet", "Behind CONNECT"].contains(&cell.section)) {
         let heard = play(listening.address, &cell).await;
         if heard != cell.answer {
             writeln!(wrong, "{} in {:?}: {heard}, expected {}", cell.row, cell.version, cell.answer).unwrap();

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, as it should")]
 
+mod authority;
+mod conversations;
 mod hostile;
+mod hostile_connections;
+mod logins;
 mod security;
 mod sessions;
 mod wills;
@@ -22,12 +26,17 @@ const MUST_COME_WITHIN: Duration = Duration::from_secs(60);
 struct Listening {
     address: SocketAddr,
     clients: Arc<Clients>,
-    queue: Arc<Memory>,
+    queue: Arc<dyn Queue>,
     stop: watch::Sender<bool>,
 }
 
 /// Starts a listener whose queue has a group for each ICCID of organisation `mti`.
 async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
+    listen_on(Memory::new(), define).await
+}
+
+/// The same on another queue.
+async fn listen_on(queue: Arc<dyn Queue>, define: impl FnOnce(&mut Options)) -> Listening {
     let mut registry = RegistryBuilder::default();
     registry.webhook(Webhook::new("w", "http://a.example/".parse().unwrap())).unwrap();
     registry.group("mti/line".parse().unwrap(), Some("w"), true).unwrap();
@@ -35,8 +44,7 @@ async fn listen(define: impl FnOnce(&mut Options)) -> Listening {
     define(&mut options);
     let (stop, stopped) = watch::channel(false);
     let registry = Arc::new(ArcSwap::from_pointee(registry.build()));
-    let queue = Memory::new();
-    let ingest = Ingest::new(Arc::clone(&queue) as Arc<dyn Queue>, registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
+    let ingest = Ingest::new(Arc::clone(&queue), registry, Ingest::UNACKNOWLEDGED_BYTES, stopped);
     let clients = Arc::new(Clients::default());
     let listener = Listener::bind(options, ingest, Arc::clone(&clients)).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pushline_ingest::{Selection, TooLarge};
-use pushline_queue::{Filter, Queue};
+use pushline_queue::Filter;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,

@@ -2,12 +2,16 @@
 //! read.
 
 /// Tables by their path without numbers, their required fields, and the examples. A test compares them with the model.
-const EXAMPLES: [(&str, &str, &str); 18] = [
+const EXAMPLES: [(&str, &str, &str); 22] = [
     ("queue.kafka", "brokers", "10.0.0.1:9092"),
     ("mqtt.listener.tls", "cert_file", "server.pem"),
     ("mqtt.listener.tls", "key_file", "server.key"),
     ("mqtt.listeners.tls", "cert_file", "server.pem"),
     ("mqtt.listeners.tls", "key_file", "server.key"),
+    ("mqtt.listener.jwt", "jwks_file", "jwks.json"),
+    ("mqtt.listeners.jwt", "jwks_file", "jwks.json"),
+    ("mqtt.listener.login_endpoint", "url", "https://id.example.com/mqtt-logins"),
+    ("mqtt.listeners.login_endpoint", "url", "https://id.example.com/mqtt-logins"),
     ("mqtt.brokers", "url", "mqtt://broker.example.com:1883"),
     ("egress.proxy", "url", "http://10.0.0.5:3128"),
     ("webhooks", "name", "tokyo-server"),

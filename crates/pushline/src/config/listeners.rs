@@ -1,4 +1,4 @@
-//! `[[mqtt.listeners]]`: where devices connect, how, and who may.
+//! `[[mqtt.listeners]]`: where devices connect, how, and who may. `logins.rs` has who decides about logins.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -8,12 +8,15 @@ use std::{
 
 use pushline_ingest::{InvalidOption, Limits, Options, ServerTlsFiles, TopicRule};
 use pushline_model::{
-    Rate, TopicPattern,
+    ByteRate, Rate, TopicPattern,
     units::{CountIn, DAY, DurationIn, SizeIn},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::values::{self, AddressRange};
+use super::{
+    logins::{Jwt, LoginEndpoint},
+    values::{self, AddressRange},
+};
 
 /// The most connections and the like that can be asked for.
 const MANY: u64 = 10_000_000;
@@ -58,7 +61,11 @@ pub(crate) struct Listener {
     max_session_expiry: Duration,
     #[serde(with = "CountIn::<0, { 100 * MANY }>")]
     max_sessions: usize,
+    packet_rate: Option<Rate>,
+    byte_rate: Option<ByteRate>,
     tls: Option<ListenerTls>,
+    jwt: Option<Jwt>,
+    login_endpoint: Option<LoginEndpoint>,
 }
 
 /// `too_large`.
@@ -139,14 +146,18 @@ impl Default for Listener {
             receive_maximum: limits.receive_maximum,
             max_session_expiry: limits.session_expiry,
             max_sessions: limits.sessions,
+            packet_rate: limits.packet_rate,
+            byte_rate: limits.byte_rate,
             tls: None,
+            jwt: None,
+            login_endpoint: None,
         }
     }
 }
 
 impl Listener {
     /// The same with each path resolved.
-    pub(super) fn with_paths(mut self, resolve: impl Fn(&Path) -> PathBuf) -> Self {
+    pub(super) fn with_paths(mut self, resolve: &dyn Fn(&Path) -> PathBuf) -> Self {
         let tls = self
             .tls
             .as_mut()
@@ -154,6 +165,8 @@ impl Listener {
         for path in tls.into_iter().flatten().chain([self.users_file.as_mut()]).flatten() {
             *path = resolve(path);
         }
+        self.jwt = self.jwt.map(|jwt| jwt.with_paths(resolve));
+        self.login_endpoint = self.login_endpoint.map(|endpoint| endpoint.with_paths(resolve));
         self
     }
 
@@ -164,9 +177,16 @@ impl Listener {
         if self.tls.as_ref().is_some_and(|tls| tls.client_crl_file.is_some()) && !has_client_ca {
             return invalid("tls.client_crl_file", "it needs client_ca_file beside it");
         }
-        let names_clients = self.users_file.is_some() || has_client_ca;
-        if !names_clients && self.allow_topics.iter().any(|rule| rule.0.names_the_client()) {
-            return invalid("allow_topics", "{user} needs users_file or tls.client_ca_file: without them no client has a name");
+        if let Some(claim) = self.allow_topics.iter().find_map(|rule| rule.0.claim()).filter(|_| self.jwt.is_none()) {
+            return invalid("allow_topics", &format!("{{{claim}}} needs jwt: it stands for a claim of the client's token"));
+        }
+        let has_logins = self.users_file.is_some() || self.jwt.is_some() || self.login_endpoint.is_some();
+        if !has_logins && !has_client_ca && self.allow_topics.iter().any(|rule| rule.0.names_the_client()) {
+            let problem = "{user} needs users_file, jwt, login_endpoint or tls.client_ca_file: without them no client has a name";
+            return invalid("allow_topics", problem);
+        }
+        if let Some(problem) = self.login_endpoint.as_ref().and_then(LoginEndpoint::mistake) {
+            return invalid("login_endpoint", &problem);
         }
         self.options(0).check_files().err()
     }
@@ -189,7 +209,9 @@ impl Listener {
                 client_ca_file,
                 client_crl_file,
             }),
+            jwt: self.jwt.as_ref().map(Jwt::options),
             users_file: self.users_file.clone(),
+            login_endpoint: self.login_endpoint.as_ref().map(LoginEndpoint::options),
             allow_topics: self.allow_topics.iter().map(|rule| rule.0.clone()).collect(),
             proxy_protocol: self.proxy_protocol.iter().map(|range| range.0).collect(),
             websocket: self.websocket,
@@ -204,6 +226,8 @@ impl Listener {
                 receive_maximum: self.receive_maximum,
                 session_expiry: self.max_session_expiry,
                 sessions: self.max_sessions,
+                packet_rate: self.packet_rate,
+                byte_rate: self.byte_rate,
             },
             ..Options::new(self.address, self.topics.clone())
         }

@@ -6,6 +6,7 @@ mod deserialize;
 mod examples;
 mod files;
 mod listeners;
+mod logins;
 mod mistakes;
 mod print;
 mod read;
@@ -94,7 +95,7 @@ impl Config {
         warnings.extend(warnings::of_variables(&passed_over));
         settings.queue.dir = source.path(&settings.queue.dir);
         settings.mqtt.listeners =
-            settings.mqtt.listeners.into_iter().map(|listener| listener.with_paths(|path| source.path(path))).collect();
+            settings.mqtt.listeners.into_iter().map(|listener| listener.with_paths(&|path| source.path(path))).collect();
         for (number, listener) in settings.mqtt.listeners.iter().enumerate() {
             if let Some(InvalidOption { field, problem }) = listener.validate() {
                 document.mistake_of_listener(&mut mistakes, number, field, problem);

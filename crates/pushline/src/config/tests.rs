@@ -230,8 +230,36 @@ fn a_mistake_is_reported_with_file_line_field_and_remedy() {
         ("[[mqtt.listeners]]\nallow_topics = [\"a+\"]", "/etc/p.toml:2: mqtt.listeners.allow_topics: \"a+\" is not a topic rule"),
         (
             "[[mqtt.listeners]]\nallow_topics = [\"{user}/#\"]",
-            "/etc/p.toml:2: mqtt.listeners.allow_topics: {user} needs users_file or tls.client_ca_file",
+            "/etc/p.toml:2: mqtt.listeners.allow_topics: {user} needs users_file, jwt, login_endpoint or tls.client_ca_file",
         ),
+        (
+            "[[mqtt.listeners]]\nallow_topics = [\"{org}/#\"]",
+            "/etc/p.toml:2: mqtt.listeners.allow_topics: {org} needs jwt: it stands for a claim",
+        ),
+        ("[[mqtt.listeners]]\njwt = { jwks_file = \"/none\" }", "/etc/p.toml:2: mqtt.listeners.jwt.jwks_file: can't read /none"),
+        ("[[mqtt.listeners]]\njwt = {}", "/etc/p.toml:2: mqtt.listeners.jwt.jwks_file: it is missing: jwks_file = \"jwks.json\""),
+        (
+            "[[mqtt.listeners]]\njwt = { algorithms = [\"HS256\"], jwks_file = \"/none\" }",
+            "/etc/p.toml:2: mqtt.listeners.jwt.algorithms: \"HS256\" can't be used: expected \"RS256\", \"ES256\" or \"EdDSA\"",
+        ),
+        (
+            "[[mqtt.listeners]]\njwt = { algorithms = [], jwks_file = \"/none\" }",
+            "/etc/p.toml:2: mqtt.listeners.jwt.algorithms: it is empty: no token could be right",
+        ),
+        ("[[mqtt.listeners]]\nlogin_endpoint = { url = \"ftp://a\" }", "/etc/p.toml:2: mqtt.listeners.login_endpoint.url: "),
+        (
+            "[[mqtt.listeners]]\nlogin_endpoint = { url = \"https://a.example/\", tls = { ca_file = \"/none\" } }",
+            "/etc/p.toml:2: mqtt.listeners.login_endpoint: tls.ca_file: can't read /none",
+        ),
+        (
+            "[[mqtt.listeners]]\nlogin_endpoint = { url = \"http://a.example/\", tls = { server_name = \"b.example\" } }",
+            "/etc/p.toml:2: mqtt.listeners.login_endpoint: the URL begins with http://, so TLS isn't used",
+        ),
+        (
+            "[[mqtt.listeners]]\nlogin_endpoint = { url = \"http://a.example/\", token = \"a\\nb\" }",
+            "/etc/p.toml:2: mqtt.listeners.login_endpoint.token: the token can't stand in a header",
+        ),
+        ("[[mqtt.listeners]]\nbyte_rate = \"1MB/s\"", "/etc/p.toml:2: mqtt.listeners.byte_rate: \"1MB/s\": a rate of bytes is"),
         ("[mqtt.listener]\nusers_file = \"/none\"", "/etc/p.toml:2: mqtt.listener.users_file: can't read /none"),
         (
             "[mqtt.listener]\n[[mqtt.listeners]]\n[[mqtt.listeners]]\nusers_file = \"/none\"",
@@ -720,7 +748,18 @@ fn the_example_shows_the_defaults() {
     let default = Settings { queue, mqtt, ..Settings::default() };
     assert_eq!(parse(&example).unwrap().settings, default);
     // Without what names a file, or has no default.
-    let examples = ["threads = ", "tls = ", "users_file = ", "allow_topics = ", "proxy_protocol = ", "connect_rate = "];
+    let examples = [
+        "threads = ",
+        "tls = ",
+        "users_file = ",
+        "jwt = ",
+        "login_endpoint = ",
+        "allow_topics = ",
+        "proxy_protocol = ",
+        "connect_rate = ",
+        "packet_rate = ",
+        "byte_rate = ",
+    ];
     let all = uncommented(&example);
     let all: Vec<&str> = all.lines().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
     let mut all = parse(&all.join("\n")).unwrap().settings;
@@ -744,6 +783,39 @@ fn the_example_shows_the_defaults() {
     let bare = Webhook::new(&shown.name, shown.url.clone());
     let (description, auth, headers) = (shown.description.clone(), shown.auth.clone(), shown.headers.clone());
     assert_eq!(shown, Webhook { description, auth, headers, ..bare });
+}
+
+#[test]
+fn the_example_shows_the_defaults_of_a_listeners_logins() {
+    let folder = tempfile::tempdir().unwrap();
+    let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let keys = format!("{{\"keys\": [{{\"kty\": \"OKP\", \"crv\": \"Ed25519\", \"x\": \"{x}\"}}]}}");
+    std::fs::write(folder.path().join("jwks.json"), keys).unwrap();
+    let listener = |text: &str| {
+        let config = Config::parse(&folder.path().join("p.toml"), &format!("[[mqtt.listeners]]\n{text}"), []).unwrap();
+        toml::to_string(&config.settings.mqtt.listeners[0]).unwrap()
+    };
+    let line = |option: &str| {
+        let line = EXAMPLE.lines().find_map(|line| line.strip_prefix(&format!("# {option} = ")));
+        line.unwrap_or_else(|| panic!("the example shows {option}"))
+    };
+    let jwt = line("jwt");
+    let named = "jwks_file = \"jwks.json\", issuer = \"https://id.example.com\", audience = \"pushline\"";
+    assert_eq!(listener(&format!("jwt = {jwt}")), listener(&format!("jwt = {{ {named} }}")));
+    let endpoint = line("login_endpoint");
+    let named = "url = \"https://id.example.com/mqtt-logins\", token = \"…\"";
+    assert_eq!(
+        listener(&format!("login_endpoint = {endpoint}").replace('…', "t")),
+        listener(&format!("login_endpoint = {{ {named} }}").replace('…', "t"))
+    );
+}
+
+#[test]
+fn the_token_and_the_query_of_a_login_endpoint_are_not_shown() {
+    let config = parse("[[mqtt.listeners]]\nlogin_endpoint = { url = \"http://a.example/?key=s3cret\", token = \"hush\" }").unwrap();
+    let shown = config.to_string();
+    assert!(shown.contains("http://a.example/?***") && !shown.contains("s3cret") && !shown.contains("hush"), "{shown}");
+    parse(&shown).expect("what is shown can be read again");
 }
 
 /// The example with every option taken out of its comment.

@@ -33,9 +33,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+#[cfg(feature = "kafka")]
+pub(crate) use self::change::Seconds;
 pub use self::packet_ids::PacketIds;
 pub(crate) use self::{
-    change::Seconds,
     log_sessions::{LogSessions, SessionLog},
     table::SessionTable,
 };

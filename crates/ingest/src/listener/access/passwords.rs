@@ -2,20 +2,12 @@
 //!
 //! argon2 costs tens of milliseconds and megabytes on purpose. Gateways that connect again and again with the same password cost an HMAC.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    thread::available_parallelism,
-    time::Duration,
-};
+use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use tokio::{sync::Semaphore, time::timeout};
 
-/// How many right passwords are remembered in each of two halves.
-const REMEMBERED: usize = 50_000;
+use super::remembered::Remembered;
 
 /// How long a check may wait for its turn.
 const WAIT_AT_MOST: Duration = Duration::from_secs(10);
@@ -36,24 +28,14 @@ pub(crate) struct Passwords {
     /// One permit a core.
     turns: Arc<Semaphore>,
     waiting: Semaphore,
-    /// The key of the HMAC by which right passwords are remembered. It never leaves the process.
-    key: [u8; 32],
-    remembered: Mutex<Remembered>,
-}
-
-/// Two halves: when the young one is full, it replaces the old one.
-#[derive(Debug, Default)]
-struct Remembered {
-    young: HashSet<[u8; 32]>,
-    old: HashSet<[u8; 32]>,
+    /// The right ones, each with its hash.
+    remembered: Remembered<()>,
 }
 
 impl Passwords {
     pub(crate) fn new() -> Self {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).expect("the system has random numbers");
         let cores = available_parallelism().map_or(1, usize::from);
-        Self { turns: Arc::new(Semaphore::new(cores)), waiting: Semaphore::new(WAITING_AT_MOST), key, remembered: Mutex::default() }
+        Self { turns: Arc::new(Semaphore::new(cores)), waiting: Semaphore::new(WAITING_AT_MOST), remembered: Remembered::new() }
     }
 
     /// Whether a password is the one of this hash; without a hash, it never is.
@@ -61,8 +43,8 @@ impl Passwords {
     /// # Errors
     /// Too many other passwords wait.
     pub(crate) async fn is_right(&self, hash: Option<&Arc<str>>, password: &[u8]) -> Result<bool, TooManyChecks> {
-        let tag = hash.map(|hash| self.tag(hash, password));
-        if tag.is_some_and(|tag| self.is_remembered(&tag)) {
+        let tag = hash.map(|hash| self.remembered.tag(&[hash.as_bytes(), password]));
+        if tag.is_some_and(|tag| self.remembered.get(&tag).is_some()) {
             return Ok(true);
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| TooManyChecks)?;
@@ -75,35 +57,14 @@ impl Passwords {
         });
         let is_right = checking.await.unwrap_or(false) && tag.is_some();
         if let Some(tag) = tag.filter(|_| is_right) {
-            self.remember(tag);
+            self.remembered.insert(tag, ());
         }
         Ok(is_right)
     }
 
     /// Forgets every password.
     pub(crate) fn forget(&self) {
-        *self.remembered.lock().unwrap_or_else(PoisonError::into_inner) = Remembered::default();
-    }
-
-    fn tag(&self, hash: &str, password: &[u8]) -> [u8; 32] {
-        let mut hmac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
-        hmac.update(hash.as_bytes());
-        hmac.update(&[0]);
-        hmac.update(password);
-        hmac.finalize().into_bytes().into()
-    }
-
-    fn is_remembered(&self, tag: &[u8; 32]) -> bool {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.young.contains(tag) || remembered.old.contains(tag)
-    }
-
-    fn remember(&self, tag: [u8; 32]) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.young.len() >= REMEMBERED {
-            remembered.old = std::mem::take(&mut remembered.young);
-        }
-        remembered.young.insert(tag);
+        self.remembered.clear();
     }
 }
 
@@ -136,7 +97,8 @@ mod tests {
         let hash: Arc<str> = hash_cheaply(b"secret").into();
         assert_eq!(passwords.is_right(Some(&hash), b"wrong").await, Ok(false));
         assert_eq!(passwords.is_right(None, b"secret").await, Ok(false));
-        assert!(!passwords.is_remembered(&passwords.tag(&hash, b"wrong")));
+        let tag = |password: &[u8]| passwords.remembered.tag(&[hash.as_bytes(), password]);
+        assert_eq!(passwords.remembered.get(&tag(b"wrong")), None);
         assert_eq!(passwords.is_right(Some(&hash), b"secret").await, Ok(true));
         // With no turn left, only what is remembered has an answer.
         let turns = Arc::clone(&passwords.turns).acquire_many_owned(passwords.turns.available_permits().try_into().unwrap()).await.unwrap();
@@ -146,18 +108,6 @@ mod tests {
         assert_eq!(passwords.is_right(Some(&hash), b"secret").await, Err(TooManyChecks));
         drop(turns);
         assert_eq!(passwords.is_right(Some(&hash), b"secret").await, Ok(true));
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let passwords = Passwords::new();
-        for number in 0..3 * u32::try_from(REMEMBERED).unwrap() {
-            let mut tag = [0; 32];
-            tag[..4].copy_from_slice(&number.to_be_bytes());
-            passwords.remember(tag);
-        }
-        let remembered = passwords.remembered.lock().unwrap();
-        assert!(remembered.young.len() + remembered.old.len() <= 2 * REMEMBERED);
     }
 
     #[test]

@@ -66,6 +66,9 @@ fn user(line: &str) -> Result<(&str, User), String> {
     check_hash(hash)?;
     let rules: Vec<TopicRule> =
         words.map(str::parse).collect::<Result<_, _>>().map_err(|invalid: super::InvalidTopicRule| invalid.to_string())?;
+    if let Some(claim) = rules.iter().find_map(TopicRule::claim) {
+        return Err(format!("{{{claim}}} stands for a claim of a token, and users of this file have none"));
+    }
     Ok((name, User { hash: hash.into(), rules: if rules.is_empty() { None } else { Some(rules.into()) } }))
 }
 
@@ -109,6 +112,7 @@ pub(super) mod tests {
             ("u:$5$rounds=5000$abcdefgh$abcdefgh".to_owned(), ""),
             (hash.clone(), "expected name:hash"),
             (format!("u:{hash} a//b"), "not a topic rule"),
+            (format!("u:{hash} {{org}}/#"), "{org} stands for a claim"),
             (format!("u:{}", hash.replace("m=8", "m=1000000")), "KiB of memory"),
             (format!("a:{hash}"), "duplicate user"),
         ] {
