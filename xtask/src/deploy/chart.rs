@@ -98,7 +98,7 @@ pub(super) fn values_table(bless: bool) -> Result<Mistakes, String> {
     let path = format!("{CHART}/README.md");
     let readme = text(&path)?;
     let (before, rest) = readme.split_once(TABLE).ok_or("the chart's README has no table of values")?;
-    let after = rest.trim_start_matches(|_| false).lines().skip_while(|line| line.starts_with('|')).collect::<Vec<_>>().join("\n");
+    let after = rest.lines().skip_while(|line| line.starts_with('|')).collect::<Vec<_>>().join("\n");
     let (rows, mut mistakes) = rows(&text(&format!("{CHART}/values.yaml"))?);
     mistakes.extend(keep(&path, &format!("{before}{TABLE}{rows}{after}\n"), bless)?);
     Ok(mistakes)

@@ -139,7 +139,10 @@ impl Block {
 fn is_public(rows: &[Row], address: IpAddr) -> bool {
     let translated: Ipv6Net = TRANSLATED.parse().expect("a range");
     let inner = |address: IpAddr| match address {
-        IpAddr::V6(address) if translated.contains(&address) => IpAddr::V4((u128::from(address) as u32).into()),
+        IpAddr::V6(address) if translated.contains(&address) => {
+            let [.., high, low] = address.segments();
+            IpAddr::V4((u32::from(high) << 16 | u32::from(low)).into())
+        }
         other => other,
     };
     let address = inner(address);
