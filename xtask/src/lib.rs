@@ -1,5 +1,6 @@
 //! The commands behind `cargo xtask`, and what they share. `tests/repository` holds the checks of the repository itself.
 
+pub mod deploy;
 pub mod fuzz;
 pub mod kafka;
 pub mod long;

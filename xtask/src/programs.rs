@@ -43,6 +43,14 @@ pub const FOR_TESTS: [Program; 13] = {
     ]
 };
 
+/// `deploy/` is checked with Prometheus' own tool, and with helm and Kubernetes' schemas from PyPI.
+pub const FOR_DEPLOY: [Program; 4] = [
+    Program { name: "promtool", package: "prometheus" },
+    Program { name: "python3", package: "python3" },
+    Program { name: "pip3", package: "python3-pip" },
+    Program { name: "tar", package: "tar" },
+];
+
 /// Debian asks this script whether an installed service may start (invoke-rc.d(8)). The tests start servers themselves.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 

@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use crate::{programs, step};
+use crate::{deploy, programs, step};
 
 /// Runs all checks, the cheap ones first. A check that can't run fails the command, except cargo-deny, which not every machine has.
 ///
@@ -26,6 +26,8 @@ pub fn run() -> Result<(), String> {
     documentation.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings");
     step::run("documentation", &mut documentation)?;
     cargo("tests", "test --workspace --exclude xtask --locked --no-fail-fast")?;
+    // It asks the binary that the tests were built with.
+    deploy::run(&[])?;
     cargo("lints without Kafka", "clippy -p pushline --no-default-features --locked -- --deny warnings")?;
     cargo("the release build", "build --release --locked")
 }
