@@ -151,17 +151,17 @@ fn root() -> Result<PathBuf, String> {
 
 /// Makes the copy equal to the project's files. An equal file keeps its time, so that cargo compiles only what has changed.
 fn copy(root: &Path, tree: &Path) -> Result<(), String> {
-    let told = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     let files: BTreeSet<PathBuf> = files(root)?;
     for file in &files {
         let (from, to) = (root.join(file), tree.join(file));
-        let wanted = fs::read(&from).map_err(|error| told(&from, error))?;
+        let wanted = fs::read(&from).map_err(|error| failed(&from, error))?;
         if fs::read(&to).is_ok_and(|present| present == wanted) {
             continue;
         }
         let folder = to.parent().ok_or_else(|| format!("{} has no folder", to.display()))?;
-        fs::create_dir_all(folder).map_err(|error| told(folder, error))?;
-        fs::write(&to, wanted).map_err(|error| told(&to, error))?;
+        fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+        fs::write(&to, wanted).map_err(|error| failed(&to, error))?;
     }
     remove_others(tree, tree, &files)
 }
@@ -194,24 +194,32 @@ fn remove_others(tree: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> Resul
 
 // --- The model test
 
+/// The tests of the core.
+const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-lanes", "--lib"];
+
 /// Runs the model test in the copy. The copy has a target folder of its own: cargo takes equal paths of two workspaces for the same crate, and a mutant must not get into
 /// the project's builds.
 fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, String> {
-    let cargo = |deadline: u32, arguments: &[&str]| {
+    let target = root.join("target/mutants-build");
+    let cargo = |deadline: u32, option: &str| {
         let mut command = Command::new("timeout");
-        command.arg(deadline.to_string()).arg("cargo").args(arguments).current_dir(tree);
-        command.env("CARGO_TARGET_DIR", root.join("target/mutants-build")).env("MODEL_SCHEDULES", schedules.to_string());
+        command.arg(deadline.to_string()).arg("cargo").args(TEST).arg(option).current_dir(tree);
+        command.env("CARGO_TARGET_DIR", &target).env("MODEL_SCHEDULES", schedules.to_string());
         // The number of the schedule is wanted, and not its smallest form.
         command.env("PROPTEST_MAX_SHRINK_ITERS", "0");
         command.output().map_err(|error| format!("can't start timeout: {error}"))
     };
-    const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-lanes", "--lib"];
-    let build = cargo(BUILD_DEADLINE_SECONDS, &[&TEST[..], &["--no-run"]].concat())?;
+    let mut build = cargo(BUILD_DEADLINE_SECONDS, "--no-run")?;
+    if !build.status.success() {
+        // A build that was ended in its middle leaves an incremental cache whose parts don't link.
+        let _ = fs::remove_dir_all(target.join("debug/incremental"));
+        build = cargo(BUILD_DEADLINE_SECONDS, "--no-run")?;
+    }
     if !build.status.success() {
         println!("{}: {}", build.status, String::from_utf8_lossy(&build.stderr).trim());
         return Ok(Verdict::Uncompilable);
     }
-    let output = cargo(DEADLINE_SECONDS, &[&TEST[..], &["model_test"]].concat())?;
+    let output = cargo(DEADLINE_SECONDS, "model_test")?;
     if output.status.success() {
         return Ok(Verdict::Survived);
     }
