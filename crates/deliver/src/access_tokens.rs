@@ -283,7 +283,9 @@ mod tests {
                 while !request.ends_with(b"grant_type=client_credentials") {
                     assert!(stream.read_buf(&mut request).await.unwrap() > 0, "{:?}", String::from_utf8_lossy(&request));
                 }
-                let body = format!("{{\"access_token\":\"t{number}\",\"token_type\":\"Bearer\",\"expires_in\":3600}}");
+                // Longer than one read brings: the rest comes only while the connection moves.
+                let note = "x".repeat(40_000);
+                let body = format!("{{\"access_token\":\"t{number}\",\"token_type\":\"Bearer\",\"expires_in\":3600,\"note\":\"{note}\"}}");
                 let response = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 stream.write_all(response.as_bytes()).await.unwrap();
             }
