@@ -36,7 +36,7 @@ use metrics::gauge;
 use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse};
 use rustix::net::sockopt;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -79,6 +79,10 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
+/// Connections that wait for `accept`: as many as the system allows (`net.core.somaxconn`). It drops a client's SYN beyond them, and the client sends the next one
+/// only after 1, 3, 7, 15 s and so on: then devices that all connect again at once would be away for half a minute.
+const BACKLOG: u32 = 65_535;
+
 /// The delay after an error of `accept`.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -95,7 +99,7 @@ impl Listener {
     /// [`IngestError::Bind`], [`IngestError::Option`].
     pub async fn bind(options: Options, ingest: Arc<Ingest>, clients: Arc<Clients>) -> Result<Self, IngestError> {
         let entrance = options.entrance().map_err(|source| IngestError::Option { address: options.address, source })?;
-        let socket = TcpListener::bind(options.address).await.map_err(|source| IngestError::Bind { address: options.address, source })?;
+        let socket = listen(options.address).map_err(|source| IngestError::Bind { address: options.address, source })?;
         let (entrance, (sender, read_again)) = (Arc::new(entrance), watch::channel(()));
         let shared = Arc::new(Shared {
             ingest,
@@ -171,6 +175,14 @@ impl Listener {
             info!("some connections didn't close in time; their clients will send unacknowledged packets again");
         }
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A listener that was just stopped leaves connections in TIME-WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves a connection and counts it. The descriptor is given back when the socket is closed.
