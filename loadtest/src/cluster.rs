@@ -3,9 +3,17 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use pushline_testkit::{Kafka, Pushline};
+use pushline_testkit::{Kafka, Mosquitto, Pushline};
 
-use crate::{GROUPS, PACKETS, bare, binary, counter::Counter, median, process, process::Usage};
+use crate::{
+    GROUPS, PACKETS,
+    bare::{self, Acks},
+    binary,
+    compare::webhook_and_groups,
+    counter::Counter,
+    from_broker, median, process,
+    process::Usage,
+};
 
 /// Rounds of each side, in turns; the median counts.
 const ROUNDS: usize = 3;
@@ -13,10 +21,10 @@ const ROUNDS: usize = 3;
 const PARTITIONS: u32 = 4;
 
 /// What a round took.
-struct Round {
-    rate: f64,
-    ingest: Usage,
-    deliver: Usage,
+pub(crate) struct Round {
+    pub(crate) rate: f64,
+    pub(crate) ingest: Usage,
+    pub(crate) deliver: Usage,
 }
 
 /// Measures and prints.
@@ -24,8 +32,8 @@ pub(crate) async fn cluster() -> Result<()> {
     let kafka = Kafka::start().await;
     let (mut ours, mut theirs, mut cpu, mut memory) = (vec![], vec![], [vec![], vec![]], [vec![], vec![]]);
     for round in 1..=ROUNDS {
-        let Round { rate, ingest, deliver } = over_kafka(&kafka).await?;
-        let bare = bare::through_mosquitto().await?;
+        let Round { rate, ingest, deliver } = over_kafka(&kafka, None).await?;
+        let bare = bare::through_mosquitto(Acks::Automatic).await?;
         println!(
             "round {round}: over Kafka {rate:9.0} packets/s, CPU s a million packets: ingest {:.2}, deliver {:.2}; Mosquitto to rumqttc {bare:9.0} packets/s",
             ingest.cpu_of(PACKETS),
@@ -49,14 +57,11 @@ pub(crate) async fn cluster() -> Result<()> {
     Ok(())
 }
 
-/// From the first PUBLISH until the last packet was accepted by the receiver.
-async fn over_kafka(kafka: &Kafka) -> Result<Round> {
+/// From the first PUBLISH until the last packet was accepted by the receiver. Gateways publish to ingest, or to a broker that it takes packets from.
+pub(crate) async fn over_kafka(kafka: &Kafka, broker: Option<&Mosquitto>) -> Result<Round> {
     let dir = tempfile::tempdir()?;
     let receiver = Counter::start().await?;
-    let mut more = format!("[[webhooks]]\nname = \"w\"\nurl = \"http://{}/push\"\n", receiver.address);
-    for number in 0..GROUPS {
-        more += &format!("[[groups]]\norg = \"o{number}\"\nname = \"g\"\nwebhook = \"w\"\ndefault = true\n");
-    }
+    let more = webhook_and_groups(receiver.address, GROUPS, 10) + &from_broker::definition(broker);
     let configuration = Pushline::configuration_over_kafka(kafka.brokers(), &kafka.prefix(), PARTITIONS, "", &more);
     let mut roles = Vec::new();
     for role in ["ingest", "deliver"] {
@@ -66,9 +71,10 @@ async fn over_kafka(kafka: &Kafka) -> Result<Round> {
     }
     let (ingest, deliver) = (&roles[0], &roles[1]);
     deliver.until_metric("pushline_queue_assigned_partitions", "", |partitions| partitions == f64::from(PARTITIONS)).await;
+    let server = from_broker::entry(ingest, broker).await;
     let before = [Usage::of(ingest.pid())?, Usage::of(deliver.pid())?];
     let began = Instant::now();
-    let gateways = process::this(&["gateways", &ingest.mqtt.to_string(), &PACKETS.to_string(), &GROUPS.to_string()])?;
+    let gateways = process::this(&["gateways", &server.to_string(), &PACKETS.to_string(), &GROUPS.to_string()])?;
     receiver.until(PACKETS).await?;
     let rate = PACKETS as f64 / began.elapsed().as_secs_f64();
     let (ingested, delivered) = (Usage::of(ingest.pid())?.since(&before[0]), Usage::of(deliver.pid())?.since(&before[1]));

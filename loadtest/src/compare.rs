@@ -6,9 +6,16 @@
 use std::{net::SocketAddr, time::Instant};
 
 use anyhow::Result;
-use pushline_testkit::Pushline;
+use pushline_testkit::{Mosquitto, Pushline};
 
-use crate::{CONCURRENCY, GROUPS, PACKETS, bare, bare_post, binary, counter::Counter, median, process, process::Usage};
+use crate::{
+    CONCURRENCY, GROUPS, PACKETS,
+    bare::{self, Acks},
+    bare_post, binary,
+    counter::Counter,
+    from_broker, median, process,
+    process::Usage,
+};
 
 /// Rounds of each side, in turns; the median counts.
 const ROUNDS: usize = 3;
@@ -17,13 +24,13 @@ const ROUNDS: usize = 3;
 pub(crate) async fn compare() -> Result<()> {
     let (mut ours, mut theirs, mut posts, mut cpu, mut memory) = (vec![], vec![], vec![], vec![], vec![]);
     for round in 1..=ROUNDS {
-        let (rate, usage) = through_pushline(PACKETS, GROUPS, 10).await?;
+        let (rate, usage) = through_pushline(PACKETS, GROUPS, 10, None).await?;
         println!(
             "round {round}: Pushline             {rate:9.0} packets/s, {:.2} CPU s a million packets, {} MiB resident",
             usage.cpu_of(PACKETS),
             usage.memory >> 20
         );
-        let bare = bare::through_mosquitto().await?;
+        let bare = bare::through_mosquitto(Acks::Automatic).await?;
         println!("round {round}: Mosquitto to rumqttc {bare:9.0} packets/s");
         let post = bare_post::post(&Counter::start().await?, PACKETS / 10, 10, CONCURRENCY).await? * 10.0;
         println!("round {round}: bare hyper loop      {post:9.0} packets/s in messages of ten");
@@ -43,13 +50,15 @@ pub(crate) async fn compare() -> Result<()> {
     Ok(())
 }
 
-/// Packets a second from the first PUBLISH until the last one was accepted by the receiver.
-pub(crate) async fn through_pushline(packets: u64, groups: usize, max_packets: usize) -> Result<(f64, Usage)> {
+/// Packets a second from the first PUBLISH until the last one was accepted by the receiver. Gateways publish to Pushline, or to a broker that it takes packets from.
+pub(crate) async fn through_pushline(packets: u64, groups: usize, max_packets: usize, broker: Option<&Mosquitto>) -> Result<(f64, Usage)> {
     let dir = tempfile::tempdir()?;
     let receiver = Counter::start().await?;
-    let pushline = Pushline::start(&binary()?, dir.path(), &configuration(receiver.address, groups, max_packets)).await;
+    let configuration = configuration(receiver.address, groups, max_packets) + &from_broker::definition(broker);
+    let pushline = Pushline::start(&binary()?, dir.path(), &configuration).await;
+    let server = from_broker::entry(&pushline, broker).await;
     let began = Instant::now();
-    let gateways = process::this(&["gateways", &pushline.mqtt.to_string(), &packets.to_string(), &groups.to_string()])?;
+    let gateways = process::this(&["gateways", &server.to_string(), &packets.to_string(), &groups.to_string()])?;
     receiver.until(packets).await?;
     let took = began.elapsed();
     let usage = Usage::of(pushline.pid())?;
@@ -58,9 +67,14 @@ pub(crate) async fn through_pushline(packets: u64, groups: usize, max_packets: u
     Ok((packets as f64 / took.as_secs_f64(), usage))
 }
 
-/// One webhook, and groups that are each the default of an organisation.
+/// One webhook, and groups that are each the default of an organisation, on one box.
 pub(crate) fn configuration(receiver: SocketAddr, groups: usize, max_packets: usize) -> String {
+    Pushline::configuration(&webhook_and_groups(receiver, groups, max_packets))
+}
+
+/// The same, to be completed.
+pub(crate) fn webhook_and_groups(receiver: SocketAddr, groups: usize, max_packets: usize) -> String {
     let group = |number| format!("[[groups]]\norg = \"o{number}\"\nname = \"g\"\nwebhook = \"w\"\ndefault = true\n");
     let groups: String = (0..groups).map(group).collect();
-    Pushline::configuration(&format!("[[webhooks]]\nname = \"w\"\nurl = \"http://{receiver}/push\"\nmax_packets = {max_packets}\n{groups}"))
+    format!("[[webhooks]]\nname = \"w\"\nurl = \"http://{receiver}/push\"\nmax_packets = {max_packets}\n{groups}")
 }

@@ -15,8 +15,8 @@ const PACKETS: u64 = 500_000;
 pub(crate) async fn groups() -> Result<()> {
     let (mut tens, mut ones, mut posts, mut memory) = (vec![], vec![], vec![], vec![]);
     for round in 1..=ROUNDS {
-        let (ten, full) = through_pushline(PACKETS, GROUPS, 10).await?;
-        let (one, single) = through_pushline(PACKETS, GROUPS, 1).await?;
+        let (ten, full) = through_pushline(PACKETS, GROUPS, 10, None).await?;
+        let (one, single) = through_pushline(PACKETS, GROUPS, 1, None).await?;
         let post = bare_post::post(&Counter::start().await?, PACKETS, 1, CONCURRENCY).await?;
         println!(
             "round {round}: {ten:9.0} packets/s in messages of ten, {} MiB resident; {one:9.0} messages of one packet/s, {:.2} CPU s a million, {} MiB; bare hyper loop {post:9.0} messages/s",

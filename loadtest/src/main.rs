@@ -1,4 +1,5 @@
-//! Load tests, as ratios in one run: `cargo run --profile dist -p pushline-loadtest`, and `-- sender`, `-- groups`, `-- latency`, `-- latency quiet`, `-- isolation`, `-- cluster`. All
+//! Load tests, as ratios in one run: `cargo run --profile dist -p pushline-loadtest`, and `-- sender`, `-- groups`, `-- latency`, `-- latency quiet`, `-- isolation`, `-- cluster`, `-- broker`,
+//! `-- idle`, `-- storm`. All
 //! but `sender` drive the real binary; gateways and receivers run as processes of their own.
 
 mod bare;
@@ -6,13 +7,17 @@ mod bare_post;
 mod cluster;
 mod compare;
 mod counter;
+mod devices;
+mod from_broker;
 mod gateways;
 mod groups;
+mod idle;
 mod isolation;
 mod latency;
 mod process;
 mod protocol;
 mod sender;
+mod storm;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -21,7 +26,7 @@ use anyhow::{Context, Result, bail};
 use pushline_testkit::get;
 use tokio::time::sleep;
 
-use crate::protocol::Version;
+use crate::{devices::Fleet, protocol::Version};
 
 /// Packets of a round of the comparison.
 const PACKETS: u64 = 1_000_000;
@@ -51,15 +56,22 @@ fn main() -> Result<()> {
         ["sender", max_packets] => runtime.block_on(sender::sender(max_packets.parse()?)),
         ["latency"] => runtime.block_on(latency::latency()),
         ["latency", "quiet"] => runtime.block_on(latency::quiet()),
+        ["broker"] => runtime.block_on(from_broker::from_broker()),
+        ["idle"] => runtime.block_on(idle::idle()),
+        ["storm"] => runtime.block_on(storm::storm()),
         ["isolation"] => runtime.block_on(isolation::isolation()),
         ["gateways", server, packets, groups] => runtime.block_on(gateways::publish(server.parse()?, packets.parse()?, groups.parse()?)),
         ["paced", server, rate, seconds, groups] => {
             runtime.block_on(gateways::publish_paced(server.parse()?, rate.parse()?, seconds.parse()?, groups.parse()?))
         }
+        ["devices", server, first, count, at_once, tls @ ..] => {
+            let fleet = Fleet { first: first.parse()?, count: count.parse()?, at_once: at_once.parse()? };
+            runtime.block_on(devices::stay_connected(server.parse()?, fleet, tls.first().map(Into::into)))
+        }
         ["counter", version] => runtime.block_on(counter::serve(Version::of_name(version)?, None)),
         ["counter", version, tls] => runtime.block_on(counter::serve(Version::of_name(version)?, Some(tls.into()))),
         _ => bail!(
-            "usage: cargo run --profile dist -p pushline-loadtest [-- sender [packets a message] | groups | latency [quiet] | isolation | cluster]"
+            "usage: cargo run --profile dist -p pushline-loadtest [-- sender [packets a message] | groups | latency [quiet] | isolation | cluster | broker | idle | storm]"
         ),
     }
 }

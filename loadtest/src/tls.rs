@@ -1,4 +1,4 @@
-//! TLS between the bare client or Pushline and the receiver: a certificate of one run, in a folder.
+//! TLS between a client and a server, of which Pushline is one: a certificate of one run, in a folder.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,13 +16,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::protocol::Version;
 
-/// Where the receiver's certificate is, which its clients trust.
+/// Where the certificate of the server is, which its clients trust.
 pub(crate) fn certificate_file(folder: &Path) -> PathBuf {
-    folder.join("receiver.pem")
+    folder.join("server.pem")
 }
 
-fn key_file(folder: &Path) -> PathBuf {
-    folder.join("receiver.key")
+pub(crate) fn key_file(folder: &Path) -> PathBuf {
+    folder.join("server.key")
 }
 
 /// Makes a certificate for 127.0.0.1.
@@ -33,7 +33,7 @@ pub(crate) fn write_certificate(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the receiver shows.
+/// What the server shows.
 pub(crate) fn acceptor(folder: &Path, version: Version) -> Result<TlsAcceptor> {
     let (certificate, key) = (CertificateDer::from_pem_file(certificate_file(folder))?, PrivateKeyDer::from_pem_file(key_file(folder))?);
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()?;

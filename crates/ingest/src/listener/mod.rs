@@ -42,7 +42,7 @@ use metrics::gauge;
 use pushline_model::{DescriptorBudget, DescriptorPermit, DescriptorUse};
 use rustix::net::sockopt;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -85,6 +85,10 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
+/// Connections that wait for `accept`: as many as the system allows (`net.core.somaxconn`). It drops a client's SYN beyond them, and the client sends the next one
+/// only after 1, 3, 7, 15 s and so on: then devices that all connect again at once would be away for half a minute.
+const BACKLOG: u32 = 65_535;
+
 /// The delay after an error of `accept`.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -105,7 +109,7 @@ impl Listener {
     pub async fn bind(options: Options, ingest: Arc<Ingest>, clients: Arc<Clients>) -> Result<Self, IngestError> {
         let (address, descriptors) = (options.address, Arc::clone(&options.descriptors));
         let (shared, read_again) = Shared::new(options, ingest, clients).map_err(|source| IngestError::Option { address, source })?;
-        let socket = TcpListener::bind(address).await.map_err(|source| IngestError::Bind { address, source })?;
+        let socket = listen(address).map_err(|source| IngestError::Bind { address, source })?;
         Ok(Self { socket, descriptors, read_again, shared: Arc::new(shared) })
     }
 
@@ -178,6 +182,14 @@ impl Listener {
             info!("some connections didn't close in time; their clients will send unacknowledged packets again");
         }
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A listener that was just stopped leaves connections in TIME-WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves a connection and counts it. The descriptor is given back when the socket is closed. Returns a will that is published later.
