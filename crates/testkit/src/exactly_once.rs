@@ -129,17 +129,13 @@ impl ExactlyOnceDevice {
             return Err(error);
         }
         let id = u16::from_be_bytes([bytes[2], bytes[3]]);
-        match bytes[..2] {
-            [0x50, 2] => {
-                self.unfinished.iter_mut().filter(|packet| packet.id == id).for_each(|packet| packet.is_received = true);
-                Ok(Answer::Received(id))
-            }
-            [0x70, 2] => {
-                self.unfinished.retain(|packet| packet.id != id);
-                Ok(Answer::Complete(id))
-            }
-            _ => panic!("an unexpected packet: {bytes:x?}"),
+        assert!(matches!(bytes[..2], [0x50 | 0x70, 2]), "an unexpected packet: {bytes:x?}");
+        if bytes[0] == 0x50 {
+            self.unfinished.iter_mut().filter(|packet| packet.id == id).for_each(|packet| packet.is_received = true);
+            return Ok(Answer::Received(id));
         }
+        self.unfinished.retain(|packet| packet.id != id);
+        Ok(Answer::Complete(id))
     }
 
     /// Answers each PUBREC until every packet is acknowledged to its end.

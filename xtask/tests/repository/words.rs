@@ -73,7 +73,6 @@ const RETIRED: &[Retired] = &[
     ("is lost", Identifiers, "dead-lettered, no webhook, revoked"),
     ("is ours", Identifiers, "confirm_ownership"),
     ("patience", Names, "revoke_deadline, a timeout's name"),
-    ("Sessions", Names, "ClientIds"),
     ("Refusal", Names, "DisconnectReason"),
     ("max packet bytes", Identifiers, "max_payload_bytes"),
     ("made anew", Everywhere, "recreated"),

@@ -435,6 +435,23 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_at_qos_2_that_is_too_large_is_kept_once_by_option() {
+        let (registry, identity, mut in_flight) = (registry(), ClientIdentity::default(), in_flight());
+        let terms = Terms { too_large: TooLarge::DeadLetter(2000), ..terms(Version::V3, &identity) };
+        for payload in [1001, 200_000] {
+            // The first byte says QoS 2, and that it comes again.
+            let mut bytes = publish(7, payload);
+            bytes[0] = 0x3c;
+            let mut read = OneRead::new(terms, &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));
+            let all = [&bytes[..], &bytes, &pubrel(7)].concat();
+            assert_eq!(read.handle(&all), None);
+            let acks =
+                [Ack::Pubrec(7, PublishReason::NoMatchingSubscribers), Ack::Pubrec(7, PublishReason::Success), Ack::Pubcomp(7, true)];
+            assert_eq!((&read.acks[..], read.intake.unrouted.len(), read.handled), (&acks[..], 1, all.len()), "{payload}");
+        }
+    }
+
+    #[test]
     fn an_answer_that_the_client_does_not_take_ends_the_connection() {
         let (registry, identity, mut in_flight) = (registry(), ClientIdentity::default(), in_flight());
         let mut read = OneRead::new(terms(Version::V5, &identity), &mut in_flight, Intake::new(&registry, &[], Timestamp(7)));

@@ -134,6 +134,8 @@ impl<'a> Raw<'a> {
             (PUBLISH, _) => self.publish(version).map(Packet::Publish),
             (PINGREQ, 0) if self.body.is_empty() => Ok(Packet::Ping),
             (PUBREL, 2) => self.release(version),
+            // MQTT 3.1 §3.6: a client that sends it again sets DUP.
+            (PUBREL, 10) if version == Version::V3 => self.release(version),
             (DISCONNECT, 0) => self.disconnect(version).map(Packet::Disconnect),
             (SUBSCRIBE, 2) => self.subscribe(version),
             (UNSUBSCRIBE, 2) => self.unsubscribe(version),
@@ -309,6 +311,8 @@ mod tests {
             (&b"\x62\x02\x00\x07"[..], Version::V3, Ok(Packet::Release(7))),
             (b"\x62\x02\x00\x07", Version::V5, Ok(Packet::Release(7))),
             (b"\x62\x03\x00\x07\x92", Version::V5, Ok(Packet::Release(7))),
+            (b"\x6a\x02\x00\x07", Version::V3, Ok(Packet::Release(7))),
+            (b"\x6a\x02\x00\x07", Version::V5, Err(DisconnectReason::MalformedPacket)),
             (b"\x62\x08\x00\x07\x00\x04\x1f\x00\x01r", Version::V5, Ok(Packet::Release(7))),
             (b"\x62\x03\x00\x07\x00", Version::V3, Err(DisconnectReason::MalformedPacket)),
             (b"\x62\x02\x00\x00", Version::V3, Err(DisconnectReason::MalformedPacket)),

@@ -149,7 +149,7 @@ mod tests {
 
     use futures_util::{FutureExt, future::BoxFuture};
     use pushline_model::Cause;
-    use pushline_queue::{Append, Appended, Filter, Partitions, Resolver, Stalled, memory::Memory};
+    use pushline_queue::{Append, Appended, Filter, Partitions, Resolver, Sessions, Stalled, memory::Memory};
     use tokio::{sync::watch, time::timeout};
 
     use super::*;
@@ -179,6 +179,10 @@ mod tests {
 
         fn unrouted(&self) -> DeadLetters {
             self.kept.unrouted()
+        }
+
+        fn sessions(&self) -> Arc<dyn Sessions> {
+            self.kept.sessions()
         }
 
         fn stalled(&self) -> Option<Stalled> {

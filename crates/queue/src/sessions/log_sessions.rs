@@ -13,6 +13,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use pushline_model::Timestamp;
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::{
     OpenSession, OpenedSession, Session, SessionId, SessionTable, Sessions,
@@ -56,8 +57,8 @@ struct OwnedSession {
     expiry: Mutex<Duration>,
 }
 
-/// How often a full table is searched for expired sessions.
-const SEARCH_EVERY: Duration = Duration::from_secs(10);
+/// How often a full table is searched for expired sessions, and reported.
+const SEARCH_EVERY: Duration = Duration::from_mins(1);
 
 impl LogSessions {
     pub(crate) fn new(log: Arc<dyn SessionLog>, table: Arc<SessionTable>) -> Self {
@@ -74,6 +75,12 @@ impl LogSessions {
         if searched.plus(SEARCH_EVERY) <= now {
             *searched = now;
             self.0.table.remove_expired(now);
+            if !self.0.table.has_fewer_than(max_sessions) {
+                warn!(
+                    max_sessions,
+                    "too many sessions: further clients get sessions that end with their connections; raise max_sessions, or lower max_session_expiry"
+                );
+            }
         }
         self.0.table.has_fewer_than(max_sessions)
     }
