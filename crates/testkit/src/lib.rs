@@ -11,6 +11,7 @@ mod kafka;
 mod kcat;
 mod ledger;
 mod mosquitto;
+mod ports;
 mod process;
 mod request;
 mod scripted;
@@ -30,6 +31,7 @@ pub use crate::{
     kcat::kcat,
     ledger::Ledger,
     mosquitto::{Mosquitto, mosquitto_pub},
+    ports::free_port,
     process::{DeadLetterLine, Pushline, command, folder},
     scripted::{Arrival, ScriptedReceiver},
     sync_shim::{SyncBegun, SyncShim},
