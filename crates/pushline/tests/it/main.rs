@@ -6,6 +6,7 @@ mod admin;
 mod backlog;
 mod brokers;
 mod chaos;
+mod clients;
 mod commands;
 mod compression;
 mod connections;
