@@ -61,6 +61,13 @@ pub const PARTS: &[Part] = &[
         tests: &["clients::"],
     },
     Part {
+        name: "brokers",
+        about: "Mosquitto and HiveMQ, with restarts, kills, cuts and stalls",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["brokers::"],
+    },
+    Part {
         name: "hostile",
         about: "every row of the hostile receiver's table with the real timeout of 90 s; 5 minutes",
         package: "pushline",
