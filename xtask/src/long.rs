@@ -1,4 +1,5 @@
-//! `cargo xtask long [part]…`: the long forms of the tests, and the fuzz targets. A test runs its long form when `LONG_TESTS=1` is set.
+//! `cargo xtask long [part]…`: the long forms of the tests, and the fuzz targets. A test runs its long form when `LONG_TESTS=1` is set. Tests that need more than the
+//! ordinary run may ask for are ignored there, and run here.
 
 use std::process::Command;
 
@@ -51,6 +52,20 @@ pub const PARTS: &[Part] = &[
         package: "pushline",
         target: &["--test", "it"],
         tests: &["servers::"],
+    },
+    Part {
+        name: "clients",
+        about: "seven client libraries and Mosquitto's bridge, each through twenty kills of the listener",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["clients::"],
+    },
+    Part {
+        name: "brokers",
+        about: "Mosquitto and HiveMQ, with restarts, kills, cuts and stalls",
+        package: "pushline",
+        target: &["--test", "it"],
+        tests: &["brokers::"],
     },
     Part {
         name: "hostile",
@@ -112,6 +127,9 @@ pub fn run(names: &[&str]) -> Result<(), String> {
     }
     programs::ensure(&programs::FOR_TESTS)?;
     let is_chosen = |part: &str| names.is_empty() || names.contains(&part);
+    if is_chosen("clients") {
+        programs::ensure(&programs::FOR_CLIENTS)?;
+    }
     let chosen = PARTS.iter().filter(|part| is_chosen(part.name));
     let mut failed: Vec<String> = chosen.filter_map(|part| step::run(part.about, &mut command(part)).err()).collect();
     if is_chosen(fuzz::NAME) {
@@ -122,7 +140,11 @@ pub fn run(names: &[&str]) -> Result<(), String> {
 
 fn command(part: &Part) -> Command {
     let mut cargo = Command::new("cargo");
-    cargo.args(["test", "--locked", "--package", part.package]).args(part.target).args(["--", "--nocapture"]).args(part.tests);
+    cargo
+        .args(["test", "--locked", "--package", part.package])
+        .args(part.target)
+        .args(["--", "--include-ignored", "--nocapture"])
+        .args(part.tests);
     cargo.env("LONG_TESTS", "1").env("MODEL_SCHEDULES", MODEL_SCHEDULES);
     cargo
 }

@@ -21,11 +21,12 @@ pub struct Program {
 /// Apache Kafka runs on java; mvn downloads it once.
 pub const FOR_KAFKA: [Program; 2] = [Program { name: "java", package: "default-jre-headless" }, Program { name: "mvn", package: "maven" }];
 
-/// The tests also publish with Mosquitto's client, read topics with a consumer that knows nothing of Pushline, verify signatures in two other
+/// The tests also take packets from Mosquitto, publish with its client and paho's, read topics with a consumer that knows nothing of Pushline, verify signatures in two other
 /// languages, and push to real servers.
-pub const FOR_TESTS: [Program; 13] = {
+pub const FOR_TESTS: [Program; 14] = {
     let [java, maven] = FOR_KAFKA;
     [
+        Program { name: "mosquitto", package: "mosquitto" },
         Program { name: "mosquitto_pub", package: "mosquitto-clients" },
         Program { name: "kcat", package: "kcat" },
         java,
@@ -50,6 +51,9 @@ pub const FOR_DEPLOY: [Program; 4] = [
     Program { name: "pip3", package: "python3-pip" },
     Program { name: "tar", package: "tar" },
 ];
+
+/// The tests of client libraries also start a program of Java from its source, and fetch MQTT.js.
+pub const FOR_CLIENTS: [Program; 2] = [Program { name: "javac", package: "default-jdk-headless" }, Program { name: "npm", package: "npm" }];
 
 /// Debian asks this script whether an installed service may start (invoke-rc.d(8)). The tests start servers themselves.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -81,7 +85,8 @@ pub fn ensure(programs: &[Program]) -> Result<(), String> {
 #[must_use]
 pub fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| is_executable(&folder.join(program)))
+    // Debian puts Mosquitto where only root's PATH looks.
+    env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| is_executable(&folder.join(program)))
 }
 
 fn is_executable(file: &Path) -> bool {

@@ -12,6 +12,7 @@ mod kafka;
 mod kcat;
 mod ledger;
 mod mosquitto;
+mod ports;
 mod process;
 mod request;
 mod scripted;
@@ -32,6 +33,7 @@ pub use crate::{
     kcat::kcat,
     ledger::Ledger,
     mosquitto::{Mosquitto, mosquitto_pub},
+    ports::free_port,
     process::{DeadLetterLine, Pushline, command, folder},
     scripted::{Arrival, ScriptedReceiver},
     sync_shim::{SyncBegun, SyncShim},

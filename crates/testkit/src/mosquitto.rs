@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{PATIENCE, signals};
+use crate::{PATIENCE, free_port, signals};
 
 /// A running Mosquitto that keeps sessions and their packets in its folder. Dropping it kills the process.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ impl Mosquitto {
     /// # Panics
     /// When it isn't installed, or doesn't start.
     pub async fn start(folder: &Path, more: &str) -> Self {
-        // The port is free again when the socket is closed.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free");
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let location = folder.display();
         let configuration = format!(
             "user root\npersistence true\npersistence_location {location}/\nmax_queued_messages 0\nallow_anonymous true\n\

@@ -1,6 +1,7 @@
-//! Packets that come from a real Mosquitto.
+//! Packets that come from real brokers: from Mosquitto, and what holds through restarts and harmed connections also from HiveMQ.
 
 mod chaos;
+mod makes;
 
 use std::time::Duration;
 

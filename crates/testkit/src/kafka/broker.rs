@@ -1,12 +1,10 @@
 //! One broker: a folder with its configuration and data, and the java process that runs on it now and then.
 
 use std::{
-    collections::BTreeSet,
     fmt::Write as _,
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +17,7 @@ use super::{
     security,
     wire::{self, KafkaMetadata},
 };
-use crate::signals;
+use crate::{free_port, signals};
 
 /// A java process on a busy machine takes its time.
 const START: Duration = Duration::from_secs(120);
@@ -100,15 +98,6 @@ impl Ports {
     pub(crate) fn free(secured: bool) -> Self {
         Self { plain: free_port(), controller: free_port(), secured: secured.then(free_port), proxied: None }
     }
-}
-
-/// Not one of those that the system hands out: it must still be free when the broker starts again.
-pub(crate) fn free_port() -> u16 {
-    /// A broker binds its ports only later: no other of this process may draw them meanwhile.
-    static DRAWN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && drawn.insert(*port);
-    std::iter::repeat_with(|| fastrand::u16(12_000..32_000)).find(free).expect("there are infinitely many tries")
 }
 
 pub(crate) fn local(port: u16) -> SocketAddr {

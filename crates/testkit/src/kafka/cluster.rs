@@ -51,7 +51,7 @@ impl KafkaCluster {
     /// With the log of one that doesn't start.
     pub async fn behind_a_proxy(checkpoints: &str) -> (Self, CommitProxy) {
         let mut ports: Vec<Ports> = (0..NODES).map(|_| Ports::free(false)).collect();
-        let listens: Vec<u16> = ports.iter().map(|_| broker::free_port()).collect();
+        let listens: Vec<u16> = ports.iter().map(|_| crate::free_port()).collect();
         let behind: Vec<_> = listens.iter().copied().map(broker::local).collect();
         let proxy = CommitProxy::listen(&behind, checkpoints).await.expect("ports are free");
         for ((ports, listens), proxy) in ports.iter_mut().zip(listens).zip(&proxy.addresses) {

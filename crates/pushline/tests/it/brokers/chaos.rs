@@ -1,6 +1,6 @@
-//! Load from a real Mosquitto while processes are stopped and killed and the network is harmed.
+//! Load from a real broker while processes are stopped and killed and the network is harmed.
 //!
-//! Mosquitto acknowledges packets to gateways and owes them to Pushline's session. All that it acknowledged must be pushed. What it sends again, since our
+//! The broker acknowledges packets to gateways and owes them to Pushline's session. All that it acknowledged must be pushed. What it sends again, since our
 //! acknowledgement didn't reach it, is another record, and is counted.
 
 use std::{
@@ -20,7 +20,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{broker, configuration, until_connected};
+use super::{
+    broker, configuration,
+    makes::{Broker, HiveMq},
+    until_connected,
+};
 use crate::{BINARY, amount, group, packets, webhook};
 
 /// Gateways that publish at QoS 1 until they are stopped.
@@ -98,33 +102,73 @@ fn groups() -> String {
     (0..4).map(|number| group(&format!("o{number}"), "g", "w")).collect()
 }
 
-/// The session outlives each process; a shared group shares its packets among two connections.
-const SESSIONS: &str = "session_expiry = \"1h\"\nshared_group = \"pushline\"\nconnections = 2";
+/// The session outlives each process.
+const PLAIN_SESSION: &str = "session_expiry = \"1h\"";
+
+/// The same, and a shared group shares its packets among two connections.
+const SHARED_SESSIONS: &str = "session_expiry = \"1h\"\nshared_group = \"pushline\"\nconnections = 2";
 
 #[tokio::test(flavor = "multi_thread")]
-// With a shared session Mosquitto 2.0.11 loses packets when it restarts (docs/devices.md, What the broker must allow).
-async fn each_record_is_pushed_under_one_id_while_the_broker_restarts_and_the_network_is_cut_and_stalled() {
+async fn each_record_is_pushed_under_one_id_while_mosquitto_restarts_and_the_network_is_cut_and_stalled() {
+    broker_restarts_and_the_network_is_harmed::<Mosquitto>(amount(2, 20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the long part `brokers`: HiveMQ comes from Maven Central and starts in many seconds"]
+async fn each_record_is_pushed_under_one_id_while_hivemq_restarts_and_the_network_is_cut_and_stalled() {
+    broker_restarts_and_the_network_is_harmed::<HiveMq>(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mosquitto_loses_nothing_while_pushline_is_killed_and_started() {
+    pushline_is_killed_and_started::<Mosquitto>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the long part `brokers`: HiveMQ comes from Maven Central and starts in many seconds"]
+async fn hivemq_loses_nothing_while_pushline_is_killed_and_started() {
+    pushline_is_killed_and_started::<HiveMq>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_kafka_mosquitto_loses_nothing_while_ingest_and_deliver_are_killed_the_broker_restarts_and_the_network_is_harmed() {
+    over_kafka::<Mosquitto>(amount(2, 20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the long part `brokers`: HiveMQ comes from Maven Central and starts in many seconds"]
+async fn over_kafka_hivemq_loses_nothing_while_ingest_and_deliver_are_killed_the_broker_restarts_and_the_network_is_harmed() {
+    over_kafka::<HiveMq>(3).await;
+}
+
+/// Cuts and stalls the connections to the broker while packets come.
+async fn harm_the_network(proxy: &ChaosProxy, gateways: &Gateways) {
+    let direction = if fastrand::bool() { Direction::ToClient } else { Direction::ToServer };
+    // Connections that have passed more are cut at once, new ones in their middle.
+    proxy.set(direction, Fault::Cut { after: fastrand::usize(200..5000) });
+    gateways.more(300).await;
+    proxy.set(direction, Fault::None);
+    gateways.more(300).await;
+    proxy.set(direction, Fault::Stall);
+    gateways.more(300).await;
+    proxy.set(direction, Fault::None);
+}
+
+/// The session is a plain one: with a shared one Mosquitto 2.0.11 loses packets when it restarts (docs/devices.md, What the broker must allow).
+async fn broker_restarts_and_the_network_is_harmed<B: Broker>(rounds: usize) {
     let (dir, data) = (folder(), folder());
     let mut inbox = Inbox::start().await;
-    let mut mosquitto = Mosquitto::start(data.path(), "").await;
-    let proxy = ChaosProxy::start(mosquitto.address).await;
+    let mut server = B::start(data.path()).await;
+    let proxy = ChaosProxy::start(server.address()).await;
     let more = format!("{}{}", webhook("w", &inbox.url(), "window = \"200ms\""), groups());
-    let pushline = Pushline::start(BINARY, dir.path(), &configuration(&broker(proxy.address(), "session_expiry = \"1h\""), &more)).await;
+    let pushline = Pushline::start(BINARY, dir.path(), &configuration(&broker(proxy.address(), PLAIN_SESSION), &more)).await;
     until_connected(&pushline, 1.0).await;
-    let gateways = Gateways::start(8, mosquitto.address);
-    for _ in 0..amount(2, 20) {
+    let gateways = Gateways::start(8, server.address());
+    for _ in 0..rounds {
         gateways.more(300).await;
-        let direction = if fastrand::bool() { Direction::ToClient } else { Direction::ToServer };
-        // Connections that have passed more are cut at once, new ones in their middle.
-        proxy.set(direction, Fault::Cut { after: fastrand::usize(200..5000) });
-        gateways.more(300).await;
-        proxy.set(direction, Fault::None);
-        gateways.more(300).await;
-        proxy.set(direction, Fault::Stall);
-        gateways.more(300).await;
-        proxy.set(direction, Fault::None);
-        mosquitto.stop().await;
-        mosquitto.start_again().await;
+        harm_the_network(&proxy, &gateways).await;
+        server.stop().await;
+        server.start_again().await;
     }
     let ledger = gateways.stop().await;
     let mut pushes = until_complete(&mut inbox, &ledger).await;
@@ -139,17 +183,16 @@ async fn each_record_is_pushed_under_one_id_while_the_broker_restarts_and_the_ne
     pushline.terminate().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_while_pushline_is_killed_and_started() {
+async fn pushline_is_killed_and_started<B: Broker>() {
     for version in ["5", "3.1.1"] {
         let (dir, data) = (folder(), folder());
         let mut inbox = Inbox::start().await;
-        let mosquitto = Mosquitto::start(data.path(), "").await;
+        let server = B::start(data.path()).await;
         let more = format!("{}{}", webhook("w", &inbox.url(), "window = \"200ms\""), groups());
-        let from = broker(mosquitto.address, &format!("{SESSIONS}\nversion = \"{version}\""));
+        let from = broker(server.address(), &format!("{SHARED_SESSIONS}\nversion = \"{version}\""));
         let mut pushline = Pushline::start(BINARY, dir.path(), &configuration(&from, &more)).await;
         until_connected(&pushline, 2.0).await;
-        let gateways = Gateways::start(8, mosquitto.address);
+        let gateways = Gateways::start(8, server.address());
         for round in 0..amount(3, 30) {
             gateways.more(fastrand::usize(100..1000)).await;
             if round % 3 == 2 {
@@ -167,26 +210,28 @@ async fn nothing_is_lost_while_pushline_is_killed_and_started() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn over_kafka_nothing_is_lost_while_ingest_and_deliver_are_killed_and_started() {
+async fn over_kafka<B: Broker>(rounds: usize) {
     let (kafka, dir, data) = (Kafka::shared().await, folder(), folder());
     let mut inbox = Inbox::start().await;
-    let mosquitto = Mosquitto::start(data.path(), "").await;
+    let mut server = B::start(data.path()).await;
+    let proxy = ChaosProxy::start(server.address()).await;
     let more = format!("{}{}", webhook("w", &inbox.url(), "window = \"200ms\""), groups());
     let over_kafka = crate::kafka::configuration(kafka.brokers(), &kafka.prefix(), 4, &more);
-    let configuration = over_kafka.replace("[[mqtt.listeners]]\naddress = \"127.0.0.1:0\"\n", &broker(mosquitto.address, SESSIONS));
+    let configuration = over_kafka.replace("[[mqtt.listeners]]\naddress = \"127.0.0.1:0\"\n", &broker(proxy.address(), PLAIN_SESSION));
     let mut ingest = crate::kafka::start("ingest", dir.path(), &configuration).await;
     let mut deliver = crate::kafka::start("deliver", dir.path(), &configuration).await;
-    until_connected(&ingest, 2.0).await;
-    let gateways = Gateways::start(8, mosquitto.address);
-    for _ in 0..amount(2, 20) {
+    until_connected(&ingest, 1.0).await;
+    let gateways = Gateways::start(8, server.address());
+    for _ in 0..rounds {
         gateways.more(fastrand::usize(100..1000)).await;
         ingest.kill().await;
         gateways.more(fastrand::usize(1..500)).await;
         ingest = crate::kafka::start("ingest", dir.path(), &configuration).await;
-        gateways.more(fastrand::usize(1..500)).await;
+        harm_the_network(&proxy, &gateways).await;
         deliver.kill().await;
         deliver = crate::kafka::start("deliver", dir.path(), &configuration).await;
+        server.stop().await;
+        server.start_again().await;
     }
     let ledger = gateways.stop().await;
     until_complete(&mut inbox, &ledger).await;

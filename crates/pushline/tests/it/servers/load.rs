@@ -10,8 +10,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{process::ServerProcess, proxies::KEEP_ALIVE_MILLIS, site::Site, transport::Transport};
-use crate::{BINARY, amount, group, webhook};
+use super::{proxies::KEEP_ALIVE_MILLIS, site::Site, transport::Transport};
+use crate::{BINARY, amount, foreign_process::ForeignProcess, group, webhook};
 
 /// How to start a server at a site: it writes its configuration there.
 pub(super) type Program = fn(&Site) -> Command;
@@ -26,7 +26,7 @@ const STARTS: usize = 5;
 struct Server {
     program: Program,
     site: Site,
-    process: ServerProcess,
+    process: ForeignProcess,
 }
 
 /// Over each of these, all at once.
@@ -90,7 +90,7 @@ impl Server {
         for _ in 0..STARTS {
             site.take_port();
             let command = program(&site);
-            let mut process = ServerProcess::start(command, site.file("server.log").as_ref());
+            let mut process = ForeignProcess::start(command, site.file("server.log").as_ref());
             if is_listening(&site, &mut process).await {
                 return Self { program, site, process };
             }
@@ -108,7 +108,7 @@ impl Server {
 }
 
 /// Waits until connections are taken; false where the server ends.
-async fn is_listening(site: &Site, process: &mut ServerProcess) -> bool {
+async fn is_listening(site: &Site, process: &mut ForeignProcess) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !process.has_ended() {
         if TcpStream::connect(("127.0.0.1", site.port)).await.is_ok() {

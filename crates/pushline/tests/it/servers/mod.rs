@@ -7,14 +7,10 @@
 //! | servers that answer themselves, and their programs | `origins.rs`, `origins/` |
 //! | where a server runs, and what it has recorded | `site.rs` |
 //! | protocols, TLS, client certificates | `transport.rs`, `certificates.rs` |
-//! | the processes of a server | `process.rs` |
-//! | what is made once: packages of PyPI, the program of Go | `packages.rs` |
 
 mod certificates;
 mod load;
 mod origins;
-mod packages;
-mod process;
 mod proxies;
 mod site;
 mod transport;

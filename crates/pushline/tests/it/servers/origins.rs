@@ -2,7 +2,11 @@
 
 use std::{fs, process::Command};
 
-use super::{packages, proxies::KEEP_ALIVE_MILLIS, site::Site};
+use super::{proxies::KEEP_ALIVE_MILLIS, site::Site};
+use crate::packages;
+
+/// Servers from PyPI, with the parser that uvicorn uses where it is installed.
+const FROM_PYPI: [&str; 3] = ["uvicorn==0.54.0", "httptools==0.9.0", "hypercorn==0.18.0"];
 
 /// The module of Apache that runs PHP, by Debian's name.
 const PHP: &str = "/usr/lib/apache2/modules/libphp";
@@ -78,7 +82,7 @@ pub(super) fn hypercorn(site: &Site) -> Command {
 /// A server from PyPI with the application for it.
 fn asgi(site: &Site, server: &str) -> Command {
     site.write("asgi.py", include_str!("origins/asgi.py"));
-    let path = format!("{}:{}", packages::python_packages().display(), site.file(""));
+    let path = format!("{}:{}", packages::of_pypi(&FROM_PYPI).display(), site.file(""));
     let mut command = Command::new("python3");
     command.args(["-m", server]).env("PYTHONPATH", path).env("RECORD", site.file("record"));
     command
