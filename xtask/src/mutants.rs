@@ -197,29 +197,29 @@ fn remove_others(tree: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> Resul
 /// The tests of the core.
 const TEST: [&str; 5] = ["test", "--quiet", "--locked", "--package=pushline-lanes", "--lib"];
 
-/// Runs the model test in the copy. The copy has a target folder of its own: cargo takes equal paths of two workspaces for the same crate, and a mutant must not get into
+/// Runs the model test in the copy, and the examples of the core's edges. The copy has a target folder of its own: cargo takes equal paths of two workspaces for the same crate, and a mutant must not get into
 /// the project's builds.
 fn test_model(root: &Path, tree: &Path, schedules: u32) -> Result<Verdict, String> {
     let target = root.join("target/mutants-build");
-    let cargo = |deadline: u32, option: &str| {
+    let cargo = |deadline: u32, options: &[&str]| {
         let mut command = Command::new("timeout");
-        command.arg(deadline.to_string()).arg("cargo").args(TEST).arg(option).current_dir(tree);
+        command.arg(deadline.to_string()).arg("cargo").args(TEST).args(options).current_dir(tree);
         command.env("CARGO_TARGET_DIR", &target).env("MODEL_SCHEDULES", schedules.to_string());
         // The number of the schedule is wanted, and not its smallest form.
         command.env("PROPTEST_MAX_SHRINK_ITERS", "0");
         command.output().map_err(|error| format!("can't start timeout: {error}"))
     };
-    let mut build = cargo(BUILD_DEADLINE_SECONDS, "--no-run")?;
+    let mut build = cargo(BUILD_DEADLINE_SECONDS, &["--no-run"])?;
     if !build.status.success() {
         // A build that was ended in its middle leaves an incremental cache whose parts don't link.
         let _ = fs::remove_dir_all(target.join("debug/incremental"));
-        build = cargo(BUILD_DEADLINE_SECONDS, "--no-run")?;
+        build = cargo(BUILD_DEADLINE_SECONDS, &["--no-run"])?;
     }
     if !build.status.success() {
         println!("{}: {}", build.status, String::from_utf8_lossy(&build.stderr).trim());
         return Ok(Verdict::Uncompilable);
     }
-    let output = cargo(DEADLINE_SECONDS, "model_test")?;
+    let output = cargo(DEADLINE_SECONDS, &["--", "model_test", "edge_test"])?;
     if output.status.success() {
         return Ok(Verdict::Survived);
     }
