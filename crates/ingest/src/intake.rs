@@ -12,6 +12,7 @@ pub(crate) struct Publish<'a> {
 }
 
 /// How a packet was published, with its packet id (MQTT 5 §4.3).
+#[expect(clippy::enum_variant_names, reason = "MQTT's own names")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Qos {
     AtMostOnce,
