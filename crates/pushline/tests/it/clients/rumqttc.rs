@@ -44,8 +44,8 @@ async fn publish(port: u16, qos: QoS, input: PipeReader, output: PipeWriter) {
     let mut options = MqttOptions::new("rumqttc", "127.0.0.1", port);
     options.set_clean_session(false);
     let (client, mut events) = AsyncClient::new(options, REQUESTS);
-    let (sender, mut lines) = mpsc::unbounded_channel();
-    thread::spawn(move || BufReader::new(input).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let (sender, mut lines) = mpsc::channel(REQUESTS);
+    thread::spawn(move || BufReader::new(input).lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line)));
     let mut program = Program::new(client, qos, output);
     while let Some(polled) = program.poll(&mut events, &mut lines).await {
         match polled {
@@ -64,11 +64,7 @@ impl Program {
     }
 
     /// Polls the client once, and hands lines to it meanwhile: a poll that is dropped while it connects never connects. `None`: all are acknowledged.
-    async fn poll(
-        &mut self,
-        events: &mut EventLoop,
-        lines: &mut mpsc::UnboundedReceiver<String>,
-    ) -> Option<Result<Event, ConnectionError>> {
+    async fn poll(&mut self, events: &mut EventLoop, lines: &mut mpsc::Receiver<String>) -> Option<Result<Event, ConnectionError>> {
         let mut polling = pin!(events.poll());
         while !(self.has_all && self.waiting.is_empty() && self.by_id.is_empty()) {
             tokio::select! {
