@@ -323,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn an_attempt_whose_token_was_renewed_meanwhile_carries_the_new_one() {
         let (tokens, network, granted) = granting().await;
-        let (go_on, renewed) = tokio::sync::oneshot::channel();
+        let (resume, renewed) = tokio::sync::oneshot::channel();
         let renewed = Mutex::new(Some(renewed));
         let late = tokens.attempt(&network, || async {
             let renewed = renewed.lock().unwrap().take();
@@ -339,7 +339,7 @@ mod tests {
         let early = async {
             let outcome =
                 tokens.attempt(&network, || async { if first.fetch_add(1, Ordering::Relaxed) == 0 { REFUSED } else { ACCEPTED } }).await;
-            go_on.send(()).unwrap();
+            resume.send(()).unwrap();
             outcome
         };
         assert_eq!(tokio::join!(late, early), (ACCEPTED, ACCEPTED));

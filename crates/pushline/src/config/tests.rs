@@ -723,6 +723,7 @@ fn the_example_shows_every_option() {
         ("[admin]", "\n[admin]"),
         ("[egress]", "\n[egress]"),
         ("[metrics]", "\n[metrics]"),
+        ("[runtime]", "\n[runtime]"),
         ("[[webhooks]]", "\n[[webhooks]]"),
         ("[[groups]]", "\n[[groups]]"),
     ];

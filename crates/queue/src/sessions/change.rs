@@ -14,7 +14,7 @@ pub(crate) enum Change {
     /// The connection has ended: the expiry runs from the record's `at` on.
     Closed { session: SessionId, expiry: Seconds },
     /// The session is over, and so is what it held.
-    Ended { session: SessionId },
+    Discarded { session: SessionId },
 }
 
 /// What a client asked for. Whether the session was present follows from the records before.
@@ -44,7 +44,7 @@ impl Change {
 
     pub(crate) fn session(&self) -> SessionId {
         match *self {
-            Self::Opened(Opening { session, .. }) | Self::Closed { session, .. } | Self::Ended { session } => session,
+            Self::Opened(Opening { session, .. }) | Self::Closed { session, .. } | Self::Discarded { session } => session,
         }
     }
 }
@@ -72,8 +72,8 @@ mod tests {
         let id = [7; 16];
         assert_eq!(Change::Opened(opening).encode(), [&[0][..], &id, &[1, 0xac, 2, 9]].concat());
         assert_eq!(Change::Closed { session, expiry: Seconds(1) }.encode(), [&[1][..], &id, &[1]].concat());
-        assert_eq!(Change::Ended { session }.encode(), [&[2][..], &id].concat());
-        for change in [Change::Opened(opening), Change::Closed { session, expiry: Seconds(u32::MAX) }, Change::Ended { session }] {
+        assert_eq!(Change::Discarded { session }.encode(), [&[2][..], &id].concat());
+        for change in [Change::Opened(opening), Change::Closed { session, expiry: Seconds(u32::MAX) }, Change::Discarded { session }] {
             assert_eq!(Change::decode(&[change.encode(), b"later".to_vec()].concat()), Some(change));
         }
         assert_eq!(Change::decode(&[3]), None);

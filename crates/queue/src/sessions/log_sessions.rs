@@ -187,7 +187,7 @@ impl Drop for OwnedSession {
             return;
         }
         let (session, expiry) = (self.id, Seconds::of(*lock(&self.expiry)));
-        let change = if expiry == Seconds(0) { Change::Ended { session } } else { Change::Closed { session, expiry } };
+        let change = if expiry == Seconds(0) { Change::Discarded { session } } else { Change::Closed { session, expiry } };
         self.sessions.0.table.appending(&change);
         drop(self.sessions.change(&change));
     }

@@ -264,7 +264,7 @@ impl Shard {
                     (kept.closed_at, kept.expiry) = (at, expiry);
                 }
             }
-            Change::Ended { session } => drop(self.sessions.remove(&session)),
+            Change::Discarded { session } => drop(self.sessions.remove(&session)),
         }
         None
     }
@@ -353,7 +353,7 @@ mod tests {
             0 => opening(false),
             1 => opening(true),
             2 => Change::Closed { session, expiry: Seconds(u32::from(packet_id)) },
-            _ => Change::Ended { session },
+            _ => Change::Discarded { session },
         }
         .encode();
         let record = match kind {
