@@ -45,7 +45,7 @@ pub(crate) async fn doctor(options: &Options) -> anyhow::Result<ExitCode> {
     let mut report = Report { json: options.json, worst: State::Ok };
     match Config::load(&options.config) {
         Ok(config) => examine(&config, options, &mut report).await?,
-        Err(error) => of_mistakes(&error).into_iter().try_for_each(|finding| report.add(finding))?,
+        Err(error) => report.add_all(of_mistakes(&error))?,
     }
     Ok(ExitCode::from(match report.worst {
         State::Ok => 0,
@@ -98,12 +98,12 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, finding: Finding) -> anyhow::Result<()> {
+    fn add(&mut self, finding: &Finding) -> anyhow::Result<()> {
         self.worst = self.worst.max(finding.state);
-        if self.json { print(serde_json::to_string(&finding)? + "\n") } else { print(format_args!("{finding}\n")) }
+        if self.json { print(serde_json::to_string(finding)? + "\n") } else { print(format_args!("{finding}\n")) }
     }
 
     fn add_all(&mut self, findings: impl IntoIterator<Item = Finding>) -> anyhow::Result<()> {
-        findings.into_iter().try_for_each(|finding| self.add(finding))
+        findings.into_iter().try_for_each(|finding| self.add(&finding))
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn examine(config: &Config, push: &[String], report: &mut Repor
         Ok(network) => network,
         Err(error) => {
             let remedy = "change [egress] source_address, or give this machine the address";
-            return report.add(Finding::failed("webhook", format!("{error:#}"), remedy));
+            return report.add(&Finding::failed("webhook", format!("{error:#}"), remedy));
         }
     };
     let looks = config.registry.webhooks().iter().map(|webhook| {
@@ -34,7 +34,7 @@ pub(super) async fn examine(config: &Config, push: &[String], report: &mut Repor
     });
     let mut findings = stream::iter(looks).buffered(AT_ONCE);
     while let Some(finding) = findings.next().await {
-        report.add(finding)?;
+        report.add(&finding)?;
     }
     Ok(())
 }
