@@ -31,8 +31,5 @@ pub fn describe() {
     describe_counter!(RATE_LIMITED, "How often a client wasn't read for a while, because its packet_rate or byte_rate was used up");
     describe_gauge!(BROKER_CONNECTIONS, "Connections to MQTT brokers that are up, with their subscriptions granted");
     describe_counter!(BROKER_DISCONNECTIONS, "Ends of connections to MQTT brokers, by reason");
-    describe_counter!(
-        RESENT_PACKETS,
-        "Packets that a device or an MQTT broker sent again, since their acknowledgement didn't arrive: each may be stored twice"
-    );
+    describe_counter!(RESENT_PACKETS, "Packets that a device or an MQTT broker sent again: each may be stored twice");
 }

@@ -27,7 +27,7 @@ pub(super) async fn examine(config: &Config, admin: Option<&HostPort>) -> Vec<Fi
         _ => return vec![Finding::ok("process", format!("none runs at {process}"))],
     };
     let is_ready = match readiness.status() {
-        StatusCode::OK => Finding::ok("process", format!("the one at {process} is ready")),
+        StatusCode::OK if readiness.body() == "ready\n" => Finding::ok("process", format!("the one at {process} is ready")),
         StatusCode::SERVICE_UNAVAILABLE => {
             Finding::failed("process", format!("the one at {process} isn't ready: {}", readiness.body().trim()), "remove this cause")
         }

@@ -117,7 +117,7 @@ async fn a_disk_that_holds_no_queue_is_told_with_the_cause() {
     // Root may write everywhere but in these.
     let report = of(dir.path(), &at("/proc/self/queue")).await;
     assert!(report.of("disk", "failed").contains("can't be written"), "{:#?}", report.findings);
-    let report = of(dir.path(), &Pushline::configuration("").replace("min_free = \"1MiB\"", "min_free = \"4096TiB\"")).await;
+    let report = of(dir.path(), &Pushline::configuration("").replace("min_free = \"1MiB\"", "min_free = \"4194304GiB\"")).await;
     assert!(report.of("disk", "failed").contains("less than [queue] min_free"), "{:#?}", report.findings);
     let report = of(dir.path(), &at("/dev/shm/pushline-doctor-test")).await;
     assert!(report.of("disk", "warning").contains("tmpfs"), "{:#?}", report.findings);
