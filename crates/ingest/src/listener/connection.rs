@@ -236,6 +236,7 @@ impl Connection {
         let client_id = assigned.as_deref().unwrap_or(&connect.client_id);
         let will = self.hold_will(connect, &identity)?;
         let connected = clients.devices.claim(client_id, identity.name.clone(), self.address, connect.clean, now())?;
+        clients.reconnects.connected(client_id, identity.name.as_deref(), self.address.ip(), Instant::now().into_std());
         let key = SessionKey { user: identity.name.as_deref(), client_id };
         let (session, is_present) = self.open_session(key, connect).await?;
         let session_expiry = if session.is_some() { connack.session_expiry } else { Duration::ZERO };

@@ -20,6 +20,7 @@ mod options;
 mod packets;
 mod properties;
 mod proxy_protocol;
+mod reconnects;
 mod refused_clients;
 mod shared;
 mod stream;
@@ -65,6 +66,7 @@ use self::{
     disconnect_reason::DisconnectReason,
     even_rate::EvenRate,
     limits::{Seat, Seats},
+    reconnects::Reconnects,
     shared::Shared,
 };
 
@@ -75,6 +77,8 @@ pub struct Clients {
     pub devices: Arc<Devices>,
     /// The refused ones.
     pub refused: RefusedClients,
+    /// Those that connect again and again.
+    reconnects: Reconnects,
 }
 
 /// A bound listener. [`Listener::run`] serves it.

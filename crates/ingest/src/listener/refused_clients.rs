@@ -145,7 +145,8 @@ impl State {
     }
 }
 
-fn shorten(text: &str) -> &str {
+/// The beginning of a client's text.
+pub(super) fn shorten(text: &str) -> &str {
     text.char_indices().nth(LONGEST_TEXT).map_or(text, |(end, _)| &text[..end])
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Send one test message to this webhook: a packet of device 0 with the payload "pushline doctor". May be given several times
     #[arg(long, value_name = "WEBHOOK")]
     push: Vec<String>,
-    /// The admin server of the running process; [admin] address by default
+    /// The admin server of the running process; by default where the configuration puts it
     #[arg(long, value_name = "HOST:PORT")]
     admin: Option<HostPort>,
     /// Print one JSON object per finding and line
