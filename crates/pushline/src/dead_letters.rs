@@ -33,7 +33,7 @@ pub(crate) struct Selection {
     /// Only dead letters of this group (organisation/name)
     #[arg(long, value_parser = read_group)]
     group: Option<String>,
-    /// Only dead letters with this cause: error_response, no_response, blocked_address, unrouted, no_webhook, expired, unreadable
+    /// Only dead letters with this cause: error_response, no_response, blocked_address, unrouted, no_webhook, expired, unreadable, too_large
     #[arg(long)]
     cause: Option<Cause>,
     /// Only dead letters written at this time or later, such as 2026-01-31T00:00:00Z or 2026-01-31T09:00+09:00
